@@ -1,0 +1,1 @@
+//! Objects that the server makes at its first start.

@@ -1,0 +1,46 @@
+//! What a server is started with. Flags of the binary and fields of the test server end here.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Everything that a [`crate::Server`] needs to know before it starts.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where the store file and the certificates live; `None` keeps everything in memory.
+    pub data_dir: Option<PathBuf>,
+    /// Address of the TLS listener; `None` opens no socket (in-process clients only).
+    pub bind: Option<SocketAddr>,
+    /// Address that others reach the server at, in kubeconfigs and in the `kubernetes` Endpoints.
+    /// `None` takes the bound address, or the host's first address if that one is unspecified.
+    pub advertise: Option<SocketAddr>,
+    /// Range of the ClusterIPs, in CIDR form.
+    pub service_cidr: String,
+    /// Node ports, both ends included.
+    pub node_ports: (u16, u16),
+    /// `iss` of service-account tokens.
+    pub issuer: String,
+    /// More names and addresses for the serving certificate.
+    pub extra_names: Vec<String>,
+    /// CustomResourceDefinitions in YAML (one or many documents a text) that are installed at start.
+    pub crds: Vec<String>,
+    /// Largest request body, in bytes.
+    ///
+    /// Source: `MaxRequestBodyBytes` in upstream `apiserver/pkg/server/config.go`.
+    pub max_body_bytes: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: None,
+            bind: None,
+            advertise: None,
+            service_cidr: "10.96.0.0/16".into(),
+            node_ports: (30000, 32767),
+            issuer: "https://kubernetes.default.svc.cluster.local".into(),
+            extra_names: Vec::new(),
+            crds: Vec::new(),
+            max_body_bytes: 3 * 1024 * 1024,
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Custom types: from a CustomResourceDefinition to a served resource.

@@ -1,0 +1,113 @@
+//! What a type does beyond its schema: small strategies, found by group and resource.
+//!
+//! A strategy also exists for well-known types that arrive as CustomResourceDefinitions.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::request::{RequestInfo, User};
+use crate::server::Core;
+use crate::status::{ApiError, Cause};
+
+/// What a strategy may look at while it handles one write.
+pub struct Ctx<'a> {
+    /// The server: its configuration, store and registry (whose caches answer without waiting).
+    pub core: &'a Arc<Core>,
+    /// Who writes.
+    pub user: &'a User,
+    /// What is written.
+    pub request: &'a RequestInfo,
+    /// Nothing may be allocated or changed outside the object.
+    pub dry_run: bool,
+}
+
+/// The rules of one type that no schema can say. Every method has a default that does nothing.
+///
+/// Order on the write road: decode, [`default`](Strategy::default) after the schema's defaults,
+/// `prepare_create` or `prepare_update`, then `validate`.
+pub trait Strategy: Send + Sync {
+    /// Resets what clients may not set (status), and allocates. Runs again if the write is retried.
+    ///
+    /// # Errors
+    /// The write is refused.
+    fn prepare_create(&self, _ctx: &Ctx<'_>, _obj: &mut Value) -> Result<(), ApiError> {
+        Ok(())
+    }
+
+    /// Carries over what this kind of update may not change. With a subresource, everything but its
+    /// part was already taken from `old`, unless [`Strategy::merge_subresource`] says otherwise.
+    ///
+    /// # Errors
+    /// The write is refused.
+    fn prepare_update(
+        &self,
+        _ctx: &Ctx<'_>,
+        _obj: &mut Value,
+        _old: &Value,
+        _subresource: Option<&str>,
+    ) -> Result<(), ApiError> {
+        Ok(())
+    }
+
+    /// Defaults that depend on other fields.
+    fn default(&self, _obj: &mut Value) {}
+
+    /// Every bad field; `old` is there on updates.
+    fn validate(
+        &self,
+        _obj: &Value,
+        _old: Option<&Value>,
+        _subresource: Option<&str>,
+    ) -> Vec<Cause> {
+        Vec::new()
+    }
+
+    /// Every bad form of a name, in the words of upstream; the default is a DNS subdomain.
+    fn validate_name(&self, name: &str) -> Vec<String> {
+        crate::write::names::subdomain(name)
+    }
+
+    /// Texts for `Warning` headers.
+    fn warnings(&self, _obj: &Value) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Labels that `fieldSelector` takes beyond `metadata.name` and `metadata.namespace`.
+    fn selectable(&self) -> &[&'static str] {
+        &[]
+    }
+
+    /// Values of [`Strategy::selectable`].
+    fn selectable_fields(&self, _obj: &Value) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+
+    /// Whether `metadata.generation` counts changes of everything but metadata and status.
+    fn counts_generation(&self) -> bool {
+        false
+    }
+
+    /// Whether PUT and apply may create.
+    fn creates_on_update(&self) -> bool {
+        false
+    }
+
+    /// Seconds of grace that a deletion gets; `asked` is what the client wants. 0 deletes at once.
+    fn grace_seconds(&self, _obj: &Value, _asked: Option<i64>) -> i64 {
+        0
+    }
+
+    /// Frees what the object held. The object is gone when this runs; it must not fail.
+    fn after_delete(&self, _ctx: &Ctx<'_>, _obj: &Value) {}
+}
+
+/// A type without rules of its own.
+pub struct Plain;
+
+impl Strategy for Plain {}
+
+/// The strategy of a resource.
+pub fn strategy(_group: &str, _resource: &str) -> Arc<dyn Strategy> {
+    Arc::new(Plain)
+}

@@ -1,0 +1,1 @@
+//! Watches: a stream of frames that all watchers share.

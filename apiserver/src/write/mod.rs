@@ -1,0 +1,3 @@
+//! The one road for every write: decode, default, admit, validate, store.
+
+pub mod names;
