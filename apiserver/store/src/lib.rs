@@ -36,6 +36,7 @@
 //!   or [`Error::Lagged`].
 
 pub mod cache;
+mod embedded;
 mod error;
 mod memory;
 mod state;
@@ -46,6 +47,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 pub use futures::future::BoxFuture;
 
+pub use embedded::{EmbeddedStore, Options};
 pub use error::{Error, Result};
 pub use memory::MemoryStore;
 pub use watch::{Position, WatchItem, WatchSender, WatchStream};
