@@ -1,1 +1,12 @@
 //! Who asks, and what they may: certificates, tokens, RBAC.
+
+pub mod authn;
+pub mod authz;
+pub mod pki;
+pub mod rbac;
+pub mod tls;
+pub mod tokens;
+
+pub use authn::{Authenticator, Peer};
+pub use authz::{Attributes, Authorizer, Decision};
+pub use pki::Pki;

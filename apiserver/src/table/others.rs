@@ -1,0 +1,284 @@
+//! Rows of all other groups.
+
+use serde_json::Value;
+
+use super::age;
+use super::core::ingress_addresses;
+use super::row::{NONE, Row, UNSET, first, or_none, shown};
+
+pub(super) fn endpoint_slice(row: Row<'_>) -> Vec<Value> {
+    let port = |port: Row<'_>| port.shown("/port").unwrap_or_else(|| "*".to_owned());
+    let ports: Vec<String> = row.items("/ports").map(port).collect();
+    let addresses: Vec<&str> =
+        row.items("/endpoints").flat_map(|e| e.texts("/addresses")).collect();
+    vec![
+        row.name().into(),
+        row.text("/addressType").into(),
+        first(&ports, 3, UNSET).into(),
+        first(&addresses, 3, UNSET).into(),
+        row.age().into(),
+    ]
+}
+
+pub(super) fn ingress(row: Row<'_>) -> Vec<Value> {
+    let hosts: Vec<&str> =
+        row.items("/spec/rules").map(|rule| rule.text("/host")).filter(|h| !h.is_empty()).collect();
+    let ports = if row.count("/spec/tls") > 0 { "80, 443" } else { "80" };
+    vec![
+        row.name().into(),
+        row.text_or("/spec/ingressClassName", NONE).into(),
+        first(&hosts, 3, "*").into(),
+        ingress_addresses(row.at("/status/loadBalancer")).join(",").into(),
+        ports.into(),
+        row.age().into(),
+    ]
+}
+
+pub(super) fn ingress_class(row: Row<'_>) -> Vec<Value> {
+    let parameters = row.at("/spec/parameters");
+    let parameters = match (parameters.text("/kind"), parameters.text("/apiGroup")) {
+        ("", _) => NONE.to_owned(),
+        (kind, "") => format!("{kind}/{}", parameters.text("/name")),
+        (kind, group) => format!("{kind}.{group}/{}", parameters.text("/name")),
+    };
+    vec![
+        row.name().into(),
+        row.text("/spec/controller").into(),
+        parameters.into(),
+        row.age().into(),
+    ]
+}
+
+pub(super) fn ip_address(row: Row<'_>) -> Vec<Value> {
+    let parent = row.at("/spec/parentRef");
+    let parts = ["/group", "/resource", "/namespace", "/name"].map(|field| parent.text(field));
+    let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+    vec![row.name().into(), or_none(parts.join("/")).into()]
+}
+
+pub(super) fn service_cidr(row: Row<'_>) -> Vec<Value> {
+    vec![row.name().into(), row.texts("/spec/cidrs").join(",").into(), row.age().into()]
+}
+
+pub(super) fn network_policy(row: Row<'_>) -> Vec<Value> {
+    vec![row.name().into(), row.selector("/spec/podSelector").into(), row.age().into()]
+}
+
+pub(super) fn binding(row: Row<'_>) -> Vec<Value> {
+    let role = format!("{}/{}", row.text("/roleRef/kind"), row.text("/roleRef/name"));
+    let names = |kind: &str| {
+        let subjects = row.items("/subjects").filter(|s| s.text("/kind") == kind);
+        let name = |subject: Row<'_>| match (kind, subject.text("/namespace")) {
+            ("ServiceAccount", namespace) => format!("{namespace}/{}", subject.text("/name")),
+            _ => subject.text("/name").to_owned(),
+        };
+        subjects.map(name).collect::<Vec<_>>().join(", ")
+    };
+    vec![
+        row.name().into(),
+        role.into(),
+        row.age().into(),
+        names("User").into(),
+        names("Group").into(),
+        names("ServiceAccount").into(),
+    ]
+}
+
+pub(super) fn certificate_signing_request(row: Row<'_>) -> Vec<Value> {
+    let has = |kind: &str| row.condition(kind).is_some();
+    let mut condition = match (has("Denied"), has("Approved")) {
+        (true, _) => "Denied",
+        (_, true) => "Approved",
+        _ => "Pending",
+    }
+    .to_owned();
+    if has("Failed") {
+        condition.push_str(",Failed");
+    }
+    if !row.text("/status/certificate").is_empty() {
+        condition.push_str(",Issued");
+    }
+    let duration = row.get("/spec/expirationSeconds").and_then(Value::as_i64);
+    vec![
+        row.name().into(),
+        row.age().into(),
+        row.text("/spec/signerName").into(),
+        row.text("/spec/username").into(),
+        duration.map_or_else(|| NONE.to_owned(), age::human).into(),
+        condition.into(),
+    ]
+}
+
+pub(super) fn api_service(row: Row<'_>) -> Vec<Value> {
+    let service = match row.get("/spec/service") {
+        Some(_) => {
+            format!("{}/{}", row.text("/spec/service/namespace"), row.text("/spec/service/name"))
+        }
+        None => "Local".to_owned(),
+    };
+    let available = match row.condition("Available") {
+        None => "Unknown".to_owned(),
+        Some(condition) if condition.text("/status") == "True" => "True".to_owned(),
+        Some(c) => format!("{} ({})", c.text("/status"), c.text("/reason")),
+    };
+    vec![row.name().into(), service.into(), available.into(), row.age().into()]
+}
+
+pub(super) fn lease(row: Row<'_>) -> Vec<Value> {
+    vec![row.name().into(), row.text("/spec/holderIdentity").into(), row.age().into()]
+}
+
+pub(super) fn priority_class(row: Row<'_>) -> Vec<Value> {
+    vec![
+        row.name().into(),
+        row.number("/value").into(),
+        row.flag("/globalDefault").into(),
+        row.age().into(),
+        row.text("/preemptionPolicy").into(),
+    ]
+}
+
+pub(super) fn runtime_class(row: Row<'_>) -> Vec<Value> {
+    vec![row.name().into(), row.text("/handler").into(), row.age().into()]
+}
+
+pub(super) fn storage_class(row: Row<'_>) -> Vec<Value> {
+    let default = row.text("/metadata/annotations/storageclass.kubernetes.io~1is-default-class");
+    let name =
+        if default == "true" { format!("{} (default)", row.name()) } else { row.name().into() };
+    vec![
+        name.into(),
+        row.text("/provisioner").into(),
+        row.text_or("/reclaimPolicy", "Delete").into(),
+        row.text_or("/volumeBindingMode", "Immediate").into(),
+        row.flag("/allowVolumeExpansion").into(),
+        row.age().into(),
+    ]
+}
+
+pub(super) fn csi_driver(row: Row<'_>) -> Vec<Value> {
+    let flag =
+        |pointer: &str, missing: bool| row.get(pointer).and_then(Value::as_bool).unwrap_or(missing);
+    let audiences = row.items("/spec/tokenRequests").map(|r| r.text("/audience"));
+    let tokens = audiences.collect::<Vec<_>>().join(",");
+    let tokens = if tokens.is_empty() { UNSET.to_owned() } else { tokens };
+    let modes = row.texts("/spec/volumeLifecycleModes").join(",");
+    vec![
+        row.name().into(),
+        flag("/spec/attachRequired", true).into(),
+        flag("/spec/podInfoOnMount", false).into(),
+        flag("/spec/storageCapacity", false).into(),
+        tokens.into(),
+        flag("/spec/requiresRepublish", false).into(),
+        or_none(modes).into(),
+        row.age().into(),
+    ]
+}
+
+pub(super) fn csi_node(row: Row<'_>) -> Vec<Value> {
+    vec![row.name().into(), row.count("/spec/drivers").into(), row.age().into()]
+}
+
+pub(super) fn volume_attachment(row: Row<'_>) -> Vec<Value> {
+    vec![
+        row.name().into(),
+        row.text("/spec/attacher").into(),
+        row.text("/spec/source/persistentVolumeName").into(),
+        row.text("/spec/nodeName").into(),
+        row.flag("/status/attached").into(),
+        row.age().into(),
+    ]
+}
+
+pub(super) fn volume_attributes_class(row: Row<'_>) -> Vec<Value> {
+    let annotation = row.text("/metadata/annotations/storageclass.kubernetes.io~1is-default-class");
+    let name =
+        if annotation == "true" { format!("{} (default)", row.name()) } else { row.name().into() };
+    vec![name.into(), row.text("/driverName").into(), row.age().into()]
+}
+
+/// A webhook configuration.
+pub(super) fn webhooks(row: Row<'_>) -> Vec<Value> {
+    vec![row.name().into(), row.count("/webhooks").into(), row.age().into()]
+}
+
+/// A mutating or validating admission policy.
+pub(super) fn policy(row: Row<'_>) -> Vec<Value> {
+    let n_rules = row.count("/spec/validations") + row.count("/spec/mutations");
+    let parameters = match row.text("/spec/paramKind/kind") {
+        "" => UNSET.to_owned(),
+        kind => format!("{}/{kind}", row.text("/spec/paramKind/apiVersion")),
+    };
+    vec![row.name().into(), n_rules.into(), parameters.into(), row.age().into()]
+}
+
+/// The binding of such a policy.
+pub(super) fn policy_binding(row: Row<'_>) -> Vec<Value> {
+    let reference = row.at("/spec/paramRef");
+    let parameters = match (reference.text("/name"), reference.text("/namespace")) {
+        ("", _) if reference.get("/selector").is_some() => reference.selector("/selector"),
+        ("", _) => UNSET.to_owned(),
+        (name, "") => name.to_owned(),
+        (name, namespace) => format!("{namespace}/{name}"),
+    };
+    let policy = row.text("/spec/policyName");
+    vec![row.name().into(), policy.into(), parameters.into(), row.age().into()]
+}
+
+pub(super) fn flow_schema(row: Row<'_>) -> Vec<Value> {
+    let missing = row.condition("Dangling").map_or("?", |condition| condition.text("/status"));
+    vec![
+        row.name().into(),
+        row.text("/spec/priorityLevelConfiguration/name").into(),
+        row.number("/spec/matchingPrecedence").into(),
+        row.text_or("/spec/distinguisherMethod/type", NONE).into(),
+        row.age().into(),
+        missing.into(),
+    ]
+}
+
+pub(super) fn priority_level(row: Row<'_>) -> Vec<Value> {
+    let limited = row.at("/spec/limited");
+    let cell = |pointer: &str| match limited.get(pointer) {
+        Some(value) => Value::from(shown(value)),
+        None => NONE.into(),
+    };
+    let shares = match row.get("/spec/exempt/nominalConcurrencyShares") {
+        Some(shares) => shown(shares).into(),
+        None => cell("/nominalConcurrencyShares"),
+    };
+    vec![
+        row.name().into(),
+        row.text("/spec/type").into(),
+        shares,
+        cell("/limitResponse/queuing/queues"),
+        cell("/limitResponse/queuing/handSize"),
+        cell("/limitResponse/queuing/queueLengthLimit"),
+        row.age().into(),
+    ]
+}
+
+pub(super) fn resource_claim(row: Row<'_>) -> Vec<Value> {
+    let mut state = Vec::new();
+    if row.deleted() {
+        state.push("deleted");
+    }
+    if row.get("/status/allocation").is_some() {
+        state.push("allocated");
+    }
+    if row.count("/status/reservedFor") > 0 {
+        state.push("reserved");
+    }
+    let state = if state.is_empty() { "pending".to_owned() } else { state.join(",") };
+    vec![row.name().into(), state.into(), row.age().into()]
+}
+
+pub(super) fn resource_slice(row: Row<'_>) -> Vec<Value> {
+    vec![
+        row.name().into(),
+        row.text("/spec/nodeName").into(),
+        row.text("/spec/driver").into(),
+        row.text("/spec/pool/name").into(),
+        row.age().into(),
+    ]
+}
