@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
 use super::authz::{Attributes, Authorizer};
-use super::tokens::{Claims, ISSUER, Reference, TokenKey};
+use super::tokens::{Claims, Reference, TokenKey};
 use crate::request::{RequestInfo, User};
 use crate::status::ApiError;
 
@@ -43,6 +43,9 @@ pub struct Found {
 pub trait Lookup: Send + Sync {
     /// The core object `name` of `resource`; `namespace` is empty for nodes.
     fn find(&self, resource: &str, namespace: &str, name: &str) -> Option<Found>;
+
+    /// The whole of such an object.
+    fn object(&self, resource: &str, namespace: &str, name: &str) -> Option<serde_json::Value>;
 }
 
 /// What the TLS connection says about a client that showed a certificate.
@@ -95,8 +98,8 @@ impl Authenticator {
             return Ok(with_everyone(user.clone()));
         }
         if let Some(token) = bearer_token(headers) {
-            let found =
-                self.token(token, objects, now).filter(|t| t.audiences.iter().any(|a| a == ISSUER));
+            let ours = |t: &TokenUser| t.audiences.iter().any(|a| a == self.keys.issuer());
+            let found = self.token(token, objects, now).filter(ours);
             return found.map(|t| with_everyone(t.user)).ok_or(ApiError::Unauthorized);
         }
         match peer {
@@ -392,6 +395,8 @@ mod tests {
     use crate::identity::pki::{Pki, ServerNames};
     use crate::identity::tokens::Binding;
 
+    const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
+
     /// Every object is there with the uid `1`, except for the pod `gone`, and `dying`, deleted at 1000.
     struct World;
 
@@ -399,6 +404,10 @@ mod tests {
         fn find(&self, _resource: &str, _namespace: &str, name: &str) -> Option<Found> {
             let deleted_at = (name == "dying").then_some(1_000);
             (name != "gone").then(|| Found { uid: "1".to_owned(), deleted_at })
+        }
+
+        fn object(&self, _: &str, _: &str, _: &str) -> Option<serde_json::Value> {
+            None
         }
     }
 
@@ -425,7 +434,7 @@ mod tests {
 
     fn authenticator() -> Authenticator {
         let pki = Pki::open(None, &ServerNames::default()).unwrap();
-        Authenticator::new(TokenKey::new(&pki).unwrap())
+        Authenticator::new(TokenKey::new(&pki, ISSUER).unwrap())
     }
 
     fn ask(authenticator: &Authenticator, claims: &Claims, now: i64) -> Result<User, ApiError> {

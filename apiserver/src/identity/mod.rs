@@ -2,8 +2,10 @@
 
 pub mod authn;
 pub mod authz;
+pub mod escalation;
 pub mod pki;
 pub mod rbac;
+pub mod reviews;
 pub mod tls;
 pub mod tokens;
 

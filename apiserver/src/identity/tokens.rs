@@ -17,9 +17,6 @@ use sha2::{Digest, Sha256};
 
 use super::pki::Pki;
 
-/// Who issues the cluster's tokens, and the audience they are for by default.
-pub const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
-
 /// An object that a token names, with the uid it had.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reference {
@@ -92,14 +89,16 @@ pub struct TokenKey {
     decoding: DecodingKey,
     algorithm: Algorithm,
     key_id: String,
+    issuer: String,
 }
 
 impl TokenKey {
-    /// Takes the token key of `pki`.
+    /// Takes the token key of `pki`; `issuer` is the `iss` of all tokens, and the audience they are
+    /// for unless told otherwise.
     ///
     /// # Errors
     /// [`Error::Key`] if it is of an unknown type.
-    pub fn new(pki: &Pki) -> Result<Self, Error> {
+    pub fn new(pki: &Pki, issuer: &str) -> Result<Self, Error> {
         let (private, public) = (pki.token_key().as_bytes(), pki.token_public_key().as_bytes());
         let elliptic = EncodingKey::from_ec_pem(private)
             .and_then(|key| Ok((key, DecodingKey::from_ec_pem(public)?, Algorithm::ES256)));
@@ -111,7 +110,12 @@ impl TokenKey {
             .map_err(|_: jsonwebtoken::errors::Error| Error::Key)?;
         let der = SubjectPublicKeyInfoDer::from_pem_slice(public).map_err(|_| Error::Key)?;
         let key_id = URL_SAFE_NO_PAD.encode(Sha256::digest(&der));
-        Ok(Self { encoding, decoding, algorithm, key_id })
+        Ok(Self { encoding, decoding, algorithm, key_id, issuer: issuer.to_owned() })
+    }
+
+    /// Who issues the tokens, and the audience they are for by default.
+    pub fn issuer(&self) -> &str {
+        &self.issuer
     }
 
     /// The token that makes `claims`.
@@ -131,7 +135,7 @@ impl TokenKey {
         let mut rules = Validation::new(self.algorithm);
         rules.validate_aud = false;
         rules.validate_exp = false;
-        rules.set_issuer(&[ISSUER]);
+        rules.set_issuer(&[&self.issuer]);
         let claims = jsonwebtoken::decode::<Claims>(token, &self.decoding, &rules).ok()?.claims;
         (claims.nbf <= now && now < claims.exp).then_some(claims)
     }
@@ -159,8 +163,8 @@ impl TokenKey {
             _ => "ES256",
         };
         json!({
-            "issuer": ISSUER,
-            "jwks_uri": format!("{ISSUER}/openid/v1/jwks"),
+            "issuer": self.issuer,
+            "jwks_uri": format!("{}/openid/v1/jwks", self.issuer),
             "response_types_supported": ["id_token"],
             "subject_types_supported": ["public"],
             "id_token_signing_alg_values_supported": [algorithm],
@@ -208,8 +212,10 @@ mod tests {
     use super::*;
     use crate::identity::pki::ServerNames;
 
+    const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
+
     fn key() -> TokenKey {
-        TokenKey::new(&Pki::open(None, &ServerNames::default()).unwrap()).unwrap()
+        TokenKey::new(&Pki::open(None, &ServerNames::default()).unwrap(), ISSUER).unwrap()
     }
 
     fn claims() -> Claims {

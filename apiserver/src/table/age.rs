@@ -13,7 +13,7 @@ const YEAR: i64 = 365 * DAY;
 /// Source: the steps are those that `kubectl get` shows: seconds to two minutes, minutes with
 /// seconds to ten, minutes to three hours, hours with minutes to eight, hours to two days, days
 /// with hours to eight, days to two years, years with days to eight, then years.
-pub fn human(seconds: i64) -> String {
+pub(super) fn human(seconds: i64) -> String {
     let two = |large: i64, large_unit: char, small: i64, small_unit: char| {
         if small == 0 {
             format!("{large}{large_unit}")
@@ -37,7 +37,7 @@ pub fn human(seconds: i64) -> String {
 }
 
 /// Time from `then` to `now`; `<unknown>` if there is no time, `<invalid>` if it is none.
-pub fn since(then: Option<&Value>, now: Timestamp) -> String {
+pub(super) fn since(then: Option<&Value>, now: Timestamp) -> String {
     match then.and_then(Value::as_str) {
         None | Some("") => "<unknown>".to_owned(),
         Some(text) => match text.parse::<Timestamp>() {

@@ -1,0 +1,272 @@
+//! Nobody grants what they do not hold: writes of roles and bindings are checked against the
+//! writer's own rules.
+//!
+//! Source: kubernetes.io, "Using RBAC Authorization", "Privilege escalation prevention and
+//! bootstrapping".
+
+use serde_json::Value;
+
+use super::authz::{Attributes, Authorizer, MASTERS};
+use super::rbac::{GROUP, Kind, Rule, role_of, rules_of};
+use crate::request::User;
+use crate::status::{ApiError, GroupResource};
+
+/// Whether `user` may write this role or binding. `old` is the stored object on updates: what it
+/// grants already is not granted anew.
+///
+/// # Errors
+/// [`ApiError::Forbidden`] if the object grants more than the user holds, and the user has neither
+/// the verb `escalate` (roles) nor `bind` (bindings) for it; [`ApiError::NotFound`] if a binding's
+/// role is needed for the answer and does not exist.
+pub fn check(
+    authorizer: &Authorizer,
+    user: &User,
+    kind: Kind,
+    namespace: &str,
+    object: &Value,
+    old: Option<&Value>,
+) -> Result<(), ApiError> {
+    if user.in_group(MASTERS) {
+        return Ok(());
+    }
+    let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+    let missing = match kind {
+        Kind::Role | Kind::ClusterRole => {
+            let rules = rules_of(object);
+            let unchanged = old.is_some_and(|old| {
+                rules_of(old) == rules
+                    && old.get("aggregationRule") == object.get("aggregationRule")
+            });
+            let may_escalate = may(authorizer, user, "escalate", kind.resource(), namespace, name);
+            if unchanged || may_escalate {
+                return Ok(());
+            }
+            if object.get("aggregationRule").is_some_and(|rule| !rule.is_null()) {
+                vec![all_of_it(), all_paths()]
+                    .into_iter()
+                    .filter(|rule| !holds(authorizer, user, namespace, rule))
+                    .collect()
+            } else {
+                not_held(authorizer, user, namespace, &rules)
+            }
+        }
+        Kind::RoleBinding | Kind::ClusterRoleBinding => {
+            let same = old.is_some_and(|old| {
+                old.get("roleRef") == object.get("roleRef")
+                    && old.get("subjects") == object.get("subjects")
+            });
+            // An object without a role is invalid, which validation tells.
+            let Some(role) = role_of(object, namespace).filter(|_| !same) else { return Ok(()) };
+            let resource = if role.namespace.is_empty() { "clusterroles" } else { "roles" };
+            if may(authorizer, user, "bind", resource, namespace, &role.name) {
+                return Ok(());
+            }
+            let rules = authorizer.role(&role).ok_or_else(|| ApiError::NotFound {
+                resource: GroupResource::new(GROUP, resource),
+                name: role.name.clone(),
+            })?;
+            not_held(authorizer, user, namespace, &rules)
+        }
+    };
+    if missing.is_empty() { Ok(()) } else { Err(forbidden(user, kind, name, &missing)) }
+}
+
+fn may(
+    authorizer: &Authorizer,
+    user: &User,
+    verb: &str,
+    resource: &str,
+    namespace: &str,
+    name: &str,
+) -> bool {
+    let question = Attributes {
+        verb,
+        group: GROUP,
+        version: "v1",
+        resource,
+        namespace,
+        name,
+        ..Attributes::of_nothing(user)
+    };
+    authorizer.authorize(&question).allowed
+}
+
+/// Those of `rules` that the user does not hold in `namespace`.
+fn not_held(authorizer: &Authorizer, user: &User, namespace: &str, rules: &[Rule]) -> Vec<Rule> {
+    let held = authorizer.rules_for(user, namespace);
+    let covered = |part: &Rule| held.iter().any(|rule| covers(rule, part));
+    rules.iter().filter(|rule| !parts(rule).iter().all(covered)).cloned().collect()
+}
+
+fn holds(authorizer: &Authorizer, user: &User, namespace: &str, rule: &Rule) -> bool {
+    not_held(authorizer, user, namespace, std::slice::from_ref(rule)).is_empty()
+}
+
+fn all_of_it() -> Rule {
+    let all = || vec!["*".to_owned()];
+    Rule { verbs: all(), api_groups: all(), resources: all(), ..Rule::default() }
+}
+
+fn all_paths() -> Rule {
+    let all = || vec!["*".to_owned()];
+    Rule { verbs: all(), non_resource_urls: all(), ..Rule::default() }
+}
+
+/// The rule as single grants: one verb, group, resource and name each.
+fn parts(rule: &Rule) -> Vec<Rule> {
+    let one = |text: &String| vec![text.clone()];
+    let mut parts = Vec::new();
+    for verb in &rule.verbs {
+        for group in &rule.api_groups {
+            for resource in &rule.resources {
+                let part = Rule {
+                    verbs: one(verb),
+                    api_groups: one(group),
+                    resources: one(resource),
+                    ..Rule::default()
+                };
+                if rule.resource_names.is_empty() {
+                    parts.push(part);
+                    continue;
+                }
+                let named = |name| Rule { resource_names: one(name), ..part.clone() };
+                parts.extend(rule.resource_names.iter().map(named));
+            }
+        }
+        let path = |url| Rule { verbs: one(verb), non_resource_urls: one(url), ..Rule::default() };
+        parts.extend(rule.non_resource_urls.iter().map(path));
+    }
+    parts
+}
+
+/// Whether a rule that is held contains a single grant.
+fn covers(held: &Rule, part: &Rule) -> bool {
+    let within = |held: &[String], part: &[String]| {
+        held.iter().any(|h| h == "*") || part.iter().all(|p| held.contains(p))
+    };
+    let resource_held = |wanted: &String| {
+        held.resources.iter().any(|h| {
+            let any_with_sub = h.strip_prefix("*/").zip(wanted.split_once('/'));
+            h == "*" || h == wanted || any_with_sub.is_some_and(|(sub, (_, w))| sub == w)
+        })
+    };
+    let path_held = |wanted: &String| {
+        held.non_resource_urls.iter().any(|h| {
+            h == wanted || h.strip_suffix('*').is_some_and(|prefix| wanted.starts_with(prefix))
+        })
+    };
+    let names_held = held.resource_names.is_empty()
+        || (!part.resource_names.is_empty()
+            && part.resource_names.iter().all(|name| held.resource_names.contains(name)));
+    within(&held.verbs, &part.verbs)
+        && within(&held.api_groups, &part.api_groups)
+        && part.resources.iter().all(resource_held)
+        && part.non_resource_urls.iter().all(path_held)
+        && names_held
+}
+
+fn forbidden(user: &User, kind: Kind, name: &str, missing: &[Rule]) -> ApiError {
+    let about = GroupResource::new(GROUP, kind.resource());
+    let groups: Vec<String> = user.groups.iter().map(|g| format!("{g:?}")).collect();
+    let rules: Vec<String> = missing.iter().map(shown).collect();
+    let message = format!(
+        "{about} {name:?} is forbidden: user {:?} (groups=[{}]) is attempting to grant RBAC \
+         permissions not currently held:\n{}",
+        user.name,
+        groups.join(" "),
+        rules.join("\n")
+    );
+    ApiError::Forbidden {
+        resource: Some(about),
+        name: name.to_owned(),
+        message,
+        causes: Vec::new(),
+    }
+}
+
+fn shown(rule: &Rule) -> String {
+    let list =
+        |values: &[String]| values.iter().map(|v| format!("{v:?}")).collect::<Vec<_>>().join(" ");
+    let fields = [
+        ("APIGroups", &rule.api_groups),
+        ("Resources", &rule.resources),
+        ("ResourceNames", &rule.resource_names),
+        ("NonResourceURLs", &rule.non_resource_urls),
+        ("Verbs", &rule.verbs),
+    ];
+    let present = fields.iter().filter(|(_, values)| !values.is_empty());
+    let shown: Vec<String> =
+        present.map(|(name, values)| format!("{name}:[{}]", list(values))).collect();
+    format!("{{{}}}", shown.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// Eve may get and list pods and their logs in `shop`, and bind the cluster role `view`.
+    fn authorizer() -> Authorizer {
+        let authorizer = Authorizer::default();
+        let rules = json!({ "rules": [
+            { "verbs": ["get", "list"], "apiGroups": [""], "resources": ["pods", "*/log"] },
+            { "verbs": ["bind"], "apiGroups": [GROUP], "resources": ["clusterroles"], "resourceNames": ["view"] },
+        ] });
+        authorizer.set(Kind::Role, "shop", "r", Some(&rules));
+        let binding = json!({
+            "roleRef": { "kind": "Role", "name": "r" },
+            "subjects": [{ "kind": "User", "name": "eve" }],
+        });
+        authorizer.set(Kind::RoleBinding, "shop", "b", Some(&binding));
+        let all = json!({ "rules": [{ "verbs": ["*"], "apiGroups": ["*"], "resources": ["*"] }] });
+        authorizer.set(Kind::ClusterRole, "", "cluster-admin", Some(&all));
+        authorizer.set(Kind::ClusterRole, "", "view", Some(&all));
+        authorizer
+    }
+
+    #[track_caller]
+    fn role(rules: Value, expected: Result<(), &str>) {
+        let role = json!({ "metadata": { "name": "mine" }, "rules": rules });
+        let eve = User::new("eve", &[]);
+        let got = super::check(&authorizer(), &eve, Kind::Role, "shop", &role, None);
+        assert_eq!(got.map_err(|e| e.to_string()), expected.map_err(str::to_owned));
+    }
+
+    #[test]
+    fn a_role_holds_at_most_what_its_writer_holds() {
+        role(
+            json!([{ "verbs": ["get"], "apiGroups": [""], "resources": ["pods", "pods/log"] }]),
+            Ok(()),
+        );
+        let named = json!([{ "verbs": ["get"], "apiGroups": [""], "resources": ["pods"], "resourceNames": ["a"] }]);
+        role(named, Ok(()));
+        role(
+            json!([{ "verbs": ["get", "list"], "apiGroups": [""], "resources": ["secrets"] }]),
+            Err("roles.rbac.authorization.k8s.io \"mine\" is forbidden: user \"eve\" \
+                 (groups=[\"system:authenticated\"]) is attempting to grant RBAC permissions not currently held:\n\
+                 {APIGroups:[\"\"], Resources:[\"secrets\"], Verbs:[\"get\" \"list\"]}"),
+        );
+    }
+
+    #[test]
+    fn a_rule_that_was_there_already_may_stay() {
+        let old = json!({ "rules": [{ "verbs": ["*"], "apiGroups": ["*"], "resources": ["*"] }] });
+        let eve = User::new("eve", &[]);
+        assert!(super::check(&authorizer(), &eve, Kind::Role, "shop", &old, Some(&old)).is_ok());
+        assert!(super::check(&authorizer(), &eve, Kind::Role, "shop", &old, None).is_err());
+        let root = User::new("root", &[MASTERS]);
+        assert!(super::check(&authorizer(), &root, Kind::Role, "shop", &old, None).is_ok());
+    }
+
+    #[test]
+    fn a_binding_needs_the_verb_or_the_rules() {
+        let eve = User::new("eve", &[]);
+        let bind = |role: &str| {
+            let object = json!({ "metadata": { "name": "b" }, "roleRef": { "kind": "ClusterRole", "name": role } });
+            super::check(&authorizer(), &eve, Kind::RoleBinding, "shop", &object, None)
+        };
+        assert!(bind("view").is_ok());
+        assert!(matches!(bind("cluster-admin"), Err(ApiError::Forbidden { .. })));
+        assert!(matches!(bind("ghost"), Err(ApiError::NotFound { .. })));
+    }
+}

@@ -1,0 +1,536 @@
+//! Questions that clients post: who am I, whose token is this, may they do that; and the one that
+//! asks for a token. Nothing of it is stored.
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::authn::{Authenticator, Lookup};
+use super::authz::{Attributes, Authorizer};
+use super::tokens::{Binding, Claims, Reference};
+use crate::request::User;
+use crate::status::{ApiError, Cause, GroupResource};
+
+const AUTHENTICATION: &str = "authentication.k8s.io";
+const AUTHORIZATION: &str = "authorization.k8s.io";
+
+/// What a kubelet asks for a mounted token; pods of old clients get a year instead, so that those
+/// which never read the file again keep working.
+///
+/// Source: upstream `pkg/serviceaccount/claims.go`, `WarnOnlyBoundTokenExpirationSeconds`, and the
+/// flag `--service-account-extend-token-expiration`, which is on by default.
+const MOUNTED_TOKEN_SECONDS: i64 = 3607;
+const EXTENDED_TOKEN_SECONDS: i64 = 365 * 24 * 3600;
+
+/// What a review may look at.
+pub struct Context<'a> {
+    /// Who asks.
+    pub user: &'a User,
+    /// Namespace in the path; empty if there is none.
+    pub namespace: &'a str,
+    /// Recognises tokens.
+    pub authenticator: &'a Authenticator,
+    /// Knows who may what.
+    pub authorizer: &'a Authorizer,
+    /// Objects that tokens are bound to.
+    pub objects: &'a dyn Lookup,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// Answers the review `body` posted to `resource`; `None` if that is no review.
+///
+/// # Errors
+/// [`ApiError::Invalid`] and [`ApiError::BadRequest`] for questions that make no sense.
+pub fn answer(ctx: &Context<'_>, resource: &str, body: &Value) -> Option<Result<Value, ApiError>> {
+    Some(match resource {
+        "selfsubjectreviews" => Ok(who_am_i(ctx, body)),
+        "tokenreviews" => token_review(ctx, body),
+        "subjectaccessreviews" => access_review(ctx, body, Asker::Named),
+        "localsubjectaccessreviews" => local_access_review(ctx, body),
+        "selfsubjectaccessreviews" => access_review(ctx, body, Asker::Myself),
+        "selfsubjectrulesreviews" => rules_review(ctx, body),
+        _ => return None,
+    })
+}
+
+fn who_am_i(ctx: &Context<'_>, body: &Value) -> Value {
+    let mut answer = body.clone();
+    answer["metadata"] = json!({ "creationTimestamp": seconds(ctx.now) });
+    answer["status"] = json!({ "userInfo": user_info(ctx.user) });
+    answer
+}
+
+/// The user as reviews show them; what is empty is left out.
+pub fn user_info(user: &User) -> Value {
+    let mut info = serde_json::Map::new();
+    if !user.name.is_empty() {
+        info.insert("username".into(), user.name.clone().into());
+    }
+    if !user.uid.is_empty() {
+        info.insert("uid".into(), user.uid.clone().into());
+    }
+    if !user.groups.is_empty() {
+        info.insert("groups".into(), user.groups.clone().into());
+    }
+    if !user.extra.is_empty() {
+        let extra: serde_json::Map<String, Value> =
+            user.extra.iter().map(|(key, values)| (key.clone(), values.clone().into())).collect();
+        info.insert("extra".into(), extra.into());
+    }
+    info.into()
+}
+
+fn token_review(ctx: &Context<'_>, body: &Value) -> Result<Value, ApiError> {
+    let token = text(body, "/spec/token");
+    if token.is_empty() {
+        let message = "token is required for TokenReview in authentication";
+        return Err(ApiError::BadRequest(message.to_owned()));
+    }
+    let asked: Vec<&str> = texts(body, "/spec/audiences");
+    let ours = ctx.authenticator.keys().issuer();
+    let wanted = if asked.is_empty() { vec![ours] } else { asked.clone() };
+    let found = ctx.authenticator.token(token, ctx.objects, ctx.now.as_second());
+    let status = found.and_then(|found| {
+        let shared: Vec<&str> =
+            wanted.iter().copied().filter(|a| found.audiences.iter().any(|b| b == a)).collect();
+        let user = super::authn::with_everyone(found.user);
+        let mut status = json!({ "authenticated": true, "user": user_info(&user) });
+        if !asked.is_empty() {
+            status["audiences"] = shared.clone().into();
+        }
+        (!shared.is_empty()).then_some(status)
+    });
+    let mut answer = body.clone();
+    answer["status"] =
+        status.unwrap_or_else(|| json!({ "user": {}, "error": "invalid bearer token" }));
+    Ok(with_metadata(answer))
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asker {
+    Myself,
+    Named,
+}
+
+fn local_access_review(ctx: &Context<'_>, body: &Value) -> Result<Value, ApiError> {
+    let asked = text(body, "/spec/resourceAttributes/namespace");
+    let of_body = text(body, "/metadata/namespace");
+    if !of_body.is_empty() && of_body != ctx.namespace {
+        let message =
+            "the namespace of the provided object does not match the namespace sent on the request";
+        return Err(ApiError::BadRequest(message.to_owned()));
+    }
+    if asked != ctx.namespace {
+        let message = format!("Invalid value: {asked:?}: must match metadata.namespace");
+        return Err(invalid_access(
+            "spec.resourceAttributes.namespace",
+            "FieldValueInvalid",
+            message,
+        ));
+    }
+    access_review(ctx, body, Asker::Named)
+}
+
+fn access_review(ctx: &Context<'_>, body: &Value, asker: Asker) -> Result<Value, ApiError> {
+    let user = match asker {
+        Asker::Myself => ctx.user.clone(),
+        Asker::Named => named_user(body)?,
+    };
+    let present = |pointer: &str| body.pointer(pointer).is_some_and(|value| !value.is_null());
+    let resource = present("/spec/resourceAttributes");
+    let attributes = match (resource, present("/spec/nonResourceAttributes")) {
+        (true, true) => {
+            let message =
+                "Invalid value: cannot be specified in combination with resourceAttributes";
+            return Err(invalid_access(
+                "spec.nonResourceAttributes",
+                "FieldValueInvalid",
+                message.to_owned(),
+            ));
+        }
+        (false, false) => {
+            let message = "Invalid value: null: exactly one of nonResourceAttributes or resourceAttributes must be specified";
+            return Err(invalid_access(
+                "spec.resourceAttributes",
+                "FieldValueInvalid",
+                message.to_owned(),
+            ));
+        }
+        (true, false) => resource_question(&user, body),
+        (false, true) => Attributes {
+            verb: text(body, "/spec/nonResourceAttributes/verb"),
+            path: text(body, "/spec/nonResourceAttributes/path"),
+            is_resource: false,
+            ..Attributes::of_nothing(&user)
+        },
+    };
+    let decision = ctx.authorizer.authorize(&attributes);
+    let mut answer = body.clone();
+    answer["status"] = json!({ "allowed": decision.allowed });
+    if !decision.reason.is_empty() {
+        answer["status"]["reason"] = decision.reason.into();
+    }
+    Ok(with_metadata(answer))
+}
+
+fn resource_question<'a>(user: &'a User, body: &'a Value) -> Attributes<'a> {
+    let part = |field: &str| text(body, &format!("/spec/resourceAttributes/{field}"));
+    Attributes {
+        verb: part("verb"),
+        group: part("group"),
+        version: part("version"),
+        resource: part("resource"),
+        subresource: part("subresource"),
+        namespace: part("namespace"),
+        name: part("name"),
+        ..Attributes::of_nothing(user)
+    }
+}
+
+fn named_user(body: &Value) -> Result<User, ApiError> {
+    let extra = body.pointer("/spec/extra").and_then(Value::as_object);
+    let values = |value: &Value| -> Vec<String> {
+        let items = value.as_array().map(Vec::as_slice).unwrap_or_default();
+        items.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect()
+    };
+    let user = User {
+        name: text(body, "/spec/user").to_owned(),
+        uid: text(body, "/spec/uid").to_owned(),
+        groups: texts(body, "/spec/groups").into_iter().map(str::to_owned).collect(),
+        extra: extra.into_iter().flatten().map(|(k, v)| (k.to_lowercase(), values(v))).collect(),
+    };
+    if user.name.is_empty() && user.groups.is_empty() {
+        let message = "Invalid value: \"\": at least one of user or group must be specified";
+        return Err(invalid_access("spec.user", "FieldValueInvalid", message.to_owned()));
+    }
+    Ok(user)
+}
+
+fn invalid_access(field: &str, reason: &str, message: String) -> ApiError {
+    ApiError::Invalid {
+        kind: GroupResource::new(AUTHORIZATION, ""),
+        name: String::new(),
+        causes: vec![Cause { reason: reason.to_owned(), message, field: field.to_owned() }],
+    }
+}
+
+fn rules_review(ctx: &Context<'_>, body: &Value) -> Result<Value, ApiError> {
+    let namespace = text(body, "/spec/namespace");
+    if namespace.is_empty() {
+        return Err(ApiError::BadRequest("no namespace on request".to_owned()));
+    }
+    let (mut resources, mut paths) = (Vec::new(), Vec::new());
+    for rule in ctx.authorizer.rules_for(ctx.user, namespace) {
+        if rule.resources.is_empty() {
+            paths.push(json!({ "verbs": rule.verbs, "nonResourceURLs": rule.non_resource_urls }));
+            continue;
+        }
+        let mut shown = json!({
+            "verbs": rule.verbs, "apiGroups": rule.api_groups, "resources": rule.resources,
+        });
+        if !rule.resource_names.is_empty() {
+            shown["resourceNames"] = rule.resource_names.into();
+        }
+        resources.push(shown);
+    }
+    let mut answer = body.clone();
+    answer["status"] =
+        json!({ "resourceRules": resources, "nonResourceRules": paths, "incomplete": false });
+    Ok(with_metadata(answer))
+}
+
+/// Answers a TokenRequest for the account `name` in the context's namespace.
+///
+/// # Errors
+/// [`ApiError::NotFound`] if the account or the object to bind to does not exist,
+/// [`ApiError::Invalid`] for a life too short, [`ApiError::BadRequest`] for an object of a type
+/// that tokens cannot be bound to, [`ApiError::Conflict`] if it is another object of that name.
+pub fn token_request(ctx: &Context<'_>, name: &str, body: &Value) -> Result<Value, ApiError> {
+    let account = ctx.objects.find("serviceaccounts", ctx.namespace, name);
+    let account = account.ok_or_else(|| not_found("serviceaccounts", name))?;
+    let asked = body.pointer("/spec/expirationSeconds").and_then(Value::as_i64).unwrap_or(3600);
+    check_expiration(asked)?;
+    let mut binding = Binding {
+        namespace: ctx.namespace.to_owned(),
+        serviceaccount: Some(Reference { name: name.to_owned(), uid: account.uid }),
+        ..Binding::default()
+    };
+    let bound_to = body.pointer("/spec/boundObjectRef").filter(|r| !r.is_null());
+    if let Some(reference) = bound_to {
+        bind(ctx, name, reference, &mut binding)?;
+    }
+    let issuer = ctx.authenticator.keys().issuer();
+    let audiences: Vec<String> = match texts(body, "/spec/audiences").as_slice() {
+        [] => vec![issuer.to_owned()],
+        some => some.iter().map(|a| (*a).to_owned()).collect(),
+    };
+    let now = ctx.now.as_second();
+    let mut life = asked;
+    if binding.pod.is_some() && asked == MOUNTED_TOKEN_SECONDS && audiences == [issuer] {
+        life = EXTENDED_TOKEN_SECONDS;
+        binding.warnafter = Some(now + asked);
+    }
+    let claims = Claims {
+        aud: audiences.clone(),
+        exp: now + life,
+        iat: now,
+        iss: issuer.to_owned(),
+        jti: Uuid::new_v4().to_string(),
+        binding,
+        nbf: now,
+        sub: format!("system:serviceaccount:{}:{name}", ctx.namespace),
+    };
+    let token = ctx.authenticator.keys().sign(&claims).map_err(ApiError::internal)?;
+    let expires = ctx.now.saturating_add(SignedDuration::from_secs(asked)).unwrap_or(ctx.now);
+    Ok(json!({
+        "kind": "TokenRequest",
+        "apiVersion": "authentication.k8s.io/v1",
+        "metadata": {
+            "name": name,
+            "namespace": ctx.namespace,
+            "uid": Uuid::new_v4().to_string(),
+            "creationTimestamp": seconds(ctx.now),
+        },
+        "spec": {
+            "audiences": audiences,
+            "expirationSeconds": asked,
+            "boundObjectRef": bound_to,
+        },
+        "status": { "token": token, "expirationTimestamp": seconds(expires) },
+    }))
+}
+
+fn check_expiration(seconds: i64) -> Result<(), ApiError> {
+    let problem = match seconds {
+        ..600 => "may not specify a duration less than 10 minutes",
+        600..=0x1_0000_0000 => return Ok(()),
+        _ => "may not specify a duration larger than 2^32 seconds",
+    };
+    Err(ApiError::Invalid {
+        kind: GroupResource::new(AUTHENTICATION, "TokenRequest"),
+        name: String::new(),
+        causes: vec![Cause {
+            reason: "FieldValueInvalid".to_owned(),
+            message: format!("Invalid value: {seconds}: {problem}"),
+            field: "spec.expirationSeconds".to_owned(),
+        }],
+    })
+}
+
+/// Ties the token to the pod, node or secret that `reference` names.
+fn bind(
+    ctx: &Context<'_>,
+    account: &str,
+    reference: &Value,
+    binding: &mut Binding,
+) -> Result<(), ApiError> {
+    let part = |field: &str| reference.get(field).and_then(Value::as_str).unwrap_or_default();
+    let (kind, version, name) = (part("kind"), part("apiVersion"), part("name"));
+    let (resource, namespace) = match (kind, version) {
+        ("Pod", "v1") => ("pods", ctx.namespace),
+        ("Secret", "v1") => ("secrets", ctx.namespace),
+        ("Node", "v1") => ("nodes", ""),
+        _ => {
+            let (group, version) = version.split_once('/').unwrap_or(("", version));
+            return Err(ApiError::BadRequest(format!(
+                "cannot bind token to object of type {group}/{version}, Kind={kind}"
+            )));
+        }
+    };
+    let object = ctx.objects.object(resource, namespace, name);
+    let object = object.ok_or_else(|| not_found(resource, name))?;
+    let uid = text(&object, "/metadata/uid").to_owned();
+    if !part("uid").is_empty() && part("uid") != uid {
+        return Err(ApiError::Conflict {
+            resource: GroupResource::new("", kind),
+            name: name.to_owned(),
+            message: format!(
+                "the UID in the bound object reference ({}) does not match the UID in record. \
+                 The object might have been deleted and then recreated",
+                part("uid")
+            ),
+        });
+    }
+    let bound = Some(Reference { name: name.to_owned(), uid });
+    match kind {
+        "Secret" => binding.secret = bound,
+        "Node" => binding.node = bound,
+        _ => {
+            if text(&object, "/spec/serviceAccountName") != account {
+                return Err(ApiError::BadRequest(format!(
+                    "cannot bind token for serviceaccount {account:?} to pod running with \
+                     different serviceaccount name."
+                )));
+            }
+            let node = text(&object, "/spec/nodeName");
+            let uid = ctx.objects.find("nodes", "", node).map(|found| found.uid);
+            binding.node = (!node.is_empty())
+                .then(|| Reference { name: node.to_owned(), uid: uid.unwrap_or_default() });
+            binding.pod = bound;
+        }
+    }
+    Ok(())
+}
+
+fn not_found(resource: &str, name: &str) -> ApiError {
+    ApiError::NotFound { resource: GroupResource::new("", resource), name: name.to_owned() }
+}
+
+fn with_metadata(mut answer: Value) -> Value {
+    if answer.get("metadata").is_none_or(Value::is_null) {
+        answer["metadata"] = json!({});
+    }
+    answer
+}
+
+fn text<'a>(body: &'a Value, pointer: &str) -> &'a str {
+    body.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn texts<'a>(body: &'a Value, pointer: &str) -> Vec<&'a str> {
+    let items = body.pointer(pointer).and_then(Value::as_array).map(Vec::as_slice);
+    items.unwrap_or_default().iter().filter_map(Value::as_str).collect()
+}
+
+fn seconds(time: Timestamp) -> String {
+    Timestamp::from_second(time.as_second()).unwrap_or(time).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::authn::Found;
+    use crate::identity::pki::{Pki, ServerNames};
+    use crate::identity::rbac::Kind;
+    use crate::identity::tokens::TokenKey;
+
+    struct World;
+
+    impl Lookup for World {
+        fn find(&self, resource: &str, namespace: &str, name: &str) -> Option<Found> {
+            let uid = text(&self.object(resource, namespace, name)?, "/metadata/uid").to_owned();
+            Some(Found { uid, deleted_at: None })
+        }
+
+        fn object(&self, resource: &str, _: &str, name: &str) -> Option<Value> {
+            let known = matches!(
+                (resource, name),
+                ("serviceaccounts", "web") | ("pods", "web-1" | "other-1") | ("nodes", "n1")
+            );
+            let account = name.split('-').next().unwrap_or_default();
+            known.then(|| {
+                json!({
+                    "metadata": { "uid": format!("uid-{name}") },
+                    "spec": { "serviceAccountName": account, "nodeName": "n1" },
+                })
+            })
+        }
+    }
+
+    fn ask(user: &User, call: impl Fn(&Context<'_>) -> Result<Value, ApiError>) -> Value {
+        let pki = Pki::open(None, &ServerNames::default()).unwrap();
+        let authorizer = Authorizer::default();
+        let rules =
+            json!({ "rules": [{ "verbs": ["get"], "apiGroups": [""], "resources": ["pods"] }] });
+        authorizer.set(Kind::Role, "shop", "reader", Some(&rules));
+        let binding = json!({
+            "roleRef": { "kind": "Role", "name": "reader" },
+            "subjects": [{ "kind": "User", "name": "jane" }],
+        });
+        authorizer.set(Kind::RoleBinding, "shop", "b", Some(&binding));
+        let ctx = Context {
+            user,
+            namespace: "shop",
+            authenticator: &Authenticator::new(TokenKey::new(&pki, "https://here").unwrap()),
+            authorizer: &authorizer,
+            objects: &World,
+            now: "2026-01-01T00:00:00.4Z".parse().unwrap(),
+        };
+        call(&ctx).unwrap_or_else(|error| error.to_string().into())
+    }
+
+    #[test]
+    fn a_token_names_its_account_pod_and_node() {
+        let jane = User::new("jane", &[]);
+        let review = ask(&jane, |ctx| {
+            let body = json!({ "spec": {
+                "boundObjectRef": { "kind": "Pod", "apiVersion": "v1", "name": "web-1" },
+            } });
+            let answer = token_request(ctx, "web", &body)?;
+            assert_eq!(answer["status"]["expirationTimestamp"], "2026-01-01T01:00:00Z");
+            let review = json!({ "spec": { "token": answer["status"]["token"] } });
+            answer_of(ctx, "tokenreviews", &review)
+        });
+        let user = &review["status"]["user"];
+        assert_eq!(user["username"], "system:serviceaccount:shop:web");
+        assert_eq!(user["extra"]["authentication.kubernetes.io/pod-uid"], json!(["uid-web-1"]));
+        assert_eq!(user["extra"]["authentication.kubernetes.io/node-name"], json!(["n1"]));
+    }
+
+    fn answer_of(ctx: &Context<'_>, resource: &str, body: &Value) -> Result<Value, ApiError> {
+        answer(ctx, resource, body).unwrap()
+    }
+
+    #[test]
+    fn a_mounted_token_is_extended() {
+        let claims = ask(&User::anonymous(), |ctx| {
+            let body = json!({ "spec": {
+                "expirationSeconds": 3607,
+                "boundObjectRef": { "kind": "Pod", "apiVersion": "v1", "name": "web-1" },
+            } });
+            let answer = token_request(ctx, "web", &body)?;
+            let token = answer["status"]["token"].as_str().unwrap();
+            let claims = ctx.authenticator.keys().verify(token, ctx.now.as_second()).unwrap();
+            assert_eq!(answer["status"]["expirationTimestamp"], "2026-01-01T01:00:07Z");
+            Ok(serde_json::to_value(claims).unwrap())
+        });
+        assert_eq!(claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap(), 31_536_000);
+        assert_eq!(
+            claims["kubernetes.io"]["warnafter"].as_i64().unwrap()
+                - claims["iat"].as_i64().unwrap(),
+            3607
+        );
+    }
+
+    #[test]
+    fn token_requests_that_make_no_sense_are_refused() {
+        let jane = User::new("jane", &[]);
+        let refused = |name: &str, spec: Value| {
+            ask(&jane, |ctx| token_request(ctx, name, &json!({ "spec": spec })))
+        };
+        assert_eq!(refused("ghost", json!({})), "serviceaccounts \"ghost\" not found");
+        let bound = |kind: &str, name: &str| json!({ "boundObjectRef": { "kind": kind, "apiVersion": "v1", "name": name } });
+        assert_eq!(refused("web", bound("Pod", "ghost")), "pods \"ghost\" not found");
+        assert_eq!(
+            refused("web", bound("Toaster", "x")),
+            "cannot bind token to object of type /v1, Kind=Toaster"
+        );
+        let other = refused("web", bound("Pod", "other-1"));
+        assert!(other.as_str().unwrap().contains("different serviceaccount name"), "{other}");
+        let short = refused("web", json!({ "expirationSeconds": 5 }));
+        assert!(short.as_str().unwrap().contains("less than 10 minutes"), "{short}");
+    }
+
+    #[test]
+    fn access_reviews_tell_who_may() {
+        let jane = User::new("jane", &[]);
+        let attributes = json!({ "namespace": "shop", "verb": "get", "resource": "pods" });
+        let own = json!({ "spec": { "resourceAttributes": attributes } });
+        let answer = ask(&jane, |ctx| answer_of(ctx, "selfsubjectaccessreviews", &own));
+        assert_eq!(answer["status"]["allowed"], true);
+        let of_joe = json!({ "spec": { "user": "joe", "resourceAttributes": attributes } });
+        let answer = ask(&jane, |ctx| answer_of(ctx, "localsubjectaccessreviews", &of_joe));
+        assert_eq!(answer["status"], json!({ "allowed": false }));
+        let nobody = ask(&jane, |ctx| answer_of(ctx, "subjectaccessreviews", &own));
+        assert!(nobody.as_str().unwrap().contains("at least one of user or group"), "{nobody}");
+    }
+
+    #[test]
+    fn rules_reviews_list_what_is_granted() {
+        let jane = User::new("jane", &[]);
+        let body = json!({ "spec": { "namespace": "shop" } });
+        let answer = ask(&jane, |ctx| answer_of(ctx, "selfsubjectrulesreviews", &body));
+        assert_eq!(answer["status"]["resourceRules"][0]["resources"], json!(["pods"]));
+    }
+}
