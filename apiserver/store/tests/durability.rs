@@ -1,5 +1,7 @@
 //! What the embedded store promises beyond the laws: acknowledged writes survive, damage is refused.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
 use std::{fs, path::Path, sync::Arc};
 
 use bytes::Bytes;

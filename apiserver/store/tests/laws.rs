@@ -1,5 +1,7 @@
 //! What every store promises: one function a law, each run on every implementation.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
