@@ -1,0 +1,312 @@
+//! From OpenAPI JSON to nodes.
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+
+use serde_json::{Map, Value};
+
+use crate::facts::{self, REF_PREFIX, Zero};
+use crate::node::{
+    Edge, Field, Kind, ListType, Name, Node, Patch, Rules, Target, intern, name as interned,
+};
+
+/// A schema that cannot be compiled.
+#[derive(Debug, thiserror::Error)]
+pub enum CompileError {
+    /// A place that must hold an object holds something else.
+    #[error("schema at {0:?} must be an object")]
+    NotAnObject(String),
+    /// A definition that is not among the facts.
+    #[error("unknown definition {0}")]
+    UnknownDefinition(String),
+    /// Nested deeper than any real schema.
+    #[error("schema is nested deeper than {MAX_DEPTH} levels")]
+    TooDeep,
+}
+
+/// Levels of nesting that a schema may have; the deepest upstream type has 23.
+pub(crate) const MAX_DEPTH: usize = 128;
+
+const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+
+/// The node of an upstream definition; made once.
+pub(crate) fn definition(name: &str) -> Option<Arc<Node>> {
+    static KNOWN: LazyLock<Mutex<HashMap<&'static str, Arc<Node>>>> = LazyLock::new(Mutex::default);
+    let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(node) = known().get(name) {
+        return Some(node.clone());
+    }
+    let name = facts::names().find(|known| *known == name)?;
+    let node = Compiler::default().definition(name).ok()?;
+    known().insert(name, node.clone());
+    Some(node)
+}
+
+/// The node of a CustomResourceDefinition's `openAPIV3Schema`.
+///
+/// `apiVersion`, `kind` and `metadata` of the root are what they are in every object.
+pub(crate) fn custom(schema: &Value) -> Result<Arc<Node>, CompileError> {
+    let mut compiler = Compiler::default();
+    let mut root = compiler.node(schema)?;
+    if root.kind == Kind::Any {
+        root.kind = Kind::Object;
+    }
+    let root = with_metadata(root);
+    Ok(intern(root))
+}
+
+/// Puts the three fields of every object into `node`.
+fn with_metadata(mut node: Node) -> Node {
+    let mut fields: Vec<Field> = std::mem::take(&mut node.fields)
+        .into_vec()
+        .into_iter()
+        .filter(|field| !matches!(&*field.name, "apiVersion" | "kind" | "metadata"))
+        .collect();
+    let text = || intern(Node { kind: Kind::String, preserve_unknown: false, ..Node::any() });
+    let metadata = definition(OBJECT_META).unwrap_or_else(|| Arc::new(Node::any()));
+    for (name, target) in [("apiVersion", text()), ("kind", text()), ("metadata", metadata)] {
+        fields.push(Field {
+            name: interned(name),
+            required: node.embedded && name != "metadata",
+            zero: Zero::Kept,
+            edge: Edge { target: Target::Node(target), default: None, patch: None },
+        });
+    }
+    fields.sort_by(|a, b| a.name.cmp(&b.name));
+    node.fields = fields.into();
+    node
+}
+
+#[derive(Default)]
+struct Compiler {
+    /// Definitions being compiled: one that is met again contains itself.
+    open: Vec<&'static str>,
+    done: HashMap<&'static str, Arc<Node>>,
+    depth: usize,
+    /// Inside an upstream definition: its scalars, lists and maps are Go's too.
+    typed: bool,
+}
+
+impl Compiler {
+    fn definition(&mut self, name: &'static str) -> Result<Arc<Node>, CompileError> {
+        if let Some(node) = self.done.get(name) {
+            return Ok(node.clone());
+        }
+        let unknown = || CompileError::UnknownDefinition(name.to_owned());
+        let schema = facts::openapi(name).ok_or_else(unknown)?;
+        self.open.push(name);
+        let node = self.node(&schema);
+        self.open.pop();
+        let node = intern(node?);
+        self.done.insert(name, node.clone());
+        Ok(node)
+    }
+
+    fn target(&mut self, schema: &Value) -> Result<Target, CompileError> {
+        let reference = schema.get("$ref").and_then(Value::as_str);
+        let Some(name) = reference.map(|r| r.strip_prefix(REF_PREFIX).unwrap_or(r)) else {
+            let node = self.node(schema)?;
+            return Ok(Target::Node(if node.embedded {
+                intern(with_metadata(node))
+            } else {
+                intern(node)
+            }));
+        };
+        let unknown = || CompileError::UnknownDefinition(name.to_owned());
+        let name = facts::names().find(|known| *known == name).ok_or_else(unknown)?;
+        if self.open.contains(&name) {
+            return Ok(Target::Recursive(name));
+        }
+        Ok(Target::Node(self.definition(name)?))
+    }
+
+    fn edge(&mut self, schema: &Value) -> Result<Edge, CompileError> {
+        Ok(Edge {
+            target: self.target(schema)?,
+            default: schema.get("default").map(|value| Arc::new(value.clone())),
+            patch: patch(schema),
+        })
+    }
+
+    fn node(&mut self, schema: &Value) -> Result<Node, CompileError> {
+        self.depth += 1;
+        if self.depth > MAX_DEPTH {
+            return Err(CompileError::TooDeep);
+        }
+        let outside = self.typed;
+        self.typed |= schema.get("x-improv-definition").is_some();
+        let node = self.node_here(schema);
+        self.typed = outside;
+        self.depth -= 1;
+        node
+    }
+
+    fn node_here(&mut self, schema: &Value) -> Result<Node, CompileError> {
+        let Value::Object(map) = schema else {
+            return Err(CompileError::NotAnObject(schema.to_string()));
+        };
+        let definition = map.get("x-improv-definition").and_then(Value::as_str);
+        let flag = |key: &str| map.get(key).and_then(Value::as_bool).unwrap_or_default();
+        let text = |key: &str| map.get(key).and_then(Value::as_str);
+        let kind = kind(map, definition);
+        let fields = self.fields(map, definition)?;
+        let items = self.items(map)?;
+        let has_defaults = fields.iter().any(|f| has_defaults(&f.edge) || f.zero == Zero::Null)
+            || items.as_ref().is_some_and(has_defaults);
+        Ok(Node {
+            kind,
+            list: match text("x-kubernetes-list-type") {
+                Some("set") => ListType::Set,
+                Some("map") => ListType::Map,
+                _ => ListType::Atomic,
+            },
+            typed: self.typed,
+            nullable: flag("nullable"),
+            preserve_unknown: flag("x-kubernetes-preserve-unknown-fields"),
+            embedded: flag("x-kubernetes-embedded-resource"),
+            atomic: text("x-kubernetes-map-type") == Some("atomic"),
+            has_defaults,
+            keys: strings(map.get("x-kubernetes-list-map-keys")).collect(),
+            definition: definition.map(interned),
+            fields,
+            items,
+            rules: self.rules(map)?,
+        })
+    }
+
+    fn fields(
+        &mut self,
+        map: &Map<String, Value>,
+        definition: Option<&str>,
+    ) -> Result<Box<[Field]>, CompileError> {
+        let Some(Value::Object(properties)) = map.get("properties") else {
+            return Ok(Box::default());
+        };
+        let facts = definition.and_then(|name| Some((name, facts::definition(name)?)));
+        let required: Vec<Name> = strings(map.get("required")).collect();
+        let mut fields = Vec::with_capacity(properties.len());
+        for (name, schema) in properties {
+            let mut edge = self.edge(schema)?;
+            let mut zero = Zero::Kept;
+            if let Some((definition, facts)) = &facts {
+                zero = facts::zero(definition, facts, name);
+                if edge.default.is_none() {
+                    edge.default = facts::default(definition, facts, name).map(Arc::new);
+                }
+            }
+            fields.push(Field {
+                required: required.iter().any(|r| **r == **name),
+                name: interned(name),
+                zero,
+                edge,
+            });
+        }
+        fields.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(fields.into())
+    }
+
+    fn items(&mut self, map: &Map<String, Value>) -> Result<Option<Edge>, CompileError> {
+        match (map.get("items"), map.get("additionalProperties")) {
+            (Some(items @ Value::Object(_)), _) => Ok(Some(self.edge(items)?)),
+            (_, Some(values @ Value::Object(_))) => Ok(Some(self.edge(values)?)),
+            (_, Some(Value::Bool(true))) => Ok(Some(Edge {
+                target: Target::Node(intern(Node::any())),
+                default: None,
+                patch: None,
+            })),
+            _ => Ok(None),
+        }
+    }
+
+    fn rules(&mut self, map: &Map<String, Value>) -> Result<Option<Box<Rules>>, CompileError> {
+        let number = |key: &str| map.get(key).and_then(Value::as_f64);
+        let count = |key: &str| map.get(key).and_then(Value::as_u64);
+        let flag = |key: &str| map.get(key).and_then(Value::as_bool).unwrap_or_default();
+        let text = |key: &str| map.get(key).and_then(Value::as_str).map(interned);
+        let list = |key: &str| match map.get(key) {
+            Some(Value::Array(values)) => values.clone(),
+            _ => Vec::new(),
+        };
+        let rules = Rules {
+            format: text("format"),
+            allowed: list("enum"),
+            minimum: number("minimum"),
+            maximum: number("maximum"),
+            exclusive_minimum: flag("exclusiveMinimum"),
+            exclusive_maximum: flag("exclusiveMaximum"),
+            multiple_of: number("multipleOf"),
+            min_length: count("minLength"),
+            max_length: count("maxLength"),
+            pattern: text("pattern"),
+            min_items: count("minItems"),
+            max_items: count("maxItems"),
+            unique_items: flag("uniqueItems"),
+            min_properties: count("minProperties"),
+            max_properties: count("maxProperties"),
+            all_of: self.branches(map.get("allOf"))?,
+            any_of: self.branches(map.get("anyOf"))?,
+            one_of: self.branches(map.get("oneOf"))?,
+            not: match map.get("not") {
+                Some(schema) => Some(intern(self.node(schema)?)),
+                None => None,
+            },
+            cel: list("x-kubernetes-validations"),
+        };
+        Ok((rules != Rules::default()).then(|| Box::new(rules)))
+    }
+
+    fn branches(&mut self, list: Option<&Value>) -> Result<Vec<Arc<Node>>, CompileError> {
+        let Some(Value::Array(list)) = list else { return Ok(Vec::new()) };
+        list.iter().map(|schema| Ok(intern(self.node(schema)?))).collect()
+    }
+}
+
+fn kind(map: &Map<String, Value>, definition: Option<&str>) -> Kind {
+    match definition.map(facts::short_name) {
+        Some("Quantity") => return Kind::Quantity,
+        Some("Time") => return Kind::Time,
+        Some("MicroTime") => return Kind::MicroTime,
+        _ => (),
+    }
+    if map.get("x-kubernetes-int-or-string") == Some(&Value::Bool(true)) {
+        return Kind::IntOrString;
+    }
+    match map.get("type").and_then(Value::as_str) {
+        Some("object") => Kind::Object,
+        Some("array") => Kind::Array,
+        Some("string") => Kind::String,
+        Some("integer") => Kind::Integer,
+        Some("number") => Kind::Number,
+        Some("boolean") => Kind::Boolean,
+        _ => Kind::Any,
+    }
+}
+
+fn has_defaults(edge: &Edge) -> bool {
+    edge.default.is_some()
+        || match &edge.target {
+            Target::Node(node) => node.has_defaults,
+            Target::Recursive(_) => true,
+        }
+}
+
+/// Strategic merge markers, if there are any.
+fn patch(schema: &Value) -> Option<Box<Patch>> {
+    let merge_key = schema.get("x-kubernetes-patch-merge-key").and_then(Value::as_str);
+    let strategy = schema.get("x-kubernetes-patch-strategy").and_then(Value::as_str);
+    if merge_key.is_none() && strategy.is_none() {
+        return None;
+    }
+    let has = |word: &str| strategy.is_some_and(|s| s.split(',').any(|part| part.trim() == word));
+    Some(Box::new(Patch {
+        merge_key: merge_key.map(interned),
+        merge: has("merge"),
+        replace: has("replace"),
+        retain_keys: has("retainKeys"),
+    }))
+}
+
+fn strings(list: Option<&Value>) -> impl Iterator<Item = Name> {
+    let list = list.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    list.iter().filter_map(Value::as_str).map(interned)
+}

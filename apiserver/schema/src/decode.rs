@@ -1,0 +1,334 @@
+//! From what a client sent to what the type has: unknown fields go, Go's habits are kept.
+//!
+//! In types that upstream has in Go ([`Node::typed`]) a value of the wrong JSON type ends the
+//! request with the words of Go's decoder, nulls and omitted zeros disappear, quantities and
+//! times get their canonical form. In custom resources only unknown fields and nulls go; wrong
+//! types are left to validation.
+
+use jiff::Timestamp;
+use serde_json::{Map, Number, Value};
+
+use crate::facts::{self, Zero};
+use crate::node::{Edge, Kind, Node};
+use crate::path::Path;
+use crate::{formats, quantity};
+
+/// Why a body is not an object of its type.
+///
+/// The texts are those of upstream's decoder, since clients show and match them.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// A value of another JSON type; `value` is `string`, `number 1.5`, `object` ….
+    #[error(
+        "json: cannot unmarshal {value} into Go struct field {structure}.{path} of type {expected}"
+    )]
+    Type {
+        /// What was sent.
+        value: String,
+        /// Name of the Go struct that has the field.
+        structure: String,
+        /// Names of the fields that lead there, without indexes.
+        path: String,
+        /// Go type of the field.
+        expected: String,
+    },
+    /// The whole body is of another JSON type.
+    #[error("json: cannot unmarshal {value} into Go value of type {expected}")]
+    Root {
+        /// What was sent.
+        value: String,
+        /// Go type of the object.
+        expected: String,
+    },
+    /// A string that does not parse: bytes, quantities, times.
+    #[error("{0}")]
+    Text(String),
+}
+
+pub(crate) struct Decoder {
+    pub(crate) unknown: Vec<String>,
+    error: Option<DecodeError>,
+}
+
+/// Decodes in place; returns the paths of the fields that were removed as unknown.
+pub(crate) fn decode(node: &Node, value: &mut Value) -> Result<Vec<String>, DecodeError> {
+    let mut decoder = Decoder { unknown: Vec::new(), error: None };
+    decoder.value(node, value, &Path::ROOT, "");
+    match decoder.error {
+        Some(error) => Err(error),
+        None => Ok(decoder.unknown),
+    }
+}
+
+impl Decoder {
+    fn value(&mut self, node: &Node, value: &mut Value, path: &Path<'_>, structure: &str) {
+        match node.kind {
+            Kind::Object => self.object(node, value, path, structure),
+            Kind::Array => self.array(node, value, path, structure),
+            Kind::Any => {
+                // Fields that are declared below an untyped value are still looked into.
+                if value.is_object() && (!node.fields.is_empty() || node.items.is_some()) {
+                    self.object(node, value, path, structure);
+                }
+            }
+            _ if node.typed => self.scalar(node, value, path, structure),
+            _ => (),
+        }
+    }
+
+    fn object(&mut self, node: &Node, value: &mut Value, path: &Path<'_>, outer: &str) {
+        let Value::Object(map) = value else {
+            if node.typed {
+                self.wrong_type(node, value, path, outer);
+            }
+            return;
+        };
+        let structure = node.definition.as_deref().map_or(outer, facts::short_name);
+        let unlisted_goes = !node.preserve_unknown && node.items.is_none();
+        map.retain(|name, value| match node.field(name) {
+            Some(field) => {
+                let path = path.field(name);
+                let edge = &field.edge;
+                self.field(node, edge, field.zero, value, &path, structure)
+            }
+            None if unlisted_goes => {
+                self.unknown.push(path.field(name).dotted());
+                false
+            }
+            None => {
+                let Some(items) = &node.items else { return true };
+                self.entry(items, value, &path.key(name), structure);
+                true
+            }
+        });
+    }
+
+    /// Whether the field stays.
+    fn field(
+        &mut self,
+        parent: &Node,
+        edge: &Edge,
+        zero: Zero,
+        value: &mut Value,
+        path: &Path<'_>,
+        structure: &str,
+    ) -> bool {
+        let node = edge.node();
+        if value.is_null() {
+            return node.nullable || !parent.typed && edge.default.is_some();
+        }
+        self.value(&node, value, path, structure);
+        match zero {
+            Zero::Omitted => !is_zero(value),
+            Zero::Null if is_zero(value) => false,
+            _ => true,
+        }
+    }
+
+    fn array(&mut self, node: &Node, value: &mut Value, path: &Path<'_>, structure: &str) {
+        let Value::Array(list) = value else {
+            if node.typed {
+                self.wrong_type(node, value, path, structure);
+            }
+            return;
+        };
+        let Some(items) = &node.items else { return };
+        for (index, value) in list.iter_mut().enumerate() {
+            self.entry(items, value, &path.index(index), structure);
+        }
+    }
+
+    /// An entry of a list or a value of a map; Go makes a zero value of a null.
+    fn entry(&mut self, edge: &Edge, value: &mut Value, path: &Path<'_>, structure: &str) {
+        let node = edge.node();
+        if value.is_null() && node.typed {
+            *value = match node.kind {
+                Kind::String => "".into(),
+                Kind::Object => Value::Object(Map::new()),
+                Kind::Quantity => "0".into(),
+                Kind::Integer | Kind::Number => 0.into(),
+                _ => return,
+            };
+        }
+        self.value(&node, value, path, structure);
+    }
+
+    fn scalar(&mut self, node: &Node, value: &mut Value, path: &Path<'_>, structure: &str) {
+        let fits = match (node.kind, &*value) {
+            (Kind::String, Value::String(text)) => {
+                if format(node) == Some("byte") {
+                    self.check(formats::base64(text));
+                }
+                true
+            }
+            (Kind::Boolean, Value::Bool(_)) | (Kind::Number, Value::Number(_)) => true,
+            (Kind::Integer, Value::Number(number)) => integer_fits(number, format(node)),
+            (Kind::IntOrString, Value::String(_)) => true,
+            (Kind::IntOrString, Value::Number(number)) => integer_fits(number, Some("int32")),
+            (Kind::Quantity, Value::String(_) | Value::Number(_)) => {
+                self.quantity(value);
+                true
+            }
+            (Kind::Time | Kind::MicroTime, Value::String(_)) => {
+                self.time(node.kind, value);
+                true
+            }
+            _ => false,
+        };
+        if !fits {
+            self.wrong_type(node, value, path, structure);
+        }
+    }
+
+    fn quantity(&mut self, value: &mut Value) {
+        let text = match &*value {
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        match quantity::canonical(&text) {
+            Ok(canonical) => *value = canonical.into(),
+            Err(error) => self.check(Err(error)),
+        }
+    }
+
+    fn time(&mut self, kind: Kind, value: &mut Value) {
+        let Value::String(text) = &*value else { return };
+        match parse_time(text, kind == Kind::MicroTime) {
+            Ok(canonical) => *value = canonical.into(),
+            Err(error) => self.check(Err(error)),
+        }
+    }
+
+    fn check(&mut self, result: Result<(), String>) {
+        if let Err(text) = result {
+            self.error.get_or_insert(DecodeError::Text(text));
+        }
+    }
+
+    fn wrong_type(&mut self, node: &Node, value: &Value, path: &Path<'_>, structure: &str) {
+        if self.error.is_some() {
+            return;
+        }
+        let special = match node.kind {
+            Kind::Time | Kind::MicroTime => Some("string"),
+            Kind::IntOrString if value.is_number() => Some("int32"),
+            Kind::IntOrString => Some("int32"),
+            _ => None,
+        };
+        let fields = path.fields();
+        let value = go_value(value);
+        self.error = Some(match special {
+            Some(expected) => DecodeError::Root { value, expected: expected.to_owned() },
+            None if fields.is_empty() => DecodeError::Root { value, expected: go_type(node) },
+            None => DecodeError::Type {
+                value,
+                structure: structure.to_owned(),
+                path: fields,
+                expected: go_type(node),
+            },
+        });
+    }
+}
+
+fn format(node: &Node) -> Option<&str> {
+    node.rules.as_deref()?.format.as_deref()
+}
+
+fn is_zero(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        Value::Bool(true) => false,
+    }
+}
+
+fn integer_fits(number: &Number, format: Option<&str>) -> bool {
+    match number.as_i64() {
+        Some(n) => format != Some("int32") || i32::try_from(n).is_ok(),
+        None => false,
+    }
+}
+
+/// How Go's decoder names what it found.
+fn go_value(value: &Value) -> String {
+    match value {
+        Value::Null => "null".to_owned(),
+        Value::Bool(_) => "bool".to_owned(),
+        // A number of the right kind that does not fit is named with its value.
+        Value::Number(n) if n.is_f64() || n.as_i64().is_none_or(|n| i32::try_from(n).is_err()) => {
+            format!("number {n}")
+        }
+        Value::Number(_) => "number".to_owned(),
+        Value::String(_) => "string".to_owned(),
+        Value::Array(_) => "array".to_owned(),
+        Value::Object(_) => "object".to_owned(),
+    }
+}
+
+fn go_type(node: &Node) -> String {
+    if let Some(definition) = &node.definition {
+        return facts::go_name(definition);
+    }
+    let inner = |edge: &Option<Edge>| match edge {
+        Some(edge) => go_type(&edge.node()),
+        None => "interface {}".to_owned(),
+    };
+    match node.kind {
+        Kind::Array => format!("[]{}", inner(&node.items)),
+        Kind::Object => format!("map[string]{}", inner(&node.items)),
+        Kind::String if format(node) == Some("byte") => "[]uint8".to_owned(),
+        Kind::String => "string".to_owned(),
+        Kind::Integer => format(node).unwrap_or("int64").to_owned(),
+        Kind::Number => "float64".to_owned(),
+        Kind::Boolean => "bool".to_owned(),
+        Kind::IntOrString => "intstr.IntOrString".to_owned(),
+        Kind::Quantity => "resource.Quantity".to_owned(),
+        Kind::Time => "v1.Time".to_owned(),
+        Kind::MicroTime => "v1.MicroTime".to_owned(),
+        Kind::Any => "interface {}".to_owned(),
+    }
+}
+
+/// Canonical text of a time, in UTC.
+fn parse_time(text: &str, micro: bool) -> Result<String, String> {
+    let layout =
+        if micro { "2006-01-02T15:04:05.000000Z07:00" } else { "2006-01-02T15:04:05Z07:00" };
+    let rest = match (seconds_end(text), micro) {
+        (None, _) => Some((text, "2006")),
+        // Microseconds must be there, all six.
+        (Some(end), true) if !has_micros(&text[end..]) => Some((&text[end..], ".000000")),
+        _ => None,
+    };
+    if let Some((rest, wanted)) = rest {
+        return Err(format!(
+            "parsing time {text:?} as {layout:?}: cannot parse {rest:?} as {wanted:?}"
+        ));
+    }
+    let time: Timestamp = text.parse().map_err(|_| {
+        format!("parsing time {text:?} as {layout:?}: cannot parse {text:?} as \"2006\"")
+    })?;
+    Ok(if micro {
+        time.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
+    } else {
+        time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+    })
+}
+
+/// Where the seconds of `2006-01-02T15:04:05` end, if the text begins so.
+fn seconds_end(text: &str) -> Option<usize> {
+    const SHAPE: &[u8] = b"0000-00-00T00:00:00";
+    let begins = text.len() >= SHAPE.len()
+        && SHAPE.iter().zip(text.bytes()).all(|(shape, byte)| match shape {
+            b'0' => byte.is_ascii_digit(),
+            shape => byte == *shape,
+        });
+    begins.then_some(SHAPE.len())
+}
+
+fn has_micros(rest: &str) -> bool {
+    let bytes = rest.as_bytes();
+    bytes.len() >= 7 && bytes[0] == b'.' && bytes[1..7].iter().all(u8::is_ascii_digit)
+}

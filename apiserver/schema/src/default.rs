@@ -1,0 +1,81 @@
+//! Puts defaults where fields are absent.
+
+use serde_json::{Map, Value};
+
+use crate::facts::Zero;
+use crate::node::{Edge, Kind, Node};
+
+/// Fills `value` with the defaults of its schema, those inside of defaults too.
+pub(crate) fn default(node: &Node, value: &mut Value) {
+    if !node.has_defaults {
+        return;
+    }
+    match value {
+        Value::Object(map) => object(node, map),
+        Value::Array(list) => {
+            let Some(items) = &node.items else { return };
+            let target = items.node();
+            for entry in list {
+                present(items, &target, entry);
+            }
+        }
+        _ => (),
+    }
+}
+
+fn object(node: &Node, map: &mut Map<String, Value>) {
+    for field in &node.fields {
+        if map.get(&*field.name).is_none() {
+            if let Some(default) = &field.edge.default {
+                map.insert(field.name.to_string(), Value::clone(default));
+            } else if field.zero == Zero::Null {
+                map.insert(field.name.to_string(), Value::Null);
+            }
+        }
+    }
+    for (name, value) in map {
+        match (node.field(name), &node.items) {
+            (Some(field), _) => present(&field.edge, &field.edge.node(), value),
+            (None, Some(items)) => present(items, &items.node(), value),
+            (None, None) => (),
+        }
+    }
+}
+
+/// A null counts as absent unless it is allowed.
+fn present(edge: &Edge, node: &Node, value: &mut Value) {
+    if let (Value::Null, Some(default), false) = (&*value, &edge.default, node.nullable) {
+        *value = Value::clone(default);
+    }
+    default(node, value);
+}
+
+/// What Go writes for a new object of this type: structs without a pointer, and zero values of
+/// fields without omitempty.
+///
+/// A first write is compared with it to find out which fields its author set.
+pub(crate) fn zero(node: &Node) -> Value {
+    if node.kind != Kind::Object || !node.typed {
+        return Value::Object(Map::new());
+    }
+    let mut map = Map::new();
+    for field in &node.fields {
+        let target = field.edge.node();
+        let zero = match (target.kind, &field.edge.default) {
+            (Kind::Object, Some(default))
+                if target.definition.is_some() && default.as_object().is_some() =>
+            {
+                zero(&target)
+            }
+            _ if field.zero == Zero::Null => Value::Null,
+            (Kind::Array, None) | (Kind::Object, None) if field.required => Value::Null,
+            (Kind::Time | Kind::MicroTime, None) if field.required => Value::Null,
+            (Kind::String, _) if field.required || field.zero == Zero::Written => "".into(),
+            (Kind::Integer, _) if field.required => 0.into(),
+            (Kind::Boolean, _) if field.required => false.into(),
+            _ => continue,
+        };
+        map.insert(field.name.to_string(), zero);
+    }
+    Value::Object(map)
+}

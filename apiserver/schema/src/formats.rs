@@ -1,0 +1,161 @@
+//! String formats of OpenAPI schemas.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use jiff::{Timestamp, civil::Date};
+
+/// Whether `text` has the format; unknown formats admit anything, as in Kubernetes.
+#[must_use]
+pub(crate) fn matches(format: &str, text: &str) -> bool {
+    match format {
+        "date-time" | "datetime" => text.parse::<Timestamp>().is_ok() && text.contains('T'),
+        "date" => text.len() == 10 && text.parse::<Date>().is_ok(),
+        "byte" => base64(text).is_ok(),
+        "ipv4" => text.parse::<Ipv4Addr>().is_ok(),
+        "ipv6" => text.parse::<Ipv6Addr>().is_ok(),
+        "cidr" => cidr(text),
+        "uuid" | "uuid3" | "uuid4" | "uuid5" => uuid(format, text),
+        "hostname" => hostname(text),
+        "email" => email(text),
+        "mac" => mac(text),
+        "duration" => duration(text),
+        "uri" => uri(text),
+        _ => true,
+    }
+}
+
+/// Checks standard base64, with upstream's text for what is not.
+pub(crate) fn base64(text: &str) -> Result<(), String> {
+    let error = |at: usize| Err(format!("illegal base64 data at input byte {at}"));
+    let clean: Vec<(usize, u8)> =
+        text.bytes().enumerate().filter(|(_, b)| !matches!(b, b'\n' | b'\r')).collect();
+    let data = clean.iter().take_while(|(_, b)| *b != b'=').count();
+    for (at, byte) in &clean[..data] {
+        if !(byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/')) {
+            return error(*at);
+        }
+    }
+    let padding = &clean[data..];
+    let wanted = match data % 4 {
+        0 => 0,
+        2 => 2,
+        3 => 1,
+        _ => return error(padding.first().map_or(text.len(), |(at, _)| *at)),
+    };
+    if padding.len() < wanted {
+        return error(text.len());
+    }
+    match padding.iter().enumerate().find(|(n, (_, b))| *n >= wanted || *b != b'=') {
+        Some((_, (at, _))) => error(*at),
+        None => Ok(()),
+    }
+}
+
+fn cidr(text: &str) -> bool {
+    let Some((address, bits)) = text.split_once('/') else { return false };
+    let Ok(bits) = bits.parse::<u8>() else { return false };
+    address.parse::<Ipv4Addr>().is_ok() && bits <= 32
+        || address.parse::<Ipv6Addr>().is_ok() && bits <= 128
+}
+
+fn uuid(format: &str, text: &str) -> bool {
+    let hex: String = text.chars().filter(|c| *c != '-').collect();
+    let version = match format.strip_prefix("uuid") {
+        Some("") | None => true,
+        Some(version) => hex.get(12..13) == Some(version),
+    };
+    version && hex.len() == 32 && hex.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+fn hostname(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= 255
+        && text.trim_end_matches('.').split('.').all(|label| {
+            let inside = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+            (1..=63).contains(&label.len())
+                && label.bytes().all(inside)
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+        })
+}
+
+fn email(text: &str) -> bool {
+    text.rsplit_once('@').is_some_and(|(user, host)| {
+        !user.is_empty() && !user.contains(char::is_whitespace) && hostname(host)
+    })
+}
+
+fn mac(text: &str) -> bool {
+    let parts: Vec<&str> = text.split([':', '-']).collect();
+    matches!(parts.len(), 6 | 8 | 20)
+        && parts.iter().all(|p| p.len() == 2 && p.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+/// Go durations such as `1h30m`.
+fn duration(text: &str) -> bool {
+    let text = text.strip_prefix(['-', '+']).unwrap_or(text);
+    if text == "0" {
+        return true;
+    }
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(0);
+        if digits == 0 {
+            return false;
+        }
+        let units = ["ns", "us", "µs", "ms", "s", "m", "h", "d", "w"];
+        let after = &rest[digits..];
+        let end = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
+        if !units.contains(&&after[..end]) {
+            return false;
+        }
+        rest = &after[end..];
+    }
+    !text.is_empty()
+}
+
+fn uri(text: &str) -> bool {
+    text.starts_with('/')
+        || text.split_once(':').is_some_and(|(scheme, rest)| {
+            scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+                && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
+                && !rest.is_empty()
+                && !rest.contains(char::is_whitespace)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_says_where_it_is_wrong() {
+        assert_eq!(base64("aGk="), Ok(()));
+        assert_eq!(base64(""), Ok(()));
+        assert_eq!(base64("!"), Err("illegal base64 data at input byte 0".to_owned()));
+        assert_eq!(base64("ab!d"), Err("illegal base64 data at input byte 2".to_owned()));
+        assert!(base64("aGk").is_err());
+        assert!(base64("aGk==").is_err());
+    }
+
+    #[test]
+    fn formats_admit_what_they_name() {
+        for (format, good, bad) in [
+            ("date-time", "2024-05-06T07:08:09Z", "yesterday"),
+            ("date", "2024-05-06", "2024-5-6"),
+            ("ipv4", "10.0.0.1", "10.0.0.256"),
+            ("ipv6", "::1", "10.0.0.1"),
+            ("cidr", "10.0.0.0/8", "10.0.0.0/33"),
+            ("uuid", "6ba7b810-9dad-11d1-80b4-00c04fd430c8", "6ba7"),
+            ("hostname", "a.example.com", "-a"),
+            ("email", "a@b.example", "ab"),
+            ("duration", "1h30m", "1 hour"),
+            ("uri", "https://a.example/x", "no uri"),
+            ("mac", "00:11:22:33:44:55", "00:11"),
+        ] {
+            assert!(matches(format, good), "{format} {good}");
+            assert!(!matches(format, bad), "{format} {bad}");
+        }
+        assert!(matches("of-my-own", "anything"));
+    }
+}

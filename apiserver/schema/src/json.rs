@@ -1,0 +1,343 @@
+//! Parsing of bodies: duplicate fields are told, and errors have the words of Go's parser.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+
+/// A parsed body.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parsed {
+    /// The JSON value; of duplicate fields the last one counts.
+    pub value: Value,
+    /// Paths of fields that came twice, for `duplicate field "spec.foo"`.
+    pub duplicates: Vec<String>,
+}
+
+/// Why a text is not JSON, as Go says it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct SyntaxError(pub String);
+
+/// Parses a JSON text.
+///
+/// # Errors
+/// If it is not JSON, or nested deeper than 128 levels.
+pub fn parse(text: &[u8]) -> Result<Parsed, SyntaxError> {
+    let mut duplicates = Vec::new();
+    let mut deserializer = serde_json::Deserializer::from_slice(text);
+    let seed = Seed { duplicates: &mut duplicates, path: String::new() };
+    let value = seed.deserialize(&mut deserializer);
+    match value.and_then(|value| deserializer.end().map(|()| value)) {
+        Ok(value) => Ok(Parsed { value, duplicates }),
+        Err(error) => Err(SyntaxError(go_error(text).unwrap_or_else(|| error.to_string()))),
+    }
+}
+
+struct Seed<'a> {
+    duplicates: &'a mut Vec<String>,
+    path: String,
+}
+
+impl<'de> DeserializeSeed<'de> for Seed<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Seed<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON value")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(Number::from_f64(value).map_or(Value::Null, Value::Number))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let mut list = Vec::new();
+        loop {
+            let path = format!("{}[{}]", self.path, list.len());
+            let seed = Seed { duplicates: &mut *self.duplicates, path };
+            match seq.next_element_seed(seed)? {
+                Some(value) => list.push(value),
+                None => return Ok(Value::Array(list)),
+            }
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let mut map = Map::new();
+        while let Some(name) = access.next_key::<String>()? {
+            let path = match self.path.as_str() {
+                "" => name.clone(),
+                path => format!("{path}.{name}"),
+            };
+            if map.contains_key(&name) && !self.duplicates.contains(&path) {
+                self.duplicates.push(path.clone());
+            }
+            let seed = Seed { duplicates: &mut *self.duplicates, path };
+            let value = access.next_value_seed(seed)?;
+            map.insert(name, value);
+        }
+        Ok(Value::Object(map))
+    }
+}
+
+/// What Go's scanner says of a text that is not JSON; `None` if it finds nothing wrong.
+fn go_error(text: &[u8]) -> Option<String> {
+    let mut scanner = Scanner { text, at: 0, depth: 0 };
+    scanner.space();
+    let result = scanner.value().and_then(|()| {
+        scanner.space();
+        match scanner.peek() {
+            None => Ok(()),
+            Some(_) => Err(scanner.unexpected("after top-level value")),
+        }
+    });
+    result.err()
+}
+
+struct Scanner<'a> {
+    text: &'a [u8],
+    at: usize,
+    depth: usize,
+}
+
+impl Scanner<'_> {
+    fn peek(&self) -> Option<u8> {
+        self.text.get(self.at).copied()
+    }
+
+    fn space(&mut self) {
+        while self.peek().is_some_and(|b| matches!(b, b' ' | b'\t' | b'\r' | b'\n')) {
+            self.at += 1;
+        }
+    }
+
+    fn unexpected(&self, context: &str) -> String {
+        match self.peek() {
+            None => "unexpected end of JSON input".to_owned(),
+            Some(_) => {
+                let rest = String::from_utf8_lossy(&self.text[self.at..]);
+                let found = match rest.chars().next() {
+                    Some('\'') => r"'\''".to_owned(),
+                    Some('"') => "'\"'".to_owned(),
+                    Some(c) => format!("'{}'", c.escape_debug()),
+                    None => String::new(),
+                };
+                format!("invalid character {found} {context}")
+            }
+        }
+    }
+
+    fn value(&mut self) -> Result<(), String> {
+        self.depth += 1;
+        if self.depth > 10_000 {
+            return Err("exceeded max depth".to_owned());
+        }
+        let result = match self.peek() {
+            Some(b'{') => self.object(),
+            Some(b'[') => self.array(),
+            Some(b'"') => self.string(),
+            Some(b't') => self.literal("true"),
+            Some(b'f') => self.literal("false"),
+            Some(b'n') => self.literal("null"),
+            Some(b'-' | b'0'..=b'9') => self.number(),
+            _ => Err(self.unexpected("looking for beginning of value")),
+        };
+        self.depth -= 1;
+        result
+    }
+
+    fn object(&mut self) -> Result<(), String> {
+        self.at += 1;
+        self.space();
+        if self.peek() == Some(b'}') {
+            self.at += 1;
+            return Ok(());
+        }
+        loop {
+            self.space();
+            if self.peek() != Some(b'"') {
+                return Err(self.unexpected("looking for beginning of object key string"));
+            }
+            self.string()?;
+            self.space();
+            if self.peek() != Some(b':') {
+                return Err(self.unexpected("after object key"));
+            }
+            self.at += 1;
+            self.space();
+            self.value()?;
+            self.space();
+            match self.peek() {
+                Some(b',') => self.at += 1,
+                Some(b'}') => {
+                    self.at += 1;
+                    return Ok(());
+                }
+                _ => return Err(self.unexpected("after object key:value pair")),
+            }
+        }
+    }
+
+    fn array(&mut self) -> Result<(), String> {
+        self.at += 1;
+        self.space();
+        if self.peek() == Some(b']') {
+            self.at += 1;
+            return Ok(());
+        }
+        loop {
+            self.space();
+            self.value()?;
+            self.space();
+            match self.peek() {
+                Some(b',') => self.at += 1,
+                Some(b']') => {
+                    self.at += 1;
+                    return Ok(());
+                }
+                _ => return Err(self.unexpected("after array element")),
+            }
+        }
+    }
+
+    fn string(&mut self) -> Result<(), String> {
+        self.at += 1;
+        loop {
+            match self.peek() {
+                Some(b'"') => {
+                    self.at += 1;
+                    return Ok(());
+                }
+                Some(b'\\') => {
+                    self.at += 1;
+                    match self.peek() {
+                        Some(b'b' | b'f' | b'n' | b'r' | b't' | b'\\' | b'/' | b'"') => (),
+                        Some(b'u') => {
+                            for _ in 0..4 {
+                                self.at += 1;
+                                if !self.peek().is_some_and(|b| b.is_ascii_hexdigit()) {
+                                    return Err(
+                                        self.unexpected("in \\u hexadecimal character escape")
+                                    );
+                                }
+                            }
+                        }
+                        _ => return Err(self.unexpected("in string escape code")),
+                    }
+                    self.at += 1;
+                }
+                Some(byte) if byte < b' ' => {
+                    return Err(self.unexpected("in string literal"));
+                }
+                Some(_) => self.at += 1,
+                None => return Err(self.unexpected("")),
+            }
+        }
+    }
+
+    fn literal(&mut self, literal: &str) -> Result<(), String> {
+        for byte in literal.bytes() {
+            if self.peek() != Some(byte) {
+                let expected = char::from(byte);
+                return Err(
+                    self.unexpected(&format!("in literal {literal} (expecting '{expected}')"))
+                );
+            }
+            self.at += 1;
+        }
+        Ok(())
+    }
+
+    fn number(&mut self) -> Result<(), String> {
+        if self.peek() == Some(b'-') {
+            self.at += 1;
+        }
+        match self.peek() {
+            Some(b'0') => self.at += 1,
+            Some(b'1'..=b'9') => self.digits(),
+            _ => return Err(self.unexpected("in numeric literal")),
+        }
+        if self.peek() == Some(b'.') {
+            self.at += 1;
+            if !self.peek().is_some_and(|b| b.is_ascii_digit()) {
+                return Err(self.unexpected("after decimal point in numeric literal"));
+            }
+            self.digits();
+        }
+        if matches!(self.peek(), Some(b'e' | b'E')) {
+            self.at += 1;
+            if matches!(self.peek(), Some(b'+' | b'-')) {
+                self.at += 1;
+            }
+            if !self.peek().is_some_and(|b| b.is_ascii_digit()) {
+                return Err(self.unexpected("in exponent of numeric literal"));
+            }
+            self.digits();
+        }
+        Ok(())
+    }
+
+    fn digits(&mut self) {
+        while self.peek().is_some_and(|b| b.is_ascii_digit()) {
+            self.at += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn duplicates_are_told_once() {
+        let parsed = parse(br#"{"a":{"b":1,"b":2,"b":3},"l":[{"x":1,"x":2}],"a":{}}"#).unwrap();
+        assert_eq!(parsed.duplicates, ["a.b", "l[0].x", "a"]);
+        assert_eq!(parsed.value, serde_json::json!({"a": {}, "l": [{"x": 2}]}));
+    }
+
+    #[test]
+    fn errors_read_as_go_writes_them() {
+        let check = |text: &str, expected: &str| {
+            assert_eq!(parse(text.as_bytes()), Err(SyntaxError(expected.to_owned())), "{text}");
+        };
+        check("", "unexpected end of JSON input");
+        check("{\"data\":", "unexpected end of JSON input");
+        check("not json", "invalid character 'o' in literal null (expecting 'u')");
+        check("{a:1}", "invalid character 'a' looking for beginning of object key string");
+        check("{} x", "invalid character 'x' after top-level value");
+        check("[1 2]", "invalid character '2' after array element");
+        check("{\"a\":01}", "invalid character '1' after object key:value pair");
+    }
+}

@@ -1,0 +1,248 @@
+//! The compiled form of a schema: a graph of small shared nodes.
+//!
+//! Equal subtrees are one node (see [`intern`]), whichever types they come from: the pod
+//! template of ten workload types exists once.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+
+use serde_json::Value;
+
+use crate::facts::Zero;
+
+/// Interned text: field names repeat in every type.
+pub(crate) type Name = Arc<str>;
+
+/// What JSON a node admits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Kind {
+    /// Anything.
+    Any,
+    /// Declared fields, additional properties, or both.
+    Object,
+    Array,
+    String,
+    Integer,
+    Number,
+    Boolean,
+    IntOrString,
+    /// A resource quantity: `100m`, `1Gi`, or a number.
+    Quantity,
+    /// RFC 3339 with seconds.
+    Time,
+    /// RFC 3339 with microseconds.
+    MicroTime,
+}
+
+/// How a list is merged and what is unique in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum ListType {
+    Atomic,
+    Set,
+    Map,
+}
+
+/// One schema.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Node {
+    pub(crate) kind: Kind,
+    pub(crate) list: ListType,
+    /// Decoded as Go decodes a struct: type errors end the request, nulls and zeros go.
+    pub(crate) typed: bool,
+    pub(crate) nullable: bool,
+    pub(crate) preserve_unknown: bool,
+    pub(crate) embedded: bool,
+    /// An object that is applied as a whole.
+    pub(crate) atomic: bool,
+    /// Whether defaults are here or below.
+    pub(crate) has_defaults: bool,
+    /// Keys of a list map.
+    pub(crate) keys: Box<[Name]>,
+    /// Upstream's definition, such as `io.k8s.api.core.v1.PodSpec`.
+    pub(crate) definition: Option<Name>,
+    /// Sorted by name.
+    pub(crate) fields: Box<[Field]>,
+    /// Entries of a list, values of a map.
+    pub(crate) items: Option<Edge>,
+    pub(crate) rules: Option<Box<Rules>>,
+}
+
+/// A declared field.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Field {
+    pub(crate) name: Name,
+    pub(crate) required: bool,
+    pub(crate) zero: Zero,
+    pub(crate) edge: Edge,
+}
+
+/// A node in its place: what depends on where it is used.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Edge {
+    pub(crate) target: Target,
+    pub(crate) default: Option<Arc<Value>>,
+    pub(crate) patch: Option<Box<Patch>>,
+}
+
+/// Strategic merge markers.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Patch {
+    pub(crate) merge_key: Option<Name>,
+    /// Lists merge; maps always do.
+    pub(crate) merge: bool,
+    /// Maps are replaced.
+    pub(crate) replace: bool,
+    pub(crate) retain_keys: bool,
+}
+
+/// A node, or the name of a definition that contains itself.
+#[derive(Clone, Debug)]
+pub(crate) enum Target {
+    Node(Arc<Node>),
+    Recursive(&'static str),
+}
+
+/// Rules on values that few nodes have.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Rules {
+    pub(crate) format: Option<Name>,
+    pub(crate) allowed: Vec<Value>,
+    pub(crate) minimum: Option<f64>,
+    pub(crate) maximum: Option<f64>,
+    pub(crate) exclusive_minimum: bool,
+    pub(crate) exclusive_maximum: bool,
+    pub(crate) multiple_of: Option<f64>,
+    pub(crate) min_length: Option<u64>,
+    pub(crate) max_length: Option<u64>,
+    pub(crate) pattern: Option<Name>,
+    pub(crate) min_items: Option<u64>,
+    pub(crate) max_items: Option<u64>,
+    pub(crate) unique_items: bool,
+    pub(crate) min_properties: Option<u64>,
+    pub(crate) max_properties: Option<u64>,
+    pub(crate) all_of: Vec<Arc<Node>>,
+    pub(crate) any_of: Vec<Arc<Node>>,
+    pub(crate) one_of: Vec<Arc<Node>>,
+    pub(crate) not: Option<Arc<Node>>,
+    /// `x-kubernetes-validations`, as written.
+    pub(crate) cel: Vec<Value>,
+}
+
+impl Eq for Rules {}
+
+impl Hash for Rules {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // Floats have no hash; the bits are good enough to tell rules apart.
+        (&self.format, &self.allowed, &self.pattern, &self.cel).hash(state);
+        let floats = [self.minimum, self.maximum, self.multiple_of];
+        floats.map(|f| f.map(f64::to_bits)).hash(state);
+        [self.min_length, self.max_length, self.min_items, self.max_items].hash(state);
+        [self.min_properties, self.max_properties].hash(state);
+        (self.exclusive_minimum, self.exclusive_maximum, self.unique_items).hash(state);
+        for list in [&self.all_of, &self.any_of, &self.one_of] {
+            list.iter().for_each(|node| Arc::as_ptr(node).hash(state));
+        }
+    }
+}
+
+impl PartialEq for Target {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            // Children are interned before their parents, so equal ones are the same.
+            (Target::Node(a), Target::Node(b)) => Arc::ptr_eq(a, b),
+            (Target::Recursive(a), Target::Recursive(b)) => a == b,
+            _ => false,
+        }
+    }
+}
+
+impl Eq for Target {}
+
+impl Hash for Target {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match self {
+            Target::Node(node) => Arc::as_ptr(node).hash(state),
+            Target::Recursive(name) => name.hash(state),
+        }
+    }
+}
+
+impl Hash for Zero {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (*self as u8).hash(state);
+    }
+}
+
+impl Node {
+    /// A node that admits anything and keeps it.
+    pub(crate) fn any() -> Node {
+        Node {
+            kind: Kind::Any,
+            list: ListType::Atomic,
+            typed: false,
+            nullable: true,
+            preserve_unknown: true,
+            embedded: false,
+            atomic: false,
+            has_defaults: false,
+            keys: Box::default(),
+            definition: None,
+            fields: Box::default(),
+            items: None,
+            rules: None,
+        }
+    }
+
+    pub(crate) fn field(&self, name: &str) -> Option<&Field> {
+        let at = self.fields.binary_search_by(|field| (*field.name).cmp(name)).ok()?;
+        Some(&self.fields[at])
+    }
+}
+
+impl Edge {
+    pub(crate) fn node(&self) -> Arc<Node> {
+        self.target.node()
+    }
+}
+
+impl Target {
+    pub(crate) fn node(&self) -> Arc<Node> {
+        match self {
+            Target::Node(node) => node.clone(),
+            Target::Recursive(name) => {
+                crate::compile::definition(name).unwrap_or_else(|| Arc::new(Node::any()))
+            }
+        }
+    }
+}
+
+/// The one node that is equal to `node`.
+pub(crate) fn intern(node: Node) -> Arc<Node> {
+    static NODES: LazyLock<Mutex<HashMap<u64, Vec<Weak<Node>>>>> = LazyLock::new(Mutex::default);
+    let mut hasher = DefaultHasher::new();
+    node.hash(&mut hasher);
+    let mut nodes = NODES.lock().unwrap_or_else(PoisonError::into_inner);
+    let same = nodes.entry(hasher.finish()).or_default();
+    same.retain(|weak| weak.strong_count() > 0);
+    for known in same.iter().filter_map(Weak::upgrade) {
+        if *known == node {
+            return known;
+        }
+    }
+    let node = Arc::new(node);
+    same.push(Arc::downgrade(&node));
+    node
+}
+
+/// The one copy of a name.
+pub(crate) fn name(text: &str) -> Name {
+    static NAMES: LazyLock<Mutex<std::collections::HashSet<Name>>> = LazyLock::new(Mutex::default);
+    let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = names.get(text) {
+        return known.clone();
+    }
+    let new: Name = text.into();
+    names.insert(new.clone());
+    new
+}

@@ -1,0 +1,360 @@
+//! Strategic merge patch.
+//!
+//! Source: kubernetes/community, "Strategic Merge Patch" and "Adding retainKeys".
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use super::{PatchError, go_print, go_print_map};
+use crate::node::{Edge, Kind, Node, Patch};
+
+const PATCH: &str = "$patch";
+const RETAIN_KEYS: &str = "$retainKeys";
+const SET_ORDER: &str = "$setElementOrder/";
+const DELETE_PRIMITIVES: &str = "$deleteFromPrimitiveList/";
+
+type Object = Map<String, Value>;
+
+pub(super) fn apply(node: &Node, target: &mut Value, patch: &Object) -> Result<(), PatchError> {
+    let mut live = match std::mem::take(target) {
+        Value::Object(map) => map,
+        _ => Object::new(),
+    };
+    merge_map(Some(node), &mut live, patch)?;
+    *target = Value::Object(live);
+    restore(node, target)
+}
+
+fn merge_map(node: Option<&Node>, live: &mut Object, patch: &Object) -> Result<(), PatchError> {
+    match directive(patch)? {
+        Directive::Merge => (),
+        Directive::Replace => {
+            *live = without_directives(patch);
+            return Ok(());
+        }
+        Directive::Delete => {
+            live.clear();
+            return Ok(());
+        }
+    }
+    if let Some(Value::Array(retained)) = patch.get(RETAIN_KEYS) {
+        check_retained(patch, retained)?;
+        live.retain(|name, _| retained.iter().any(|kept| kept == name));
+    }
+    for (name, value) in patch {
+        if name == PATCH || name == RETAIN_KEYS || name.starts_with(SET_ORDER) {
+            continue;
+        }
+        if let Some(list) = name.strip_prefix(DELETE_PRIMITIVES) {
+            delete_primitives(live, list, value);
+            continue;
+        }
+        let edge = edge(node, name);
+        let order = patch.get(&format!("{SET_ORDER}{name}"));
+        merge_field(edge, live, name, value, order)?;
+    }
+    for (name, order) in patch {
+        if let Some(list) = name.strip_prefix(SET_ORDER) {
+            if !patch.contains_key(list) {
+                reorder(edge(node, list), live, list, order);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn merge_field(
+    edge: Option<&Edge>,
+    live: &mut Object,
+    name: &str,
+    value: &Value,
+    order: Option<&Value>,
+) -> Result<(), PatchError> {
+    if value.is_null() {
+        live.remove(name);
+        return Ok(());
+    }
+    let strategy = edge.and_then(|edge| edge.patch.as_deref());
+    let target: Option<Arc<Node>> = edge.map(Edge::node);
+    match (live.get_mut(name), value) {
+        (Some(Value::Object(map)), Value::Object(patch)) => {
+            if strategy.is_some_and(|s| s.replace) {
+                *map = without_directives(patch);
+            } else {
+                merge_map(target.as_deref(), map, patch)?;
+            }
+        }
+        (Some(Value::Array(list)), Value::Array(patch)) => {
+            merge_list(target.as_deref(), strategy, list, patch, order)?;
+        }
+        _ => {
+            if let (Some(strategy), Value::Array(patch)) = (strategy, value) {
+                // Not on the server: merged into nothing, so that directives are obeyed.
+                let mut list = Vec::new();
+                merge_list(target.as_deref(), Some(strategy), &mut list, patch, order)?;
+                live.insert(name.to_owned(), Value::Array(list));
+                return Ok(());
+            }
+            live.insert(name.to_owned(), strip(value));
+        }
+    }
+    Ok(())
+}
+
+fn merge_list(
+    node: Option<&Node>,
+    strategy: Option<&Patch>,
+    live: &mut Vec<Value>,
+    patch: &[Value],
+    order: Option<&Value>,
+) -> Result<(), PatchError> {
+    if !strategy.is_some_and(|s| s.merge) {
+        *live = patch.iter().map(strip).collect();
+        return Ok(());
+    }
+    let merge_key = strategy.and_then(|s| s.merge_key.as_deref());
+    let items = node.and_then(|node| node.items.as_ref()).map(Edge::node);
+    match merge_key {
+        Some(key) => merge_entries(items.as_deref(), key, live, patch, order),
+        None => {
+            let server = live.clone();
+            for value in patch.iter().filter(|value| !value.is_object()) {
+                if !live.contains(value) {
+                    live.push(value.clone());
+                }
+            }
+            sort(live, order.and_then(Value::as_array).map_or(patch, Vec::as_slice), &server, None);
+            Ok(())
+        }
+    }
+}
+
+/// Merges lists of objects, found by their merge key.
+fn merge_entries(
+    node: Option<&Node>,
+    key: &str,
+    live: &mut Vec<Value>,
+    patch: &[Value],
+    order: Option<&Value>,
+) -> Result<(), PatchError> {
+    let is_replace = |value: &Value| value.get(PATCH).is_some_and(|d| d == "replace");
+    if patch.iter().any(is_replace) {
+        *live = patch.iter().filter(|value| !is_replace(value)).map(strip).collect();
+        return Ok(());
+    }
+    if let Some(Value::Array(order)) = order {
+        check_order(patch, order, key)?;
+    }
+    let server: Vec<Value> = live.clone();
+    for entry in patch {
+        let Value::Object(entry) = entry else {
+            return Err(PatchError::Strategic(format!(
+                "expected map, got {} in the list",
+                go_print(entry)
+            )));
+        };
+        let what = directive(entry)?;
+        let Some(value) = entry.get(key) else {
+            return Err(PatchError::Strategic(format!(
+                "map: {} does not contain declared merge key: {key}",
+                go_print_map(entry)
+            )));
+        };
+        let matches = |candidate: &Value| candidate.get(key) == Some(value);
+        match what {
+            Directive::Delete => live.retain(|candidate| !matches(candidate)),
+            Directive::Replace => (),
+            Directive::Merge => match live.iter_mut().find(|candidate| matches(candidate)) {
+                Some(Value::Object(map)) => merge_map(node, map, entry)?,
+                _ => {
+                    let mut new = Object::new();
+                    merge_map(node, &mut new, entry)?;
+                    live.push(Value::Object(new));
+                }
+            },
+        }
+    }
+    let order = order.and_then(Value::as_array).map_or(patch, Vec::as_slice);
+    sort(live, order, &server, Some(key));
+    Ok(())
+}
+
+enum Directive {
+    Merge,
+    Replace,
+    Delete,
+}
+
+fn directive(patch: &Object) -> Result<Directive, PatchError> {
+    match patch.get(PATCH) {
+        None => Ok(Directive::Merge),
+        Some(Value::String(what)) => match what.as_str() {
+            "merge" => Ok(Directive::Merge),
+            "replace" => Ok(Directive::Replace),
+            "delete" => Ok(Directive::Delete),
+            other => Err(PatchError::Strategic(format!(
+                "unknown patch type: {other} in map: {}",
+                go_print_map(patch)
+            ))),
+        },
+        Some(other) => Err(PatchError::Strategic(format!(
+            "unknown patch type: {} in map: {}",
+            go_print(other),
+            go_print_map(patch)
+        ))),
+    }
+}
+
+/// All that a patch sets must be among the keys that it retains.
+fn check_retained(patch: &Object, retained: &[Value]) -> Result<(), PatchError> {
+    let stray = patch
+        .keys()
+        .filter(|name| !name.starts_with('$'))
+        .any(|name| !retained.iter().any(|kept| kept == name));
+    if stray {
+        return Err(PatchError::Strategic(format!(
+            "{RETAIN_KEYS} list doesn't contain all fields present in the patch: {}",
+            go_print_map(patch)
+        )));
+    }
+    Ok(())
+}
+
+/// The entries of the patch must come in the order that `$setElementOrder` names.
+fn check_order(patch: &[Value], order: &[Value], key: &str) -> Result<(), PatchError> {
+    let id = |value: &Value| value.get(key).cloned();
+    let mut wanted = order.iter().map(id);
+    let fits = patch
+        .iter()
+        .filter(|entry| entry.get(PATCH).is_none())
+        .all(|entry| wanted.any(|next| next == id(entry)));
+    if fits {
+        return Ok(());
+    }
+    let list = Value::Array(patch.to_vec());
+    let order = Value::Array(order.to_vec());
+    Err(PatchError::Strategic(format!(
+        "The order in patch list:\n{}\n doesn't match {SET_ORDER} list:\n{}\n",
+        go_print(&list),
+        go_print(&order)
+    )))
+}
+
+/// Brings `live` into the wanted order; entries that it does not name keep their place
+/// relative to their neighbours in `server`, the list before the merge.
+fn sort(live: &mut Vec<Value>, order: &[Value], server: &[Value], key: Option<&str>) {
+    let place = |list: &[Value], value: &Value| {
+        let wanted = id(value, key);
+        list.iter().position(|entry| id(entry, key) == wanted)
+    };
+    let (mut named, others): (Vec<Value>, Vec<Value>) =
+        std::mem::take(live).into_iter().partition(|value| place(order, value).is_some());
+    named.sort_by_key(|value| place(order, value));
+    let mut others = others.into_iter().peekable();
+    for value in named {
+        // What the server did not have goes where the patch has it, before the rest.
+        if let Some(at) = place(server, &value) {
+            while let Some(other) =
+                others.next_if(|other| place(server, other).is_some_and(|other| other < at))
+            {
+                live.push(other);
+            }
+        }
+        live.push(value);
+    }
+    live.extend(others);
+}
+
+fn id<'a>(value: &'a Value, key: Option<&str>) -> Option<&'a Value> {
+    match key {
+        Some(key) => value.get(key),
+        None => Some(value),
+    }
+}
+
+/// `$setElementOrder` for a list that the patch does not touch otherwise.
+fn reorder(edge: Option<&Edge>, live: &mut Object, list: &str, order: &Value) {
+    let key = edge.and_then(|edge| edge.patch.as_deref()).and_then(|s| s.merge_key.clone());
+    if let (Some(Value::Array(list)), Value::Array(order)) = (live.get_mut(list), order) {
+        let server = list.clone();
+        sort(list, order, &server, key.as_deref());
+    }
+}
+
+fn delete_primitives(live: &mut Object, list: &str, gone: &Value) {
+    if let (Some(Value::Array(list)), Value::Array(gone)) = (live.get_mut(list), gone) {
+        list.retain(|value| !gone.contains(value));
+    }
+}
+
+/// The patch as content: without directives, and without nulls, which delete nothing here.
+fn strip(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => Value::Object(without_directives(map)),
+        Value::Array(list) => list
+            .iter()
+            .filter(|value| value.get(PATCH).is_none())
+            .map(strip)
+            .collect::<Vec<_>>()
+            .into(),
+        other => other.clone(),
+    }
+}
+
+fn without_directives(patch: &Object) -> Object {
+    patch
+        .iter()
+        .filter(|(name, value)| !is_directive(name) && !value.is_null())
+        .map(|(name, value)| (name.clone(), strip(value)))
+        .collect()
+}
+
+fn is_directive(name: &str) -> bool {
+    name == PATCH
+        || name == RETAIN_KEYS
+        || name.starts_with(SET_ORDER)
+        || name.starts_with(DELETE_PRIMITIVES)
+}
+
+/// The place of a field or map key below `node`.
+fn edge<'a>(node: Option<&'a Node>, name: &str) -> Option<&'a Edge> {
+    let node = node?;
+    match node.field(name) {
+        Some(field) => Some(&field.edge),
+        None => node.items.as_ref(),
+    }
+}
+
+/// Whether the result has the shape of the type; scalars are left to decoding.
+fn restore(node: &Node, value: &Value) -> Result<(), PatchError> {
+    let kind = match value {
+        Value::Null => return Ok(()),
+        Value::Bool(_) => "bool",
+        Value::Number(number) if number.is_f64() => "float64",
+        Value::Number(_) => "int64",
+        Value::String(_) => "string",
+        Value::Array(_) => "slice",
+        Value::Object(_) => "map",
+    };
+    match (node.kind, value) {
+        (Kind::Object, Value::Object(map)) => {
+            for (name, value) in map {
+                if let Some(edge) = edge(Some(node), name) {
+                    restore(&edge.node(), value)?;
+                }
+            }
+            Ok(())
+        }
+        (Kind::Array, Value::Array(list)) => match node.items.as_ref().map(Edge::node) {
+            Some(items) => list.iter().try_for_each(|value| restore(&items, value)),
+            None => Ok(()),
+        },
+        (Kind::Object, _) if node.definition.is_some() => {
+            Err(PatchError::Restore(format!("cannot restore struct from: {kind}")))
+        }
+        (Kind::Object, _) => Err(PatchError::Restore(format!("cannot restore map from {kind}"))),
+        (Kind::Array, _) => Err(PatchError::Restore(format!("cannot restore slice from {kind}"))),
+        _ => Ok(()),
+    }
+}

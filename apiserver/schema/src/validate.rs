@@ -1,0 +1,309 @@
+//! Checks a value against its schema, and says what is wrong in upstream's words.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+
+use regex::Regex;
+use serde_json::{Map, Value};
+
+use crate::cause::Cause;
+use crate::node::{Kind, ListType, Name, Node, Rules};
+use crate::path::Path;
+use crate::{formats, quantity};
+
+/// Causes that one object answers with; more help nobody.
+const MAX_CAUSES: usize = 200;
+
+/// Checks `value`; what equals its counterpart in `old` is not checked again (ratcheting).
+pub(crate) fn validate(node: &Node, value: &Value, old: Option<&Value>) -> Vec<Cause> {
+    let mut validator = Validator { causes: Vec::new() };
+    validator.value(node, value, old, &Path::ROOT);
+    validator.causes
+}
+
+struct Validator {
+    causes: Vec<Cause>,
+}
+
+impl Validator {
+    fn value(&mut self, node: &Node, value: &Value, old: Option<&Value>, path: &Path<'_>) {
+        if old == Some(value) || self.causes.len() >= MAX_CAUSES {
+            return;
+        }
+        if value.is_null() && (node.nullable || node.typed || node.kind == Kind::Any) {
+            return;
+        }
+        if let Some(wanted) = type_mismatch(node, value) {
+            let field = path.bracketed();
+            let detail = format!("{field} in body must be of type {wanted}: {:?}", actual(value));
+            self.causes.push(Cause::type_invalid(field, &actual(value).into(), &detail));
+            return;
+        }
+        if let Some(rules) = &node.rules {
+            self.rules(node, rules, value, path);
+        }
+        match value {
+            Value::Object(map) => self.object(node, map, old, path),
+            Value::Array(list) => self.array(node, list, old, path),
+            _ => (),
+        }
+    }
+
+    fn object(
+        &mut self,
+        node: &Node,
+        map: &Map<String, Value>,
+        old: Option<&Value>,
+        path: &Path<'_>,
+    ) {
+        for field in &node.fields {
+            if field.required && !map.contains_key(&*field.name) {
+                let field = path.field(&field.name).bracketed();
+                self.causes.push(Cause::required(field, ""));
+            }
+        }
+        for (name, value) in map {
+            let old = old.and_then(|old| old.get(name));
+            match (node.field(name), &node.items) {
+                (Some(field), _) => {
+                    let path = path.field(name);
+                    if node.embedded && value == "" && matches!(&**name, "apiVersion" | "kind") {
+                        self.causes.push(Cause::required(path.bracketed(), ""));
+                    }
+                    self.value(&field.edge.node(), value, old, &path);
+                }
+                // Upstream's custom resource validation puts a dot before keys of maps.
+                (None, Some(items)) if node.typed => {
+                    self.value(&items.node(), value, old, &path.key(name));
+                }
+                (None, Some(items)) => self.value(&items.node(), value, old, &path.field(name)),
+                (None, None) => (),
+            }
+        }
+    }
+
+    fn array(&mut self, node: &Node, list: &[Value], old: Option<&Value>, path: &Path<'_>) {
+        let old = old.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        if let Some(items) = &node.items {
+            let target = items.node();
+            for (index, value) in list.iter().enumerate() {
+                let old = counterpart(node, value, index, old);
+                self.value(&target, value, old, &path.index(index));
+            }
+        }
+        // Upstream's built-in types have their own wording for duplicates.
+        if !node.typed {
+            self.unique(node, list, path);
+        }
+    }
+
+    fn unique(&mut self, node: &Node, list: &[Value], path: &Path<'_>) {
+        let mut seen = HashSet::with_capacity(list.len());
+        for (index, value) in list.iter().enumerate() {
+            let key = match node.list {
+                ListType::Atomic => return,
+                ListType::Set => value.clone(),
+                ListType::Map => Value::Object(key_of(node, value)),
+            };
+            if !seen.insert(key.to_string()) {
+                self.causes.push(Cause::duplicate(path.index(index).bracketed(), &key));
+            }
+        }
+    }
+
+    fn rules(&mut self, node: &Node, rules: &Rules, value: &Value, path: &Path<'_>) {
+        let invalid = |detail: &str| {
+            let field = path.bracketed();
+            let detail = format!("{field} in body {detail}");
+            Cause::invalid(field, value, &detail)
+        };
+        if !rules.allowed.is_empty() && !rules.allowed.contains(value) {
+            // An empty string of a Go type is an absent value.
+            if !(node.typed && value == "") {
+                let supported = rules.allowed.iter().map(|v| v.as_str().unwrap_or_default());
+                self.causes.push(Cause::not_supported(path.bracketed(), value, supported));
+            }
+        }
+        match value {
+            Value::String(text) => self.text(node, rules, text, path, &invalid),
+            Value::Number(number) => {
+                let number = number.as_f64().unwrap_or_default();
+                self.causes.extend(number_rules(rules, number).iter().map(|d| invalid(d)));
+            }
+            Value::Array(list) => {
+                if rules.max_items.is_some_and(|max| list.len() as u64 > max) {
+                    let max = rules.max_items.unwrap_or_default();
+                    self.causes.push(Cause::too_many(path.bracketed(), list.len(), max));
+                }
+                if let Some(min) = rules.min_items.filter(|min| (list.len() as u64) < *min) {
+                    self.causes.push(invalid(&format!("should have at least {min} items")));
+                }
+                if rules.unique_items && has_duplicates(list) {
+                    self.causes.push(invalid("shouldn't contain duplicates"));
+                }
+            }
+            Value::Object(map) => {
+                if let Some(max) = rules.max_properties.filter(|max| map.len() as u64 > *max) {
+                    self.causes.push(Cause::too_many(path.bracketed(), map.len(), max));
+                }
+                if let Some(min) = rules.min_properties.filter(|min| (map.len() as u64) < *min) {
+                    self.causes.push(invalid(&format!("should have at least {min} properties")));
+                }
+            }
+            Value::Null | Value::Bool(_) => (),
+        }
+        self.branches(rules, value, &invalid);
+    }
+
+    fn text(
+        &mut self,
+        node: &Node,
+        rules: &Rules,
+        text: &str,
+        path: &Path<'_>,
+        invalid: &dyn Fn(&str) -> Cause,
+    ) {
+        let length = text.chars().count() as u64;
+        if let Some(max) = rules.max_length.filter(|max| length > *max) {
+            self.causes.push(Cause::too_long(path.bracketed(), max));
+        }
+        if let Some(min) = rules.min_length.filter(|min| length < *min) {
+            self.causes.push(invalid(&format!("should be at least {min} chars long")));
+        }
+        if let Some(pattern) = &rules.pattern {
+            if regex(pattern).is_some_and(|regex| !regex.is_match(text)) {
+                self.causes.push(invalid(&format!("should match '{pattern}'")));
+            }
+        }
+        let Some(format) = &rules.format else { return };
+        if !node.typed && !formats::matches(format, text) {
+            let field = path.bracketed();
+            let detail = format!("{field} in body must be of type {format}: {text:?}");
+            self.causes.push(Cause::type_invalid(field, &text.into(), &detail));
+        }
+    }
+
+    fn branches(&mut self, rules: &Rules, value: &Value, invalid: &dyn Fn(&str) -> Cause) {
+        let good = |node: &Arc<Node>| validate(node, value, None).is_empty();
+        for node in &rules.all_of {
+            if !good(node) {
+                self.causes.push(invalid("must validate all the schemas (allOf)"));
+            }
+        }
+        if !rules.any_of.is_empty() && !rules.any_of.iter().any(good) {
+            self.causes.push(invalid("must validate at least one schema (anyOf)"));
+        }
+        let n_valid = rules.one_of.iter().filter(|node| good(node)).count();
+        if !rules.one_of.is_empty() && n_valid != 1 {
+            let found = if n_valid == 0 { "none".to_owned() } else { n_valid.to_string() };
+            self.causes.push(invalid(&format!(
+                "must validate one and only one schema (oneOf). Found {found} valid"
+            )));
+        }
+        if rules.not.as_ref().is_some_and(good) {
+            self.causes.push(invalid("must not validate the schema (not)"));
+        }
+    }
+}
+
+/// What a number breaks, after `<field> in body `.
+fn number_rules(rules: &Rules, number: f64) -> Vec<String> {
+    let mut broken = Vec::new();
+    if let Some(min) = rules.minimum {
+        if rules.exclusive_minimum && number <= min {
+            broken.push(format!("should be greater than {min}"));
+        } else if number < min {
+            broken.push(format!("should be greater than or equal to {min}"));
+        }
+    }
+    if let Some(max) = rules.maximum {
+        if rules.exclusive_maximum && number >= max {
+            broken.push(format!("should be less than {max}"));
+        } else if number > max {
+            broken.push(format!("should be less than or equal to {max}"));
+        }
+    }
+    if let Some(of) = rules.multiple_of {
+        if of != 0.0 && (number / of).fract() != 0.0 {
+            broken.push(format!("should be a multiple of {of}"));
+        }
+    }
+    broken
+}
+
+/// The type that `node` wants, if `value` is of another.
+fn type_mismatch(node: &Node, value: &Value) -> Option<&'static str> {
+    let (fits, wanted) = match node.kind {
+        Kind::Any => (true, ""),
+        Kind::Object => (value.is_object(), "object"),
+        Kind::Array => (value.is_array(), "array"),
+        Kind::String | Kind::Time | Kind::MicroTime => (value.is_string(), "string"),
+        Kind::Integer => (is_integer(value), "integer"),
+        Kind::Number => (value.is_number(), "number"),
+        Kind::Boolean => (value.is_boolean(), "boolean"),
+        Kind::IntOrString => (value.is_string() || is_integer(value), "integer,string"),
+        Kind::Quantity => match value {
+            Value::String(text) => (quantity::parse(text).is_ok(), "quantity"),
+            other => (other.is_number(), "quantity"),
+        },
+    };
+    (!fits).then_some(wanted)
+}
+
+fn is_integer(value: &Value) -> bool {
+    value.is_i64() || value.is_u64() || value.as_f64().is_some_and(|f| f.fract() == 0.0)
+}
+
+fn actual(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(_) if is_integer(value) => "integer",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+/// The entry of the old list that `value` took the place of.
+fn counterpart<'a>(
+    node: &Node,
+    value: &Value,
+    index: usize,
+    old: &'a [Value],
+) -> Option<&'a Value> {
+    if node.list == ListType::Map {
+        let key = key_of(node, value);
+        return old.iter().find(|old| key_of(node, old) == key);
+    }
+    old.get(index)
+}
+
+/// The keys of an entry of a list map, absent ones left out.
+pub(crate) fn key_of(node: &Node, value: &Value) -> Map<String, Value> {
+    node.keys.iter().filter_map(|key| Some((key.to_string(), value.get(&**key)?.clone()))).collect()
+}
+
+fn has_duplicates(list: &[Value]) -> bool {
+    let mut seen = HashSet::with_capacity(list.len());
+    !list.iter().all(|value| seen.insert(value.to_string()))
+}
+
+/// The compiled pattern, shared by all schemas; `None` if it is none.
+fn regex(pattern: &Name) -> Option<Arc<Regex>> {
+    /// Compiled patterns kept; each may take tens of kilobytes.
+    const KEPT: usize = 256;
+    type Known = HashMap<Name, Option<Arc<Regex>>>;
+    static KNOWN: LazyLock<Mutex<Known>> = LazyLock::new(Mutex::default);
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(regex) = known.get(pattern) {
+        return regex.clone();
+    }
+    if known.len() >= KEPT {
+        known.clear();
+    }
+    let regex = Regex::new(pattern).ok().map(Arc::new);
+    known.insert(pattern.clone(), regex.clone());
+    regex
+}
