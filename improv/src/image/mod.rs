@@ -1,0 +1,3 @@
+//! Images without Docker: build one from files, import one into the cluster's containerd.
+
+pub mod build;
