@@ -121,7 +121,8 @@ pub fn plan(observed: &Observed) -> Vec<ServicePort> {
         .iter()
         .filter(|service| is_ours(service))
         .flat_map(|service| {
-            let key = (service.metadata.namespace.as_deref().unwrap_or_default(), service.name_any());
+            let key =
+                (service.metadata.namespace.as_deref().unwrap_or_default(), service.name_any());
             let slices = slices.get(&(key.0, key.1.as_str())).map_or(&[][..], Vec::as_slice);
             service_ports(service, slices, &observed.node)
         })
@@ -132,22 +133,31 @@ pub fn plan(observed: &Observed) -> Vec<ServicePort> {
 
 fn is_ours(service: &Service) -> bool {
     let spec = service.spec.as_ref();
-    !service.labels().contains_key(PROXY_NAME) && spec.is_some_and(|s| s.type_.as_deref() != Some("ExternalName"))
+    !service.labels().contains_key(PROXY_NAME)
+        && spec.is_some_and(|s| s.type_.as_deref() != Some("ExternalName"))
 }
 
 fn service_ports(service: &Service, slices: &[&EndpointSlice], node: &str) -> Vec<ServicePort> {
     let Some(spec) = &service.spec else { return Vec::new() };
+    let cluster_ips: Vec<IpAddr> = spec
+        .cluster_ips
+        .iter()
+        .flatten()
+        .chain(&spec.cluster_ip)
+        .filter_map(|ip| ip.parse().ok())
+        .collect();
     let cluster_ips: Vec<IpAddr> =
-        spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip).filter_map(|ip| ip.parse().ok()).collect();
-    let cluster_ips: Vec<IpAddr> = cluster_ips.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
+        cluster_ips.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
     if cluster_ips.is_empty() {
         return Vec::new(); // Headless: clients find the pods by DNS.
     }
     let internal_local = spec.internal_traffic_policy.as_deref() == Some("Local");
     let keeps_source = spec.external_traffic_policy.as_deref() == Some("Local");
     let affinity = (spec.session_affinity.as_deref() == Some("ClientIP")).then(|| {
-        let client_ip = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
-        let seconds = client_ip.and_then(|config| config.timeout_seconds).and_then(|s| u64::try_from(s).ok());
+        let client_ip =
+            spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
+        let seconds =
+            client_ip.and_then(|config| config.timeout_seconds).and_then(|s| u64::try_from(s).ok());
         seconds.map_or(DEFAULT_AFFINITY, Duration::from_secs)
     });
     let of_port = |port: &SpecPort| {
@@ -179,8 +189,11 @@ fn endpoints(slices: &[&EndpointSlice], id: &PortId, node: Option<&str>) -> Vec<
         .filter(|(endpoint, _)| node.is_none_or(|node| endpoint.node_name.as_deref() == Some(node)))
         .collect();
     let chosen = |accept: fn(&SliceEndpoint) -> bool| -> Vec<Endpoint> {
-        let unique: BTreeSet<Endpoint> =
-            candidates.iter().filter(|(endpoint, _)| accept(endpoint)).map(|(_, address)| *address).collect();
+        let unique: BTreeSet<Endpoint> = candidates
+            .iter()
+            .filter(|(endpoint, _)| accept(endpoint))
+            .map(|(_, address)| *address)
+            .collect();
         unique.into_iter().collect()
     };
     let ready = chosen(is_ready);
@@ -197,7 +210,7 @@ fn slice_endpoints<'a>(
     });
     let port = port.and_then(|port| port.port).and_then(|port| u16::try_from(port).ok());
     port.into_iter().flat_map(move |port| {
-        slice.endpoints.iter().filter_map(move |endpoint| {
+        slice.endpoints.iter().flatten().filter_map(move |endpoint| {
             let ip = endpoint.addresses.first()?.parse().ok()?;
             Some((endpoint, Endpoint { ip, port }))
         })
@@ -212,7 +225,10 @@ fn is_ready(endpoint: &SliceEndpoint) -> bool {
 }
 
 fn serves_while_terminating(endpoint: &SliceEndpoint) -> bool {
-    endpoint.conditions.as_ref().is_some_and(|c| c.serving == Some(true) && c.terminating == Some(true))
+    endpoint
+        .conditions
+        .as_ref()
+        .is_some_and(|c| c.serving == Some(true) && c.terminating == Some(true))
 }
 
 #[cfg(test)]

@@ -19,8 +19,10 @@ fn in_namespace(test: impl AsyncFnOnce() + Send + 'static) {
 }
 
 fn service(endpoints: &[&str], affinity: Option<u64>) -> ServicePort {
-    let endpoints: Vec<Endpoint> =
-        endpoints.iter().map(|ip| Endpoint { ip: ip.parse::<IpAddr>().unwrap(), port: 8080 }).collect();
+    let endpoints: Vec<Endpoint> = endpoints
+        .iter()
+        .map(|ip| Endpoint { ip: ip.parse::<IpAddr>().unwrap(), port: 8080 })
+        .collect();
     ServicePort {
         id: PortId {
             namespace: "default".into(),
@@ -39,14 +41,16 @@ fn service(endpoints: &[&str], affinity: Option<u64>) -> ServicePort {
 }
 
 async fn ruleset() -> String {
-    let output = tokio::process::Command::new("nft").args(["list", "ruleset"]).output().await.unwrap();
+    let output =
+        tokio::process::Command::new("nft").args(["list", "ruleset"]).output().await.unwrap();
     String::from_utf8(output.stdout).unwrap()
 }
 
 #[test]
 fn every_shape_of_rules_is_taken_by_the_kernel_and_leaves_nothing() {
     in_namespace(async || {
-        let mut tables = Tables::new("improv-test", &["10.244.0.0/16".into(), "fd00:244::/64".into()]);
+        let mut tables =
+            Tables::new("improv-test", &["10.244.0.0/16".into(), "fd00:244::/64".into()]);
         let both = ["10.244.0.2", "10.244.0.3", "fd00:244::2"];
         for ports in [
             vec![],
@@ -73,7 +77,8 @@ fn a_flush_by_somebody_else_is_seen_and_mended() {
         let ports = [service(&["10.244.0.2"], None)];
         tables.sync(&ports).await.unwrap();
         let before = ruleset().await;
-        let flush = tokio::process::Command::new("nft").args(["flush", "ruleset"]).status().await.unwrap();
+        let flush =
+            tokio::process::Command::new("nft").args(["flush", "ruleset"]).status().await.unwrap();
         assert!(flush.success() && !tables.is_intact().await);
         tables.sync(&ports).await.unwrap();
         assert_eq!(ruleset().await, before);

@@ -116,8 +116,10 @@ impl Tables {
 /// A missing `conntrack` program is logged once a call and else harmless: the flows time out by themselves.
 pub async fn forget_udp_flows(old: &[ServicePort], new: &[ServicePort]) {
     for (service, port, endpoint) in script::stale_udp_flows(old, new) {
-        let (service, port, endpoint) = (service.to_string(), port.to_string(), endpoint.to_string());
-        let args = ["-D", "-p", "udp", "--orig-dst", &service, "--dport", &port, "--reply-src", &endpoint];
+        let (service, port, endpoint) =
+            (service.to_string(), port.to_string(), endpoint.to_string());
+        let args =
+            ["-D", "-p", "udp", "--orig-dst", &service, "--dport", &port, "--reply-src", &endpoint];
         if let Err(error) = run("conntrack", &args, "").await {
             tracing::warn!(error = &error as &dyn std::error::Error, "cannot run conntrack");
             return;
@@ -127,7 +129,12 @@ pub async fn forget_udp_flows(old: &[ServicePort], new: &[ServicePort]) {
 
 async fn run(program: &str, args: &[&str], input: &str) -> std::io::Result<std::process::Output> {
     let mut command = Command::new(program);
-    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
     let mut child = command.spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
         stdin.write_all(input.as_bytes()).await?;

@@ -35,7 +35,8 @@ pub enum Map {
 
 impl Map {
     /// All maps, in the order in which the table declares them.
-    pub const ALL: [Self; 4] = [Self::ServiceIps, Self::NodePorts, Self::NoEndpoints, Self::NoEndpointNodePorts];
+    pub const ALL: [Self; 4] =
+        [Self::ServiceIps, Self::NodePorts, Self::NoEndpoints, Self::NoEndpointNodePorts];
 
     /// The map's name in the table.
     #[must_use]
@@ -168,5 +169,7 @@ fn chain_name(role: &str, id: &PortId, endpoint: Option<Endpoint>) -> String {
 
 /// Fowler–Noll–Vo hash: stable over releases, which the standard hasher does not promise.
 fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }

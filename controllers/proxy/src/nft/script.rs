@@ -15,10 +15,15 @@ const MASQUERADE_MARK: &str = "0x4000";
 #[must_use]
 pub fn create(family: Family, table: &str, rules: &Rules) -> String {
     let ip = family.keyword();
-    let mut script = format!("add table {ip} {table}\ndelete table {ip} {table}\ntable {ip} {table} {{\n");
+    let mut script =
+        format!("add table {ip} {table}\ndelete table {ip} {table}\ntable {ip} {table} {{\n");
     for map in Map::ALL {
-        let address = if map.has_address() { format!("{} . ", family.address_type()) } else { String::new() };
-        line(&mut script, &format!("map {} {{ type {address}inet_proto . inet_service : verdict; }}", map.name()));
+        let address =
+            if map.has_address() { format!("{} . ", family.address_type()) } else { String::new() };
+        line(
+            &mut script,
+            &format!("map {} {{ type {address}inet_proto . inet_service : verdict; }}", map.name()),
+        );
     }
     for fixed in fixed_chains(family) {
         line(&mut script, &fixed);
@@ -34,15 +39,20 @@ pub fn update(family: Family, table: &str, old: &Rules, new: &Rules) -> String {
     let ip = family.keyword();
     let mut script = String::new();
     let mut say = |command: String| line(&mut script, &command);
-    for (set, seconds) in new.sets.iter().filter(|(set, seconds)| old.sets.get(*set) != Some(*seconds)) {
+    for (set, seconds) in
+        new.sets.iter().filter(|(set, seconds)| old.sets.get(*set) != Some(*seconds))
+    {
         if old.sets.contains_key(set) {
             say(format!("flush set {ip} {table} {set}"));
             continue;
         }
         let kind = family.address_type();
-        say(format!("add set {ip} {table} {set} {{ type {kind}; flags dynamic,timeout; timeout {seconds}s; }}"));
+        say(format!(
+            "add set {ip} {table} {set} {{ type {kind}; flags dynamic,timeout; timeout {seconds}s; }}"
+        ));
     }
-    let changed = || new.chains.iter().filter(|(chain, rules)| old.chains.get(*chain) != Some(*rules));
+    let changed =
+        || new.chains.iter().filter(|(chain, rules)| old.chains.get(*chain) != Some(*rules));
     for (chain, _) in changed() {
         say(format!("add chain {ip} {table} {chain}"));
         if old.chains.contains_key(chain) {
@@ -55,7 +65,12 @@ pub fn update(family: Family, table: &str, old: &Rules, new: &Rules) -> String {
         }
     }
     for map in Map::ALL {
-        update_map(&mut say, &format!("{ip} {table} {}", map.name()), old.maps.get(&map), new.maps.get(&map));
+        update_map(
+            &mut say,
+            &format!("{ip} {table} {}", map.name()),
+            old.maps.get(&map),
+            new.maps.get(&map),
+        );
     }
     let gone = || old.chains.keys().filter(|chain| !new.chains.contains_key(*chain));
     for chain in gone() {
@@ -89,7 +104,12 @@ pub fn stale_udp_flows(old: &[ServicePort], new: &[ServicePort]) -> Vec<(IpAddr,
 
 type Elements = std::collections::BTreeMap<String, String>;
 
-fn update_map(say: &mut impl FnMut(String), map: &str, old: Option<&Elements>, new: Option<&Elements>) {
+fn update_map(
+    say: &mut impl FnMut(String),
+    map: &str,
+    old: Option<&Elements>,
+    new: Option<&Elements>,
+) {
     let value = |elements: Option<&Elements>, key: &str| elements.and_then(|e| e.get(key)).cloned();
     for (key, verdict) in old.into_iter().flatten() {
         if value(new, key).as_ref() != Some(verdict) {

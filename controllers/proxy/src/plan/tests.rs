@@ -56,8 +56,10 @@ fn ready_endpoints_serve() {
 
 #[test]
 fn terminating_endpoints_serve_when_no_other_does() {
-    let leaving = endpoint("10.0.0.2", "n1", json!({"ready": false, "serving": true, "terminating": true}));
-    let gone = endpoint("10.0.0.3", "n1", json!({"ready": false, "serving": false, "terminating": true}));
+    let leaving =
+        endpoint("10.0.0.2", "n1", json!({"ready": false, "serving": true, "terminating": true}));
+    let gone =
+        endpoint("10.0.0.3", "n1", json!({"ready": false, "serving": false, "terminating": true}));
     check(web(), &[leaving, gone], "10.96.0.9:80 -> 10.0.0.2:8080 | 10.0.0.2:8080\n");
 }
 
@@ -73,7 +75,11 @@ fn local_policies_keep_to_this_node() {
 #[test]
 fn headless_and_external_names_have_no_rules() {
     let endpoints = [endpoint("10.0.0.2", "n1", json!({}))];
-    check(json!({"clusterIP": "None", "clusterIPs": ["None"], "ports": [{"port": 80}]}), &endpoints, "");
+    check(
+        json!({"clusterIP": "None", "clusterIPs": ["None"], "ports": [{"port": 80}]}),
+        &endpoints,
+        "",
+    );
     check(json!({"type": "ExternalName", "externalName": "example.com"}), &endpoints, "");
 }
 
