@@ -6,7 +6,7 @@ use serde_json::Value;
 
 /// A path that was read once and is walked for every row.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Path(Vec<Step>);
+pub(super) struct Path(Vec<Step>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Step {
@@ -25,7 +25,7 @@ enum Test {
 
 impl Path {
     /// Reads a path such as `.status.conditions[?(@.type=="Ready")].status`; `None` if it is none.
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
         let text = text.strip_prefix('{').and_then(|t| t.strip_suffix('}')).unwrap_or(text);
         let mut rest = text.strip_prefix('$').unwrap_or(text);
@@ -42,7 +42,7 @@ impl Path {
     }
 
     /// The first value that the path finds in `object`.
-    pub fn first<'a>(&self, object: &'a Value) -> Option<&'a Value> {
+    pub(super) fn first<'a>(&self, object: &'a Value) -> Option<&'a Value> {
         walk(&self.0, object)
     }
 }

@@ -1,8 +1,8 @@
 //! Objects as rows of a table: what `kubectl get` shows.
 //!
-//! A [`Format`] belongs to one served resource. Types that Kubernetes knows have their columns in
-//! `data/columns.json` and a small function for their cells, whether hosted or brought by a
-//! CustomResourceDefinition; all others show their `additionalPrinterColumns`.
+//! Types that Kubernetes knows have their columns in `data/columns.json` and a small function for
+//! their cells, whether hosted or brought by a CustomResourceDefinition; all others show their
+//! `additionalPrinterColumns`.
 
 mod age;
 mod core;
@@ -15,139 +15,144 @@ mod workloads;
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-pub use self::jsonpath::Path;
+use self::jsonpath::Path;
 use self::row::Row;
-use crate::registry::Resource;
-use crate::status::ApiError;
+use crate::registry::{Column, Resource};
 
-/// Which form of the object comes with each row.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum IncludeObject {
-    /// None.
+/// What each row carries beside its cells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Include {
+    /// Nothing.
     None,
-    /// Its metadata.
-    #[default]
+    /// The object's metadata.
     Metadata,
-    /// All of it.
+    /// The object.
     Object,
 }
 
-impl IncludeObject {
-    /// Reads the query parameter `includeObject`; absent and empty mean metadata.
-    ///
-    /// # Errors
-    /// [`ApiError::BadRequest`] for an unknown value.
-    pub fn parse(text: Option<&str>) -> Result<Self, ApiError> {
-        match text {
-            None | Some("" | "Metadata") => Ok(Self::Metadata),
-            Some("Object") => Ok(Self::Object),
-            Some("None") => Ok(Self::None),
-            Some(other) => Err(ApiError::BadRequest(format!(
-                "Unable to convert to Table as requested: includeObject: Invalid value: {other:?}: \
-                 must be 'Metadata', 'Object', 'None', or empty"
-            ))),
+/// Metadata of the list that a table shows.
+#[derive(Clone, Debug, Default)]
+pub struct ListMeta {
+    /// Of the list, or of the single object.
+    pub resource_version: String,
+    /// Token of the next page.
+    pub continue_token: Option<String>,
+    /// Objects on further pages, if known.
+    pub remaining: Option<usize>,
+}
+
+impl ListMeta {
+    /// Of a list that is complete.
+    pub fn at(resource_version: &str) -> Self {
+        Self { resource_version: resource_version.to_owned(), ..Self::default() }
+    }
+
+    fn to_json(&self) -> Value {
+        let mut metadata = json!({ "resourceVersion": self.resource_version });
+        if let Some(token) = &self.continue_token {
+            metadata["continue"] = token.clone().into();
         }
+        if let Some(remaining) = self.remaining {
+            metadata["remainingItemCount"] = remaining.into();
+        }
+        metadata
     }
 }
 
+/// A `meta.k8s.io` Table as JSON text: one row for each object (given as full JSON text).
+///
+/// `version` is `v1` or `v1beta1`; with `columns` false the definitions are `null`, as on all watch
+/// events but the first.
+pub fn render(
+    resource: &Resource,
+    objects: &[Bytes],
+    include: Include,
+    version: &str,
+    meta: &ListMeta,
+    columns: bool,
+) -> Bytes {
+    let format = Format::new(&resource.group, &resource.version, &resource.name, &resource.columns);
+    let now = Timestamp::now();
+    let rows: Vec<Value> = objects
+        .iter()
+        .map(|text| {
+            // What is stored was parsed before; nothing else comes here.
+            let object: Value = serde_json::from_slice(text).unwrap_or_default();
+            format.row(object, include, version, now)
+        })
+        .collect();
+    let table = json!({
+        "kind": "Table",
+        "apiVersion": format!("meta.k8s.io/{version}"),
+        "metadata": meta.to_json(),
+        "columnDefinitions": if columns { format.columns } else { Value::Null },
+        "rows": rows,
+    });
+    table.to_string().into()
+}
+
 /// How the objects of one resource become rows.
-#[derive(Clone, Debug)]
-pub struct Format {
+struct Format {
     columns: Value,
     cells: Cells,
 }
 
-#[derive(Clone, Debug)]
 enum Cells {
-    Known(fn(Row<'_>) -> Vec<Value>, Option<fn(Row<'_>) -> Option<Value>>),
+    Known { cells: CellsOf, is_pod: bool },
     Printed(Vec<Printed>),
 }
 
-#[derive(Clone, Debug)]
 struct Printed {
     kind: String,
     path: Option<Path>,
 }
 
-/// What a caller asks of a table.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Version of the `meta.k8s.io` group that the answer has: `v1` or `v1beta1`.
-    pub version: String,
-    /// What comes with each row.
-    pub include: IncludeObject,
-    /// False for all but the first event of a watch.
-    pub headers: bool,
-    /// The time that ages are counted to.
-    pub now: Timestamp,
-}
-
 impl Format {
-    /// The format of a served resource.
-    pub fn of(resource: &Resource) -> Self {
-        let key = format!("{}/{}", resource.api_version(), resource.name);
-        if let (Some(cells), Some(columns)) =
-            (known(&resource.group, &resource.name), COLUMNS.get(&key))
-        {
-            let conditions: Option<fn(Row<'_>) -> Option<Value>> =
-                (key == "v1/pods").then_some(pods::row_conditions);
-            return Self { columns: columns.clone(), cells: Cells::Known(cells, conditions) };
+    /// The format of a resource; `columns` are those of a custom type.
+    fn new(group: &str, version: &str, name: &str, columns: &[Column]) -> Self {
+        let key = [group, version, name].into_iter().filter(|part| !part.is_empty());
+        let key = key.collect::<Vec<_>>().join("/");
+        if let (Some(cells), Some(columns)) = (known(group, name), COLUMNS.get(&key)) {
+            let is_pod = key == "v1/pods";
+            return Self { columns: columns.clone(), cells: Cells::Known { cells, is_pod } };
         }
-        let mut columns = vec![column("Name", "string", "name", "", 0)];
+        let mut shown = vec![column("Name", "string", "name", "", 0)];
         let mut printed = Vec::new();
-        if resource.columns.is_empty() {
-            columns.push(column("Age", "date", "", "", 0));
+        if columns.is_empty() {
+            shown.push(column("Age", "date", "", "", 0));
             let path = Path::parse(".metadata.creationTimestamp");
             printed.push(Printed { kind: "date".to_owned(), path });
         }
-        for c in &resource.columns {
-            columns.push(column(&c.name, &c.kind, &c.format, &c.description, c.priority.into()));
+        for c in columns {
+            shown.push(column(&c.name, &c.kind, &c.format, &c.description, c.priority.into()));
             printed.push(Printed { kind: c.kind.clone(), path: Path::parse(&c.json_path) });
         }
-        Self { columns: columns.into(), cells: Cells::Printed(printed) }
+        Self { columns: shown.into(), cells: Cells::Printed(printed) }
     }
 
-    /// A whole table. `metadata` is the list's (or, for one object, has its resourceVersion).
-    pub fn table(&self, metadata: Value, objects: &[Value], options: &Options) -> Value {
-        let rows: Vec<Value> = objects.iter().map(|object| self.row(object, options)).collect();
-        json!({
-            "kind": "Table",
-            "apiVersion": format!("meta.k8s.io/{}", options.version),
-            "metadata": metadata,
-            "columnDefinitions": if options.headers { self.columns.clone() } else { Value::Null },
-            "rows": rows,
-        })
-    }
-
-    /// The table of one object, as GET and watch events carry it.
-    pub fn single(&self, object: &Value, options: &Options) -> Value {
-        let version = object.pointer("/metadata/resourceVersion").cloned().unwrap_or_default();
-        let metadata = json!({ "resourceVersion": version });
-        self.table(metadata, std::slice::from_ref(object), options)
-    }
-
-    fn row(&self, object: &Value, options: &Options) -> Value {
-        let row = Row { object, now: options.now };
+    fn row(&self, object: Value, include: Include, version: &str, now: Timestamp) -> Value {
+        let row = Row { object: &object, now };
         let mut result = json!({ "cells": self.cells(row) });
-        if let Cells::Known(_, Some(conditions)) = &self.cells
-            && let Some(conditions) = conditions(row)
+        if let Cells::Known { is_pod: true, .. } = &self.cells
+            && let Some(conditions) = pods::row_conditions(row)
         {
             result["conditions"] = conditions;
         }
-        result["object"] = match options.include {
-            IncludeObject::None => Value::Null,
-            IncludeObject::Metadata => partial_metadata(object, &options.version),
-            IncludeObject::Object => object.clone(),
-        };
+        match include {
+            Include::None => {}
+            Include::Metadata => result["object"] = partial_metadata(object, version),
+            Include::Object => result["object"] = object,
+        }
         result
     }
 
     fn cells(&self, row: Row<'_>) -> Vec<Value> {
         match &self.cells {
-            Cells::Known(cells, _) => cells(row),
+            Cells::Known { cells, .. } => cells(row),
             Cells::Printed(columns) => {
                 let cells = columns.iter().map(|column| printed(column, row));
                 std::iter::once(Value::from(row.name())).chain(cells).collect()
@@ -156,23 +161,11 @@ impl Format {
     }
 }
 
-/// An object reduced to `PartialObjectMetadata`.
-pub fn partial_metadata(object: &Value, version: &str) -> Value {
+fn partial_metadata(mut object: Value, version: &str) -> Value {
     json!({
         "kind": "PartialObjectMetadata",
         "apiVersion": format!("meta.k8s.io/{version}"),
-        "metadata": object.get("metadata").cloned().unwrap_or_default(),
-    })
-}
-
-/// A list reduced to `PartialObjectMetadataList`.
-pub fn partial_metadata_list(metadata: Value, objects: &[Value], version: &str) -> Value {
-    let items: Vec<Value> = objects.iter().map(|o| partial_metadata(o, version)).collect();
-    json!({
-        "kind": "PartialObjectMetadataList",
-        "apiVersion": format!("meta.k8s.io/{version}"),
-        "metadata": metadata,
-        "items": items,
+        "metadata": object.get_mut("metadata").map(Value::take).unwrap_or_default(),
     })
 }
 

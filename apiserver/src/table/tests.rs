@@ -1,43 +1,22 @@
 use serde_json::{Map, Value, json};
 
 use super::*;
-use crate::registry::Column;
-use crate::types;
 
 fn now() -> Timestamp {
     "2026-06-01T00:00:00Z".parse().unwrap()
 }
 
-fn options() -> Options {
-    Options { version: "v1".into(), include: IncludeObject::None, headers: true, now: now() }
-}
-
-fn resource(group: &str, version: &str, name: &str, columns: Vec<Column>) -> Resource {
-    Resource {
-        group: group.into(),
-        version: version.into(),
-        name: name.into(),
-        kind: "Thing".into(),
-        list_kind: "ThingList".into(),
-        singular: "thing".into(),
-        short_names: Vec::new(),
-        categories: Vec::new(),
-        namespaced: true,
-        verbs: Vec::new(),
-        subresources: Default::default(),
-        storage_version_hash: String::new(),
-        columns,
-        strategy: types::strategy(group, name),
-        custom: true,
-    }
-}
-
-fn recorded(key: &str) -> Resource {
-    match key.split('/').collect::<Vec<_>>()[..] {
-        [version, name] => resource("", version, name, Vec::new()),
-        [group, version, name] => resource(group, version, name, Vec::new()),
+fn recorded(key: &str) -> Format {
+    let parts: Vec<&str> = key.split('/').collect();
+    match parts[..] {
+        [version, name] => Format::new("", version, name, &[]),
+        [group, version, name] => Format::new(group, version, name, &[]),
         _ => panic!("{key}"),
     }
+}
+
+fn row(format: &Format, object: &Value) -> Value {
+    format.row(object.clone(), Include::None, "v1", now())
 }
 
 /// Makes a recorded object real: placeholders become values that a server could have.
@@ -68,11 +47,11 @@ fn the_recorded_rows_come_out() {
         serde_json::from_str(include_str!("../../data/table-examples.json")).unwrap();
     let mut wrong = Vec::new();
     for (key, rows) in &examples {
-        let format = Format::of(&recorded(key));
+        let format = recorded(key);
         for example in rows.as_array().unwrap() {
             let mut object = example["object"].clone();
             revive(&mut object);
-            let row = format.row(&object, &options());
+            let row = row(&format, &object);
             let expected = example["cells"].as_array().unwrap();
             let cells = row["cells"].as_array().unwrap();
             let masked: Vec<Value> = cells.iter().zip(expected).map(|(c, e)| mask(c, e)).collect();
@@ -94,9 +73,9 @@ fn the_recorded_rows_come_out() {
 #[test]
 fn every_known_type_has_a_cell_for_each_column() {
     for (key, columns) in &*COLUMNS {
-        let resource = recorded(key);
-        assert!(known(&resource.group, &resource.name).is_some(), "{key}");
-        let row = Format::of(&resource).row(&json!({ "metadata": { "name": "a" } }), &options());
+        let format = recorded(key);
+        assert!(matches!(format.cells, Cells::Known { .. }), "{key}");
+        let row = row(&format, &json!({ "metadata": { "name": "a" } }));
         assert_eq!(
             row["cells"].as_array().unwrap().len(),
             columns.as_array().unwrap().len(),
@@ -113,7 +92,7 @@ fn custom_types_show_their_columns_in_their_type() {
         json_path: json_path.into(),
         ..Column::default()
     };
-    let columns = vec![
+    let columns = [
         column("Phase", "string", ".status.phase"),
         column("Ports", "string", ".spec.ports"),
         column("N", "integer", ".spec.n"),
@@ -122,25 +101,25 @@ fn custom_types_show_their_columns_in_their_type() {
         column("Missing", "string", ".status.missing"),
         column("Since", "date", ".metadata.creationTimestamp"),
     ];
-    let format = Format::of(&resource("example.com", "v1", "widgets", columns));
+    let format = Format::new("example.com", "v1", "widgets", &columns);
     let object = json!({
         "metadata": { "name": "w", "creationTimestamp": "2026-05-31T23:00:00Z" },
         "spec": { "n": 2.0, "ports": [1, 2] },
         "status": { "phase": "Up", "ready": true },
     });
-    let row = format.row(&object, &options());
+    let row = row(&format, &object);
     assert_eq!(row["cells"], json!(["w", "Up", "[1,2]", 2, null, true, null, "60m"]));
 }
 
 #[test]
 fn a_custom_type_without_columns_shows_its_age() {
-    let format = Format::of(&resource("example.com", "v1", "widgets", Vec::new()));
-    let object = json!({ "metadata": { "name": "w", "resourceVersion": "7" } });
-    let table = format.single(&object, &Options { include: IncludeObject::Metadata, ..options() });
-    assert_eq!(table["metadata"], json!({ "resourceVersion": "7" }));
-    assert_eq!(table["columnDefinitions"][1]["type"], "date");
-    assert_eq!(table["rows"][0]["cells"], json!(["w", null]));
-    assert_eq!(table["rows"][0]["object"]["kind"], "PartialObjectMetadata");
-    let later = format.single(&object, &Options { headers: false, ..options() });
-    assert_eq!(later["columnDefinitions"], Value::Null);
+    let format = Format::new("example.com", "v1", "widgets", &[]);
+    assert_eq!(format.columns[1]["type"], "date");
+    let object = json!({ "metadata": { "name": "w" }, "spec": {} });
+    let row = format.row(object, Include::Metadata, "v1", now());
+    assert_eq!(row["cells"], json!(["w", null]));
+    assert_eq!(
+        row["object"],
+        json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": { "name": "w" } })
+    );
 }

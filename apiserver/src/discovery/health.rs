@@ -1,0 +1,263 @@
+//! Whether the server is alive and ready, check by check.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::response::{IntoResponse, Response};
+use http::{StatusCode, header};
+use store::Store;
+
+/// How long the store may take to say where it stands.
+const STORE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What the server has done since it started; the checks read it.
+#[derive(Debug, Default)]
+pub struct Health {
+    caches_synced: AtomicBool,
+    bootstrapped: AtomicBool,
+    shutting_down: AtomicBool,
+}
+
+impl Health {
+    /// The caches of all hosted types hold what the store holds.
+    pub fn caches_are_synced(&self) {
+        self.caches_synced.store(true, Ordering::Release);
+    }
+
+    /// Namespaces, roles and the other objects of a fresh cluster exist.
+    pub fn objects_are_there(&self) {
+        self.bootstrapped.store(true, Ordering::Release);
+    }
+
+    /// From now on the server is not ready any more.
+    pub fn shutting_down(&self) {
+        self.shutting_down.store(true, Ordering::Release);
+    }
+
+    fn holds(&self, check: Check, store_answers: bool) -> bool {
+        match check {
+            Check::Always => true,
+            Check::Store => store_answers,
+            Check::Caches => self.caches_synced.load(Ordering::Acquire),
+            Check::Objects => self.bootstrapped.load(Ordering::Acquire),
+            Check::NotStopping => !self.shutting_down.load(Ordering::Acquire),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Check {
+    Always,
+    Store,
+    Caches,
+    Objects,
+    NotStopping,
+}
+
+/// Checks by the names that monitoring knows, in the order of the answers.
+const CHECKS: &[(&str, Check)] = &[
+    ("ping", Check::Always),
+    ("log", Check::Always),
+    ("etcd", Check::Store),
+    ("etcd-readiness", Check::Store),
+    ("informer-sync", Check::Caches),
+    ("poststarthook/generic-apiserver-start-informers", Check::Caches),
+    ("poststarthook/crd-informer-synced", Check::Caches),
+    ("poststarthook/start-apiextensions-controllers", Check::Caches),
+    ("poststarthook/rbac/bootstrap-roles", Check::Objects),
+    ("poststarthook/start-system-namespaces-controller", Check::Objects),
+    ("poststarthook/bootstrap-controller", Check::Objects),
+    ("poststarthook/scheduling/bootstrap-system-priority-classes", Check::Objects),
+    ("poststarthook/priority-and-fairness-config-producer", Check::Objects),
+    ("shutdown", Check::NotStopping),
+];
+
+/// `/healthz`, `/livez` or `/readyz`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// `/healthz`
+    Health,
+    /// `/livez`
+    Live,
+    /// `/readyz`
+    Ready,
+}
+
+impl Endpoint {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Health, Self::Live, Self::Ready];
+
+    /// The name, which is also the path's first segment.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Health => "healthz",
+            Self::Live => "livez",
+            Self::Ready => "readyz",
+        }
+    }
+
+    fn has(self, name: &str) -> bool {
+        match name {
+            "shutdown" | "informer-sync" | "etcd-readiness" => self == Self::Ready,
+            _ => true,
+        }
+    }
+
+    fn checks(self) -> impl Iterator<Item = (&'static str, Check)> {
+        CHECKS.iter().copied().filter(move |(name, _)| self.has(name))
+    }
+
+    /// The paths of the endpoint and of its checks.
+    pub fn paths(self) -> impl Iterator<Item = String> {
+        let checks = self.checks().map(move |(name, _)| format!("/{}/{name}", self.name()));
+        std::iter::once(format!("/{}", self.name())).chain(checks)
+    }
+}
+
+/// Answers `/healthz`, `/healthz/<check>` and the like; `None` if there is no such check.
+pub async fn answer(
+    health: &Health,
+    store: &dyn Store,
+    path: &str,
+    query: Option<&str>,
+) -> Option<Response> {
+    let (first, check) =
+        path.trim_matches('/').split_once('/').unwrap_or((path.trim_matches('/'), ""));
+    let endpoint = Endpoint::ALL.into_iter().find(|endpoint| endpoint.name() == first)?;
+    let store_answers =
+        matches!(tokio::time::timeout(STORE_PATIENCE, store.revision()).await, Ok(Ok(_)));
+    if !check.is_empty() {
+        let (_, kind) = endpoint.checks().find(|(name, _)| *name == check)?;
+        return Some(if health.holds(kind, store_answers) {
+            plain(StatusCode::OK, "ok".to_owned())
+        } else {
+            plain(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                format!("internal server error: {check} failed"),
+            )
+        });
+    }
+    let asked = Asked::parse(query);
+    Some(report(endpoint, &asked, |kind| health.holds(kind, store_answers)))
+}
+
+#[derive(Debug, Default)]
+struct Asked {
+    verbose: bool,
+    excluded: BTreeSet<String>,
+}
+
+impl Asked {
+    fn parse(query: Option<&str>) -> Self {
+        let mut asked = Self::default();
+        for (key, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+            match &*key {
+                "verbose" => asked.verbose = true,
+                "exclude" => asked.excluded.extend(value.split(',').map(str::to_owned)),
+                _ => {}
+            }
+        }
+        asked
+    }
+}
+
+fn report(endpoint: Endpoint, asked: &Asked, holds: impl Fn(Check) -> bool) -> Response {
+    let (mut text, mut failed) = (String::new(), Vec::new());
+    let mut unknown = asked.excluded.clone();
+    for (name, check) in endpoint.checks() {
+        if unknown.remove(name) || asked.excluded.contains(name) {
+            text.push_str(&format!("[+]{name} excluded: ok\n"));
+        } else if holds(check) {
+            text.push_str(&format!("[+]{name} ok\n"));
+        } else {
+            text.push_str(&format!("[-]{name} failed: reason withheld\n"));
+            failed.push(name);
+        }
+    }
+    if !unknown.is_empty() {
+        let names: Vec<String> = unknown.iter().map(|name| format!("{name:?}")).collect();
+        text.push_str(&format!(
+            "warn: some health checks cannot be excluded: no matches for {}\n",
+            names.join(",")
+        ));
+    }
+    let name = endpoint.name();
+    if !failed.is_empty() {
+        text.push_str(&format!("{name} check failed\n"));
+        return plain(StatusCode::INTERNAL_SERVER_ERROR, text);
+    }
+    if !asked.verbose {
+        return plain(StatusCode::OK, "ok".to_owned());
+    }
+    text.push_str(&format!("{name} check passed\n"));
+    plain(StatusCode::OK, text)
+}
+
+fn plain(code: StatusCode, text: String) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, "text/plain; charset=utf-8"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    (code, headers, text).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt;
+    use store::MemoryStore;
+
+    async fn ask(health: &Health, path: &str) -> Option<(u16, String)> {
+        let (path, query) = path.split_once('?').map_or((path, None), |(p, q)| (p, Some(q)));
+        let response = answer(health, &MemoryStore::new(), path, query).await?;
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        Some((status, String::from_utf8(body.to_vec()).unwrap()))
+    }
+
+    fn ready() -> Health {
+        let health = Health::default();
+        health.caches_are_synced();
+        health.objects_are_there();
+        health
+    }
+
+    #[tokio::test]
+    async fn a_started_server_is_ready_until_it_stops() {
+        assert_eq!(ask(&Health::default(), "/readyz").await.unwrap().0, 500);
+        let health = ready();
+        assert_eq!(ask(&health, "/readyz").await, Some((200, "ok".to_owned())));
+        health.shutting_down();
+        let (code, text) = ask(&health, "/readyz").await.unwrap();
+        assert_eq!(code, 500);
+        assert!(text.contains("[-]shutdown failed: reason withheld\n"), "{text}");
+        assert_eq!(ask(&health, "/livez").await, Some((200, "ok".to_owned())));
+    }
+
+    #[tokio::test]
+    async fn verbose_answers_name_each_check() {
+        let (_, text) = ask(&ready(), "/healthz?verbose").await.unwrap();
+        assert!(text.starts_with("[+]ping ok\n[+]log ok\n[+]etcd ok\n"), "{text}");
+        assert!(text.ends_with("healthz check passed\n"), "{text}");
+        assert!(!text.contains("shutdown"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn checks_can_be_excluded_and_asked_alone() {
+        let starting = Health::default();
+        starting.caches_are_synced();
+        let excluded = "/livez?verbose&exclude=etcd&exclude=nope";
+        let (code, text) = ask(&starting, excluded).await.unwrap();
+        assert_eq!(code, 500);
+        assert!(text.contains("[+]etcd excluded: ok\n"), "{text}");
+        assert!(text.contains("no matches for \"nope\"\n"), "{text}");
+        assert_eq!(ask(&starting, "/livez/ping").await, Some((200, "ok".to_owned())));
+        assert_eq!(
+            ask(&starting, "/livez/poststarthook/bootstrap-controller").await.unwrap().0,
+            500
+        );
+        assert_eq!(ask(&starting, "/livez/nope").await, None);
+        assert_eq!(ask(&starting, "/elsewhere").await, None);
+    }
+}
