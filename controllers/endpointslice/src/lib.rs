@@ -1,1 +1,2 @@
 //! endpointslice-controller.
+pub mod plan;

@@ -1,1 +1,3 @@
 //! garbage-collector-controller.
+pub mod graph;
+pub mod plan;
