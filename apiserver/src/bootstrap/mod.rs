@@ -1,1 +1,3 @@
 //! Objects that the server makes at its first start.
+
+pub mod plan;

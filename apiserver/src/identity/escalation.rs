@@ -71,6 +71,18 @@ pub fn check(
     if missing.is_empty() { Ok(()) } else { Err(forbidden(user, kind, name, &missing)) }
 }
 
+/// Those of the rules in `wanted` that the rules in `present` do not cover (both are role objects).
+pub fn missing_rules(present: &Value, wanted: &Value) -> Vec<Value> {
+    let held = rules_of(present);
+    let covered = |part: &Rule| held.iter().any(|rule| covers(rule, part));
+    let missing = |rule: &&Value| match serde_json::from_value::<Rule>((*rule).clone()) {
+        Ok(rule) => !parts(&rule).iter().all(covered),
+        Err(_) => false,
+    };
+    let rules = wanted.get("rules").and_then(Value::as_array).map(Vec::as_slice);
+    rules.unwrap_or_default().iter().filter(missing).cloned().collect()
+}
+
 fn may(
     authorizer: &Authorizer,
     user: &User,

@@ -1,5 +1,6 @@
 //! Who asks, and what they may: certificates, tokens, RBAC.
 
+pub mod aggregate;
 pub mod authn;
 pub mod authz;
 pub mod escalation;

@@ -1,0 +1,313 @@
+//! Which objects a fresh cluster holds, and what is missing from those that are there.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::LazyLock;
+
+use serde_json::{Map, Value, json};
+
+use crate::identity::aggregate;
+use crate::identity::escalation::missing_rules;
+
+/// An object with this annotation set to `false` is left as it is.
+const AUTOUPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
+
+/// What the objects say about this server.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where others reach the server.
+    pub advertise: SocketAddr,
+    /// Range of the service addresses, in CIDR form.
+    pub service_cidr: String,
+    /// First address of that range.
+    pub service_ip: IpAddr,
+    /// Authority of client certificates, PEM.
+    pub client_ca: String,
+    /// Authority of the aggregation layer, PEM.
+    pub front_proxy_ca: String,
+    /// The day of today, `2026-01-01`.
+    pub today: String,
+}
+
+/// The recorded objects of a fresh cluster that are the same everywhere.
+///
+/// `admin`, `edit` and `view` carry the rules that aggregation gives them, so that they work from
+/// the first moment on.
+pub static FIXED: LazyLock<Vec<Value>> = LazyLock::new(|| {
+    let mut objects: Vec<Value> = serde_json::from_str(include_str!("../../data/bootstrap.json"))
+        .unwrap_or_else(|error| {
+            // The file is part of the program; a test reads it.
+            panic!("data/bootstrap.json is not readable: {error}")
+        });
+    let roles: Vec<&Value> = objects.iter().filter(|o| o["kind"] == "ClusterRole").collect();
+    let rules: BTreeMap<String, Vec<Value>> = aggregate::rules_of_all(&roles);
+    for object in &mut objects {
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        if object["kind"] == "ClusterRole"
+            && let Some(rules) = rules.get(name)
+        {
+            object["rules"] = rules.clone().into();
+        }
+    }
+    objects
+});
+
+/// The objects that tell where and who this server is.
+pub fn own(settings: &Settings) -> Vec<Value> {
+    let (ip, port) = (settings.advertise.ip().to_string(), settings.advertise.port());
+    let family = if settings.service_ip.is_ipv4() { "IPv4" } else { "IPv6" };
+    let address_type = if settings.advertise.is_ipv4() { "IPv4" } else { "IPv6" };
+    let service_ip = settings.service_ip.to_string();
+    let https = json!([{ "name": "https", "protocol": "TCP", "port": port }]);
+    vec![
+        json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": { "name": "extension-apiserver-authentication", "namespace": "kube-system" },
+            "data": {
+                "client-ca-file": settings.client_ca,
+                "requestheader-allowed-names": "[\"front-proxy-client\"]",
+                "requestheader-client-ca-file": settings.front_proxy_ca,
+                "requestheader-extra-headers-prefix": "[\"X-Remote-Extra-\"]",
+                "requestheader-group-headers": "[\"X-Remote-Group\"]",
+                "requestheader-uid-headers": "[\"X-Remote-Uid\"]",
+                "requestheader-username-headers": "[\"X-Remote-User\"]",
+            },
+        }),
+        json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {
+                "name": "kube-apiserver-legacy-service-account-token-tracking",
+                "namespace": "kube-system",
+            },
+            "data": { "since": settings.today },
+        }),
+        json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {
+                "name": "kubernetes", "namespace": "default",
+                "labels": { "component": "apiserver", "provider": "kubernetes" },
+            },
+            "spec": {
+                "ports": [{ "name": "https", "protocol": "TCP", "port": 443, "targetPort": port }],
+                "clusterIP": service_ip, "clusterIPs": [service_ip],
+                "type": "ClusterIP", "sessionAffinity": "None",
+                "ipFamilies": [family], "ipFamilyPolicy": "SingleStack",
+            },
+        }),
+        json!({
+            "apiVersion": "v1", "kind": "Endpoints",
+            "metadata": {
+                "name": "kubernetes", "namespace": "default",
+                "labels": { "endpointslice.kubernetes.io/skip-mirror": "true" },
+            },
+            "subsets": [{ "addresses": [{ "ip": ip }], "ports": https }],
+        }),
+        json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": {
+                "name": "kubernetes", "namespace": "default",
+                "labels": { "kubernetes.io/service-name": "kubernetes" },
+            },
+            "addressType": address_type,
+            "endpoints": [{ "addresses": [ip], "conditions": { "ready": true } }],
+            "ports": https,
+        }),
+        json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
+            "metadata": { "name": "kubernetes" },
+            "spec": { "cidrs": [settings.service_cidr] },
+        }),
+    ]
+}
+
+/// What has to be done about one wanted object.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// It is as it should be.
+    Keep,
+    /// Put it there.
+    Create,
+    /// Write this in place of what is there.
+    Update(Value),
+    /// What is there cannot be changed into what is wanted: delete it, then create.
+    Replace,
+}
+
+/// Compares what is wanted with what is there (`None`: nothing is).
+///
+/// Roles and bindings get back what they lack and keep what was added to them; what says where this
+/// server is follows the server; everything else is left alone once it exists.
+pub fn step(wanted: &Value, present: Option<&Value>) -> Step {
+    let Some(present) = present else { return Step::Create };
+    let name = wanted["metadata"]["name"].as_str().unwrap_or_default();
+    match wanted["kind"].as_str().unwrap_or_default() {
+        "ClusterRole" | "Role" | "ClusterRoleBinding" | "RoleBinding" => rbac_step(wanted, present),
+        "Endpoints" => follow(wanted, present, &["subsets"]),
+        "EndpointSlice" => follow(wanted, present, &["endpoints", "ports"]),
+        "ConfigMap" if name == "extension-apiserver-authentication" => {
+            follow(wanted, present, &["data"])
+        }
+        "Service" => {
+            let mut next = present.clone();
+            let port = &wanted["spec"]["ports"][0]["targetPort"];
+            if next["spec"]["ports"][0]["targetPort"] == *port {
+                return Step::Keep;
+            }
+            next["spec"]["ports"][0]["targetPort"] = port.clone();
+            Step::Update(next)
+        }
+        _ => Step::Keep,
+    }
+}
+
+/// Updates `fields` unless they contain all that is wanted.
+fn follow(wanted: &Value, present: &Value, fields: &[&str]) -> Step {
+    let mut next = present.clone();
+    for field in fields {
+        if !contains(&present[*field], &wanted[*field]) {
+            next[*field] = wanted[*field].clone();
+        }
+    }
+    if next == *present { Step::Keep } else { Step::Update(next) }
+}
+
+/// Whether `whole` has every member of `part`; lists must have the same length.
+fn contains(whole: &Value, part: &Value) -> bool {
+    match (whole, part) {
+        (Value::Object(whole), Value::Object(part)) => {
+            part.iter().all(|(key, value)| whole.get(key).is_some_and(|w| contains(w, value)))
+        }
+        (Value::Array(whole), Value::Array(part)) => {
+            whole.len() == part.len() && whole.iter().zip(part).all(|(w, p)| contains(w, p))
+        }
+        _ => whole == part,
+    }
+}
+
+fn rbac_step(wanted: &Value, present: &Value) -> Step {
+    if present["metadata"]["annotations"][AUTOUPDATE] == "false" {
+        return Step::Keep;
+    }
+    if wanted.get("roleRef") != present.get("roleRef") {
+        return Step::Replace;
+    }
+    let mut next = present.clone();
+    for part in ["labels", "annotations"] {
+        add_members(&mut next["metadata"], part, &wanted["metadata"][part]);
+    }
+    if wanted.get("aggregationRule").is_some_and(|rule| !rule.is_null()) {
+        let selectors = "/aggregationRule/clusterRoleSelectors";
+        if wanted.pointer(selectors) != next.pointer(selectors) {
+            next["aggregationRule"] = wanted["aggregationRule"].clone();
+        }
+    } else if wanted.get("rules").is_some() {
+        let missing = missing_rules(present, wanted);
+        add_items(&mut next, "rules", missing);
+    }
+    if let Some(subjects) = wanted.get("subjects").and_then(Value::as_array) {
+        let there = present["subjects"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let missing = subjects.iter().filter(|s| !there.contains(s)).cloned().collect();
+        add_items(&mut next, "subjects", missing);
+    }
+    if next == *present { Step::Keep } else { Step::Update(next) }
+}
+
+fn add_members(object: &mut Value, field: &str, members: &Value) {
+    let Some(members) = members.as_object().filter(|m| !m.is_empty()) else { return };
+    if !object[field].is_object() {
+        object[field] = Map::new().into();
+    }
+    for (key, value) in members {
+        object[field][key] = value.clone();
+    }
+}
+
+fn add_items(object: &mut Value, field: &str, items: Vec<Value>) {
+    if items.is_empty() {
+        return;
+    }
+    match &mut object[field] {
+        Value::Array(there) => there.extend(items),
+        other => *other = items.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> Settings {
+        Settings {
+            advertise: "192.0.2.1:6443".parse().unwrap(),
+            service_cidr: "10.96.0.0/16".into(),
+            service_ip: [10, 96, 0, 1].into(),
+            client_ca: "CA".into(),
+            front_proxy_ca: "FP".into(),
+            today: "2026-01-01".into(),
+        }
+    }
+
+    #[test]
+    fn a_second_start_has_nothing_to_do() {
+        for object in FIXED.iter().chain(&own(&settings())) {
+            assert_eq!(step(object, Some(object)), Step::Keep, "{}", object["metadata"]["name"]);
+            assert_eq!(step(object, None), Step::Create);
+        }
+    }
+
+    #[test]
+    fn the_aggregated_roles_have_the_recorded_rules() {
+        let recorded: BTreeMap<String, Vec<Value>> =
+            serde_json::from_str(include_str!("../../data/aggregated-rules.json")).unwrap();
+        for (name, rules) in recorded {
+            let is_it = |o: &&Value| o["kind"] == "ClusterRole" && o["metadata"]["name"] == name;
+            let role = FIXED.iter().find(is_it).unwrap();
+            assert_eq!(role["rules"], Value::from(rules), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_role_gets_back_what_it_lacks_and_keeps_what_it_has() {
+        let rule =
+            |verbs: &[&str]| json!({ "verbs": verbs, "apiGroups": [""], "resources": ["pods"] });
+        let wanted = json!({
+            "kind": "ClusterRole", "metadata": { "name": "r", "labels": { "a": "b" } },
+            "rules": [rule(&["get", "list"]), rule(&["delete"])],
+        });
+        let present = json!({
+            "kind": "ClusterRole", "metadata": { "name": "r", "labels": { "x": "y" } },
+            "rules": [rule(&["get", "list", "watch"])],
+        });
+        let Step::Update(next) = step(&wanted, Some(&present)) else { panic!("no update") };
+        assert_eq!(next["rules"], json!([rule(&["get", "list", "watch"]), rule(&["delete"])]));
+        assert_eq!(next["metadata"]["labels"], json!({ "a": "b", "x": "y" }));
+        let mut frozen = present;
+        frozen["metadata"]["annotations"] = json!({ AUTOUPDATE: "false" });
+        assert_eq!(step(&wanted, Some(&frozen)), Step::Keep);
+    }
+
+    #[test]
+    fn a_binding_to_another_role_is_replaced() {
+        let binding = |role: &str, subjects: Value| {
+            json!({ "kind": "ClusterRoleBinding", "metadata": { "name": "b" },
+                "roleRef": { "kind": "ClusterRole", "name": role }, "subjects": subjects })
+        };
+        let wanted = binding("a", json!([{ "kind": "User", "name": "u" }]));
+        assert_eq!(step(&wanted, Some(&binding("x", json!([])))), Step::Replace);
+        let Step::Update(next) = step(&wanted, Some(&binding("a", json!([])))) else { panic!() };
+        assert_eq!(next, wanted);
+    }
+
+    #[test]
+    fn the_endpoints_follow_the_server() {
+        let first = own(&settings());
+        let moved = own(&Settings { advertise: "192.0.2.2:7443".parse().unwrap(), ..settings() });
+        let changed: Vec<&str> = first
+            .iter()
+            .zip(&moved)
+            .filter(|(old, new)| step(new, Some(old)) != Step::Keep)
+            .map(|(_, new)| new["kind"].as_str().unwrap())
+            .collect();
+        assert_eq!(changed, ["Service", "Endpoints", "EndpointSlice"]);
+    }
+}
