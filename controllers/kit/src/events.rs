@@ -208,16 +208,22 @@ struct Correlator {
     last_name: i128,
 }
 
+/// What makes events similar: warning or not, reason and action.
+type Kind = (bool, &'static str, &'static str);
+
 /// What was said about one object.
 struct About {
     last: Timestamp,
     /// Events that may still be told at once, and when that was worked out.
     budget: (u32, Timestamp),
     /// Different texts, by type, reason and action.
-    similar: HashMap<(bool, &'static str, &'static str), Vec<(String, Timestamp)>>,
-    /// Name, count and last time of what was created, by what must be equal.
-    told: HashMap<(bool, &'static str, &'static str, String), (String, i32, Timestamp)>,
+    similar: HashMap<Kind, Vec<(String, Timestamp)>>,
+    /// What was created, by what must be equal.
+    told: HashMap<(Kind, String), Told>,
 }
+
+/// An event object: its name, count and last time.
+type Told = (String, i32, Timestamp);
 
 impl Correlator {
     fn decide(&mut self, regarding: &ObjectReference, event: &Event, now: Timestamp) -> Decision {
@@ -268,7 +274,7 @@ impl Correlator {
             event.note.clone()
         };
         let told_as = if combined { String::new() } else { event.note.clone() };
-        match about.told.entry((kind.0, kind.1, kind.2, told_as)) {
+        match about.told.entry((kind, told_as)) {
             Entry::Occupied(mut told) => {
                 let (name, count, at) = told.get_mut();
                 *count += 1;

@@ -65,7 +65,8 @@
 //! - [`Reflectors`], [`Reflector`]: one cache a type and process, with indexes, change streams that
 //!   tell about deletions, and `PartialObjectMeta<K>` where metadata suffice.
 //! - [`Writes`]: act only on a cache that shows our own last writes.
-//! - [`slow_start()`], [`patch`] (minimal status writes), [`owner`], [`conditions`], [`backoff`].
+//! - [`slow_start()`], [`patch`] (minimal status writes), [`pods`],
+//!   [`owner`], [`conditions`], [`backoff`].
 //! - [`lease`]: election with rank; [`component`]: `kubectl get components`; [`events`], [`metrics`],
 //!   [`health`], [`clock`], [`tasks`], [`rules`].
 //! - [`main`] runs a player alone, [`run_in_process`] beside others.
@@ -82,6 +83,7 @@ pub mod lease;
 pub mod metrics;
 pub mod owner;
 pub mod patch;
+pub mod pods;
 pub mod reflector;
 pub mod rules;
 pub mod slow_start;
