@@ -4,7 +4,7 @@
 //! whether they may, [`handlers`] answer from the watch cache or go through [`write`], the only way
 //! into the store. What is served stands in the [`registry`], for hosted and custom types alike.
 //!
-//! ```ignore
+//! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! use k8s_openapi::api::core::v1::Namespace;
 //! let server = apiserver::testing::TestServer::start().await?;
@@ -14,7 +14,9 @@
 //! # }
 //! ```
 
+pub mod admission;
 pub mod bootstrap;
+pub mod bytes;
 pub mod config;
 pub mod crd;
 pub mod discovery;
@@ -33,4 +35,4 @@ pub mod write;
 pub use config::Config;
 pub use request::{RequestInfo, User};
 pub use server::{Core, Server, StartError};
-pub use status::{ApiError, Cause};
+pub use status::{ApiError, Cause, StatusCause};

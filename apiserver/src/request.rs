@@ -66,8 +66,10 @@ pub struct RequestInfo {
     pub subresource: String,
     /// Empty for cluster-scoped resources and for all namespaces.
     pub namespace: String,
-    /// Name of the object; empty for collections.
+    /// Name of the object; empty for collections, unless a field selector chooses one name.
     pub name: String,
+    /// Name of the object in the path alone.
+    pub path_name: String,
     /// What follows the subresource, without its leading slash (`proxy/…`); percent-encoded.
     pub rest: String,
 }
@@ -112,6 +114,7 @@ impl RequestInfo {
         }
         let text = |i: usize| rest.get(i).map(|p| p.clone().into_owned()).unwrap_or_default();
         (info.resource, info.name, info.subresource) = (text(0), text(1), text(2));
+        info.path_name.clone_from(&info.name);
         if rest.len() > 3 {
             info.rest = tail(path, at + 3).to_owned();
         }

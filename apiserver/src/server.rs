@@ -1,17 +1,59 @@
 //! The server: started from a [`Config`], asked through its router, stopped gracefully.
 
-use std::sync::Arc;
+mod identify;
+mod listen;
+mod local;
+mod roles;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
+use axum::Router;
+use futures::future::join_all;
+use jiff::Timestamp;
+use rustls::ClientConfig;
+use store::{EmbeddedStore, MemoryStore, Revision, Store};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
-use crate::registry::Registry;
+use crate::discovery::health::Health;
+use crate::discovery::metrics::Metrics;
+use crate::handlers::options::WriteOptions;
+use crate::handlers::{self, proxy};
+use crate::identity::authn::{Authenticator, Found, Lookup};
+use crate::identity::pki::ServerNames;
+use crate::identity::tls::ClientAuthority;
+use crate::identity::tokens::TokenKey;
+use crate::identity::{Authorizer, Pki, pki};
+use crate::registry::{Registry, Resource};
+use crate::request::{RequestInfo, User};
+use crate::status::ApiError;
+use crate::write::{DeleteOptions, Writer, delete};
+use crate::{bootstrap, crd};
 
 /// What all handlers share.
 pub struct Core {
     /// As it was started.
     pub config: Config,
+    /// Certificates and keys.
+    pub pki: Pki,
+    /// Recognises tokens.
+    pub authenticator: Authenticator,
+    /// Knows who may what.
+    pub authorizer: Arc<Authorizer>,
+    /// What the health endpoints say.
+    pub health: Health,
+    /// What `/metrics` says.
+    pub metrics: Metrics,
+    store: Arc<dyn Store>,
     registry: ArcSwap<Registry>,
+    definitions: OnceLock<crd::Follower>,
+    roles: OnceLock<roles::Follower>,
+    kubelet_tls: Arc<ClientConfig>,
+    anonymous_tls: Arc<ClientConfig>,
+    address: OnceLock<SocketAddr>,
 }
 
 impl Core {
@@ -19,12 +61,123 @@ impl Core {
     pub fn registry(&self) -> Arc<Registry> {
         self.registry.load_full()
     }
+
+    pub(crate) fn swap(&self, registry: Registry) {
+        self.registry.store(Arc::new(registry));
+    }
+
+    /// The store below everything.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// Where clients reach the server; `None` without a listener.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.address.get().copied()
+    }
+
+    /// TLS towards node agents (with our certificate) or other backends (without).
+    pub(crate) fn proxy_tls(&self, kubelet: bool) -> Arc<ClientConfig> {
+        if kubelet { self.kubelet_tls.clone() } else { self.anonymous_tls.clone() }
+    }
+
+    /// Waits until a write has its effect inside the server: a definition is served, a role counts.
+    pub(crate) async fn settle(&self, resource: &Resource, revision: Revision) {
+        if resource.name == "customresourcedefinitions" {
+            if let Some(definitions) = self.definitions.get() {
+                definitions.wait_for(revision).await;
+            }
+        } else if resource.group == "rbac.authorization.k8s.io"
+            && let Some(roles) = self.roles.get()
+        {
+            roles.wait_for(&resource.name, revision).await;
+        }
+    }
+
+    /// Waits until the caches of these core resources show every answered write.
+    pub(crate) async fn fresh(&self, resources: &[&str]) -> Result<(), ApiError> {
+        let registry = self.registry();
+        for name in resources {
+            if let Some(cache) = registry.find("", name).and_then(|r| r.cache()) {
+                cache.fresh().await.map_err(ApiError::internal)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes every object of a resource; answers how many are left, held by finalizers.
+    pub(crate) async fn delete_all(
+        self: &Arc<Self>,
+        resource: &Arc<Resource>,
+    ) -> Result<usize, ApiError> {
+        let cache = resource.storage()?.cache().await?;
+        cache.fresh().await.map_err(ApiError::internal)?;
+        let user = User::new("system:apiserver", &["system:masters"]);
+        let mut left = 0;
+        let objects: Vec<_> = cache.list(None).iter().cloned().collect();
+        for object in &objects {
+            if object.deleting() {
+                left += 1;
+                continue;
+            }
+            let info = RequestInfo {
+                verb: "delete".to_owned(),
+                is_resource: true,
+                group: resource.group.clone(),
+                version: resource.version.clone(),
+                resource: resource.name.clone(),
+                namespace: object.namespace().unwrap_or_default().to_owned(),
+                name: object.name().to_owned(),
+                ..RequestInfo::default()
+            };
+            let writer = Writer {
+                core: self,
+                resource,
+                info: &info,
+                user: &user,
+                options: WriteOptions::default(),
+                warnings: Vec::new(),
+            };
+            match delete(&writer, object.name(), &DeleteOptions::default()).await {
+                Ok(crate::write::Deleted::Gone(..)) | Err(ApiError::NotFound { .. }) => (),
+                Ok(crate::write::Deleted::Marked(_)) => left += 1,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(left)
+    }
 }
 
-/// A running server; dropping it leaves the listener running, [`Server::shutdown`] stops it.
+impl Lookup for Core {
+    fn find(&self, resource: &str, namespace: &str, name: &str) -> Option<Found> {
+        let registry = self.registry();
+        let namespace = (!namespace.is_empty()).then_some(namespace);
+        let object = registry.find("", resource)?.cache()?.get(namespace, name)?;
+        let deleted_at = object.deleting().then(|| deleted_at(&object.json())).flatten();
+        Some(Found { uid: object.uid().to_owned(), deleted_at })
+    }
+
+    fn object(&self, resource: &str, namespace: &str, name: &str) -> Option<serde_json::Value> {
+        let registry = self.registry();
+        let namespace = (!namespace.is_empty()).then_some(namespace);
+        let object = registry.find("", resource)?.cache()?.get(namespace, name)?;
+        serde_json::from_slice(&object.json()).ok()
+    }
+}
+
+fn deleted_at(object: &[u8]) -> Option<i64> {
+    let object: serde_json::Value = serde_json::from_slice(object).ok()?;
+    let time: Timestamp = object["metadata"]["deletionTimestamp"].as_str()?.parse().ok()?;
+    Some(time.as_second())
+}
+
+/// A running server. Clones are handles of the same server; [`Server::shutdown`] stops it.
 #[derive(Clone)]
 pub struct Server {
     core: Arc<Core>,
+    router: Router,
+    stop: CancellationToken,
+    tasks: TaskTracker,
 }
 
 /// Why a server did not start.
@@ -32,25 +185,42 @@ pub struct Server {
 pub enum StartError {
     /// The store file is locked, corrupt or not writable.
     #[error("failed to open the store")]
-    Store(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Store(#[source] store::Error),
     /// The address cannot be listened on.
     #[error("failed to listen on {address}")]
     Listen {
         /// The address.
-        address: std::net::SocketAddr,
+        address: SocketAddr,
         /// Usually: in use.
         source: std::io::Error,
     },
     /// Certificates cannot be made or read.
-    #[error("failed to prepare certificates: {0}")]
-    Certificates(String),
+    #[error("failed to prepare certificates")]
+    Certificates(#[source] pki::Error),
+    /// TLS towards node agents cannot be set up.
+    #[error("failed to prepare TLS")]
+    Tls(#[source] rustls::Error),
+    /// The key of service-account tokens cannot be used.
+    #[error("failed to prepare the key of service-account tokens: {0}")]
+    TokenKey(String),
+    /// The service range is not a CIDR.
+    #[error("service range {0:?} is not of the form 10.96.0.0/16")]
+    ServiceRange(String),
+    /// What the store holds cannot be read.
+    #[error("failed to read {what}: {error}")]
+    Read {
+        /// Which resource.
+        what: String,
+        /// Why.
+        error: ApiError,
+    },
     /// An object of the first start was refused.
     #[error("failed to create {what}: {error}")]
     Bootstrap {
         /// Which.
         what: String,
         /// Why.
-        error: crate::ApiError,
+        error: ApiError,
     },
 }
 
@@ -60,12 +230,147 @@ impl Server {
     /// # Errors
     /// [`StartError`] names what cannot be had.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        let core = Core { config, registry: ArcSwap::from_pointee(Registry::hosted()) };
-        Ok(Self { core: Arc::new(core) })
+        let store: Arc<dyn Store> = match &config.data_dir {
+            Some(directory) => Arc::new(
+                EmbeddedStore::open(&directory.join("store"), store::Options::default())
+                    .map_err(StartError::Store)?,
+            ),
+            None => Arc::new(MemoryStore::new()),
+        };
+        Self::start_on(config, store).await
+    }
+
+    /// As [`Server::start`], on a store that the caller brings.
+    ///
+    /// # Errors
+    /// [`StartError`] names what cannot be had.
+    pub async fn start_on(config: Config, store: Arc<dyn Store>) -> Result<Self, StartError> {
+        let core = Arc::new(core(config, store)?);
+        start_caches(&core).await?;
+        core.health.caches_are_synced();
+        let read = |what: &str| {
+            let what = what.to_owned();
+            move |error| StartError::Read { what, error }
+        };
+        let roles = roles::Follower::start(&core).await.map_err(read("roles"))?;
+        let _ = core.roles.set(roles);
+        let registry = core.registry();
+        if let Some(definitions) =
+            registry.find("apiextensions.k8s.io", "customresourcedefinitions")
+        {
+            let storage = definitions.storage().map_err(read("definitions"))?;
+            let follower =
+                crd::Follower::start(&core, storage).await.map_err(read("definitions"))?;
+            let _ = core.definitions.set(follower);
+        }
+        let router = Router::new().fallback(handlers::handle).with_state(core.clone());
+        let router = identify::layers(router, &core);
+        let server =
+            Self { core, router, stop: CancellationToken::new(), tasks: TaskTracker::new() };
+        bootstrap::install(&server).await?;
+        server.install_crds(&server.core.config.crds).await?;
+        if let Some(address) = server.core.config.bind {
+            server.listen(address).await?;
+        }
+        server.core.health.objects_are_there();
+        Ok(server)
     }
 
     /// What handlers share.
     pub fn core(&self) -> &Arc<Core> {
         &self.core
     }
+
+    /// Every path of the server, as a tower service.
+    pub fn router(&self) -> Router {
+        self.router.clone()
+    }
+
+    /// Where clients reach the server; in-process clients need no address.
+    pub fn url(&self) -> String {
+        match self.core.address() {
+            Some(address) => format!("https://{address}"),
+            None => "https://127.0.0.1:6443".to_owned(),
+        }
+    }
+
+    /// Text of a kubeconfig for a user; `system:admin` belongs to `system:masters`.
+    ///
+    /// # Errors
+    /// The certificate cannot be made.
+    pub fn kubeconfig(&self, user: &str) -> Result<String, pki::Error> {
+        let groups: &[&str] = if user == "system:admin" { &["system:masters"] } else { &[] };
+        self.core.pki.kubeconfig(&self.url(), user, groups)
+    }
+
+    /// Stops accepting, lets running requests finish for a moment, and ends watches.
+    pub async fn shutdown(&self) {
+        self.core.health.shutting_down();
+        self.stop.cancel();
+        self.tasks.close();
+        let patience = std::time::Duration::from_secs(10);
+        if tokio::time::timeout(patience, self.tasks.wait()).await.is_err() {
+            tracing::warn!("connections were cut, they did not end in time");
+        }
+    }
+
+    /// Installs CustomResourceDefinitions given as YAML texts and waits until they are served.
+    pub(crate) async fn install_crds(&self, texts: &[String]) -> Result<(), StartError> {
+        for text in texts {
+            local::install(self, text).await?;
+        }
+        Ok(())
+    }
+}
+
+fn core(config: Config, store: Arc<dyn Store>) -> Result<Core, StartError> {
+    let service_ip = first_address(&config.service_cidr)
+        .ok_or_else(|| StartError::ServiceRange(config.service_cidr.clone()))?;
+    let names = ServerNames { service_ip: Some(service_ip), extra: config.extra_names.clone() };
+    let directory = config.data_dir.as_ref().map(|d| d.join("pki"));
+    let pki = Pki::open(directory.as_deref(), &names).map_err(StartError::Certificates)?;
+    let keys =
+        TokenKey::new(&pki, &config.issuer).map_err(|e| StartError::TokenKey(e.to_string()))?;
+    let identity = pki::to_der(pki.kubelet_client()).map_err(StartError::Certificates)?;
+    let registry = Registry::hosted(&store);
+    Ok(Core {
+        kubelet_tls: Arc::new(proxy::client_config(Some(identity)).map_err(StartError::Tls)?),
+        anonymous_tls: Arc::new(proxy::client_config(None).map_err(StartError::Tls)?),
+        authenticator: Authenticator::new(keys),
+        authorizer: Arc::new(Authorizer::default()),
+        health: Health::default(),
+        metrics: Metrics::default(),
+        registry: ArcSwap::from_pointee(registry),
+        definitions: OnceLock::new(),
+        roles: OnceLock::new(),
+        address: OnceLock::new(),
+        config,
+        pki,
+        store,
+    })
+}
+
+/// The first address of a range: that of the `kubernetes` Service.
+fn first_address(cidr: &str) -> Option<IpAddr> {
+    match cidr.split_once('/')?.0.parse().ok()? {
+        IpAddr::V4(ip) => Some(IpAddr::V4((u32::from(ip) + 1).into())),
+        IpAddr::V6(ip) => Some(IpAddr::V6((u128::from(ip) + 1).into())),
+    }
+}
+
+/// Starts the caches of all hosted types, so that whoever decides can look things up without waiting.
+async fn start_caches(core: &Arc<Core>) -> Result<(), StartError> {
+    let registry = core.registry();
+    let started = registry.resources().filter_map(|r| Some((r, r.storage.as_ref()?))).map(
+        |(resource, storage)| async move {
+            let what = resource.group_resource().to_string();
+            storage.cache().await.map(|_| ()).map_err(|error| StartError::Read { what, error })
+        },
+    );
+    join_all(started).await.into_iter().collect()
+}
+
+/// Judges client certificates; made once a listener.
+pub(crate) fn client_authority(pki: &Pki) -> Result<ClientAuthority, StartError> {
+    ClientAuthority::new(pki).map_err(StartError::Certificates)
 }

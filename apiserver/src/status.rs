@@ -4,17 +4,38 @@
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
+pub use schema::Cause;
 use serde::{Deserialize, Serialize};
 
-/// One bad field of an object.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Cause {
+/// One entry of `details.causes`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusCause {
     /// Such as `FieldValueInvalid`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
     /// What is wrong, without the field's path.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
     /// Path of the field, such as `spec.containers[0].name`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub field: String,
+}
+
+impl StatusCause {
+    /// All three parts.
+    pub fn new(reason: &str, field: &str, message: String) -> Self {
+        Self { reason: reason.to_owned(), message, field: field.to_owned() }
+    }
+}
+
+impl From<Cause> for StatusCause {
+    fn from(cause: Cause) -> Self {
+        Self {
+            reason: cause.reason.as_str().to_owned(),
+            message: cause.message,
+            field: cause.field,
+        }
+    }
 }
 
 /// Group and plural name of a resource, as messages spell them.
@@ -62,7 +83,7 @@ pub enum ApiError {
         /// The whole sentence.
         message: String,
         /// Single fields that are forbidden, may be empty.
-        causes: Vec<Cause>,
+        causes: Vec<StatusCause>,
     },
     /// No such object.
     #[error("{resource} \"{name}\" not found")]
@@ -81,9 +102,12 @@ pub enum ApiError {
     /// The resource does not have this verb.
     #[error("the server does not allow this method on the requested resource")]
     MethodNotAllowed,
-    /// None of the types in `Accept` can be produced.
-    #[error("only the following media types are accepted: {0}")]
+    /// None of the shapes in `Accept` can be produced.
+    #[error("{0}")]
     NotAcceptable(String),
+    /// None of the formats in `Accept` can be produced.
+    #[error("{0}")]
+    NotAcceptableMedia(String),
     /// The type of the body is not understood.
     #[error("{0}")]
     UnsupportedMediaType(String),
@@ -111,7 +135,7 @@ pub enum ApiError {
         /// The whole sentence.
         message: String,
         /// One a field.
-        causes: Vec<Cause>,
+        causes: Vec<StatusCause>,
     },
     /// Fields are wrong.
     #[error("{}", invalid_message(.kind, .name, .causes))]
@@ -121,7 +145,7 @@ pub enum ApiError {
         /// Name of the object, may be empty.
         name: String,
         /// At least one.
-        causes: Vec<Cause>,
+        causes: Vec<StatusCause>,
     },
     /// A well-formed body that cannot be processed, without bad fields to name.
     #[error("{0}")]
@@ -129,6 +153,17 @@ pub enum ApiError {
     /// The revision is no longer kept.
     #[error("{0}")]
     Expired(String),
+    /// A continue token whose state is no longer kept.
+    #[error("{message}")]
+    ExpiredToken {
+        /// The whole sentence.
+        message: String,
+        /// A token that goes on in the current state.
+        token: String,
+    },
+    /// The resource can be listed, not watched.
+    #[error("watch is not supported on resources of kind \"{0}\"")]
+    NotWatchable(GroupResource),
     /// The revision is no longer kept, as watches say it.
     #[error("{0}")]
     Gone(String),
@@ -143,7 +178,7 @@ pub enum ApiError {
         /// Seconds to wait.
         retry_after: u32,
         /// For example a disruption budget that has no room.
-        causes: Vec<Cause>,
+        causes: Vec<StatusCause>,
     },
     /// A revision that the server has not reached in time, or a slow backend.
     #[error("{message}")]
@@ -153,7 +188,7 @@ pub enum ApiError {
         /// Seconds to wait.
         retry_after: u32,
         /// May be empty.
-        causes: Vec<Cause>,
+        causes: Vec<StatusCause>,
     },
     /// A backend (node, service, webhook) does not answer.
     #[error("{0}")]
@@ -161,6 +196,12 @@ pub enum ApiError {
     /// A bug, or a store that fails.
     #[error("{0}")]
     Internal(String),
+    /// A failure that upstream answers with code 500 and no reason.
+    #[error("{0}")]
+    Unknown(String),
+    /// A patch that cannot be applied to what is there.
+    #[error("the server rejected our request due to an error in our request")]
+    PatchFailed,
     /// A status that somebody else made.
     #[error("{}", .0.message)]
     Other(Box<Status>),
@@ -195,9 +236,13 @@ pub struct Status {
     pub code: u16,
 }
 
-/// The empty metadata of a status.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Metadata {}
+/// Metadata of a status; empty but for expired continue tokens.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Metadata {
+    /// A token that goes on in the current state.
+    #[serde(default, rename = "continue", skip_serializing_if = "String::is_empty")]
+    pub continue_token: String,
+}
 
 /// What a status is about.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -216,7 +261,7 @@ pub struct Details {
     pub uid: String,
     /// Single fields.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub causes: Vec<Cause>,
+    pub causes: Vec<StatusCause>,
     /// Seconds to wait.
     #[serde(default, skip_serializing_if = "is_zero32", rename = "retryAfterSeconds")]
     pub retry_after_seconds: u32,
@@ -238,7 +283,7 @@ impl Status {
         Self {
             kind: "Status".into(),
             api_version: "v1".into(),
-            metadata: Metadata {},
+            metadata: Metadata::default(),
             status: "Success".into(),
             message: String::new(),
             reason: String::new(),
@@ -248,7 +293,7 @@ impl Status {
     }
 }
 
-fn invalid_message(kind: &GroupResource, name: &str, causes: &[Cause]) -> String {
+fn invalid_message(kind: &GroupResource, name: &str, causes: &[StatusCause]) -> String {
     let mut texts: Vec<String> = Vec::new();
     for cause in causes {
         let text = if cause.field.is_empty() || cause.field == "<nil>" {
@@ -289,19 +334,21 @@ impl ApiError {
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Forbidden { .. } => StatusCode::FORBIDDEN,
             Self::NotFound { .. } | Self::NoResource | Self::NoPath => StatusCode::NOT_FOUND,
-            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::NotAcceptable(_) => StatusCode::NOT_ACCEPTABLE,
+            Self::MethodNotAllowed | Self::NotWatchable(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NotAcceptable(_) | Self::NotAcceptableMedia(_) => StatusCode::NOT_ACCEPTABLE,
             Self::UnsupportedMediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::AlreadyExists { .. } | Self::Conflict { .. } | Self::ApplyConflict { .. } => {
                 StatusCode::CONFLICT
             }
-            Self::Invalid { .. } | Self::Unprocessable(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::Expired(_) | Self::Gone(_) => StatusCode::GONE,
+            Self::Invalid { .. } | Self::Unprocessable(_) | Self::PatchFailed => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
+            Self::Expired(_) | Self::Gone(_) | Self::ExpiredToken { .. } => StatusCode::GONE,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooManyRequests { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Internal(_) | Self::Unknown(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Other(status) => {
                 StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
             }
@@ -315,19 +362,20 @@ impl ApiError {
             Self::Unauthorized => "Unauthorized",
             Self::Forbidden { .. } => "Forbidden",
             Self::NotFound { .. } | Self::NoResource | Self::NoPath => "NotFound",
-            Self::MethodNotAllowed => "MethodNotAllowed",
-            Self::NotAcceptable(_) => "NotAcceptable",
+            Self::MethodNotAllowed | Self::NotWatchable(_) => "MethodNotAllowed",
+            Self::NotAcceptable(_) | Self::NotAcceptableMedia(_) => "NotAcceptable",
             Self::UnsupportedMediaType(_) => "UnsupportedMediaType",
             Self::AlreadyExists { .. } => "AlreadyExists",
             Self::Conflict { .. } | Self::ApplyConflict { .. } => "Conflict",
-            Self::Invalid { .. } | Self::Unprocessable(_) => "Invalid",
-            Self::Expired(_) => "Expired",
+            Self::Invalid { .. } | Self::Unprocessable(_) | Self::PatchFailed => "Invalid",
+            Self::Expired(_) | Self::ExpiredToken { .. } => "Expired",
             Self::Gone(_) => "Gone",
             Self::TooLarge(_) => "RequestEntityTooLarge",
             Self::TooManyRequests { .. } => "TooManyRequests",
             Self::Timeout { .. } => "Timeout",
             Self::Unavailable(_) => "ServiceUnavailable",
             Self::Internal(_) => "InternalError",
+            Self::Unknown(_) => "",
             Self::Other(status) => &status.reason,
         }
     }
@@ -340,7 +388,10 @@ impl ApiError {
         Status {
             kind: "Status".into(),
             api_version: "v1".into(),
-            metadata: Metadata {},
+            metadata: match self {
+                Self::ExpiredToken { token, .. } => Metadata { continue_token: token.clone() },
+                _ => Metadata::default(),
+            },
             status: "Failure".into(),
             message: self.to_string(),
             reason: self.reason().into(),
@@ -350,7 +401,7 @@ impl ApiError {
     }
 
     fn details(&self) -> Option<Details> {
-        let about = |resource: &GroupResource, name: &str, causes: &[Cause]| {
+        let about = |resource: &GroupResource, name: &str, causes: &[StatusCause]| {
             Some(Details {
                 name: name.to_owned(),
                 group: resource.group.clone(),
@@ -364,6 +415,7 @@ impl ApiError {
             | Self::AlreadyExists { resource, name }
             | Self::Conflict { resource, name, .. } => about(resource, name, &[]),
             Self::Invalid { kind, name, causes } => about(kind, name, causes),
+            Self::NotWatchable(resource) => about(resource, "", &[]),
             Self::Forbidden { resource: Some(resource), name, causes, .. } => {
                 about(resource, name, causes)
             }
@@ -380,7 +432,7 @@ impl ApiError {
                 ..Details::default()
             }),
             Self::Internal(message) => Some(Details {
-                causes: vec![Cause {
+                causes: vec![StatusCause {
                     reason: String::new(),
                     message: message.clone(),
                     field: String::new(),

@@ -1,1 +1,372 @@
-//! Watches: a stream of frames that all watchers share.
+//! Watches: a stream of frames that all watchers of a change share.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use futures::StreamExt;
+use http::{HeaderValue, header};
+use rand::Rng as _;
+use store::Revision;
+use store::cache::{Cache, CacheEvent, Interest, Kind, Object, Snapshot, Subscription};
+use tokio::time::{Instant, Sleep};
+
+use crate::bytes as text;
+use crate::handlers::negotiate::Shape;
+use crate::handlers::options::ListOptions;
+use crate::handlers::read::{check_fields, chosen, parse_revision};
+use crate::handlers::{Call, respond};
+use crate::registry::Resource;
+use crate::status::ApiError;
+use crate::table;
+
+/// Shortest life of a watch whose client names no timeout; the longest is twice that.
+///
+/// Source: `--min-request-timeout` of upstream's server.
+const MIN_TIMEOUT: Duration = Duration::from_secs(1800);
+/// Pause between two bookmarks.
+const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+/// Most bytes of waiting frames that are sent as one piece.
+const BATCH_BYTES: usize = 64 * 1024;
+
+/// Answers WATCH.
+///
+/// # Errors
+/// Bad options. A revision that is gone is told inside the stream.
+pub async fn watch(call: &Call<'_>) -> Result<Response, ApiError> {
+    let mut options = ListOptions::parse(&call.query, true)?;
+    check_fields(call.resource, &options)?;
+    if !call.info.name.is_empty() && call.info.path_name == call.info.name {
+        options.fields.require("metadata.name", &call.info.name);
+    }
+    let encoder = Encoder::agree(call)?;
+    let cache = call.resource.storage()?.cache().await?;
+    let start = begin(call, &options, cache).await?;
+    let timeout = options.timeout_seconds.map_or_else(
+        || MIN_TIMEOUT.mul_f64(1.0 + rand::rng().random::<f64>()),
+        Duration::from_secs,
+    );
+    let options = Arc::new(options);
+    let feed = match start {
+        Start::Gone => return Ok(stream(futures::stream::iter([gone(&encoder)]))),
+        Start::From(revision) => match cache.subscribe(revision, interest(call, &options)) {
+            Ok(subscription) => Feed::new(encoder, options, subscription, timeout),
+            Err(_) => return Ok(stream(futures::stream::iter([gone(&encoder)]))),
+        },
+        Start::State => {
+            let namespace = (!call.namespace().is_empty()).then_some(call.namespace());
+            let (list, subscription) =
+                cache.list_and_subscribe(namespace, interest(call, &options));
+            let mut feed = Feed::new(encoder, options, subscription, timeout);
+            feed.initial = Some((list, None));
+            feed
+        }
+    };
+    Ok(stream(futures::stream::unfold(feed, |mut feed| async move {
+        let frame = feed.next().await?;
+        Some((frame, feed))
+    })))
+}
+
+/// Where a watch begins.
+enum Start {
+    /// With the changes after a revision.
+    From(Revision),
+    /// With the state, as ADDED events.
+    State,
+    /// Its revision is no longer kept.
+    Gone,
+}
+
+async fn begin(call: &Call<'_>, options: &ListOptions, cache: &Cache) -> Result<Start, ApiError> {
+    let version = options.resource_version.as_str();
+    let revision =
+        if version.is_empty() { 0 } else { parse_revision(version).map_err(ApiError::Unknown)? };
+    if options.send_initial_events == Some(true)
+        || (revision == 0 && options.send_initial_events.is_none())
+    {
+        if version.is_empty() {
+            cache.fresh().await.map_err(ApiError::internal)?;
+        } else if revision > 0 {
+            crate::handlers::read::wait_for(cache, revision).await?;
+        }
+        return Ok(Start::State);
+    }
+    if options.send_initial_events == Some(false) && revision == 0 {
+        cache.fresh().await.map_err(ApiError::internal)?;
+        return Ok(Start::From(cache.revision()));
+    }
+    let newest = call.core.store().revision().await.map_err(ApiError::internal)?;
+    if revision > newest {
+        return Ok(Start::From(revision)); // Silent until the store gets there.
+    }
+    match cache.subscribe(revision, Interest::Only(Arc::new(|_| false))) {
+        Ok(_) => Ok(Start::From(revision)),
+        Err(_) => Ok(Start::Gone),
+    }
+}
+
+fn interest(call: &Call<'_>, options: &Arc<ListOptions>) -> Interest {
+    let namespace = call.namespace();
+    if options.labels.is_empty() && options.fields.is_empty() {
+        return if namespace.is_empty() {
+            Interest::All
+        } else {
+            Interest::Namespace(namespace.into())
+        };
+    }
+    let (namespace, options) = (namespace.to_owned(), options.clone());
+    Interest::Only(Arc::new(move |event| {
+        (namespace.is_empty() || event.object.namespace() == Some(&namespace))
+            && (chosen(&options, &event.object)
+                || event.previous.as_ref().is_some_and(|p| chosen(&options, p)))
+    }))
+}
+
+fn stream(frames: impl futures::Stream<Item = Bytes> + Send + 'static) -> Response {
+    let body = Body::from_stream(frames.map(Ok::<_, std::convert::Infallible>));
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    response
+}
+
+/// The event that tells a watcher to list again.
+fn gone(_encoder: &Encoder) -> Bytes {
+    let error = ApiError::Expired("too old resource version".to_owned());
+    let mut out = b"{\"type\":\"ERROR\",\"object\":".to_vec();
+    text::write_json(&mut out, &error.status());
+    out.extend_from_slice(b"}\n");
+    out.into()
+}
+
+/// How the objects of a watch are written.
+struct Encoder {
+    resource: Arc<Resource>,
+    form: Form,
+    columns_sent: bool,
+}
+
+enum Form {
+    /// The frame that all watchers share.
+    Shared,
+    /// Another version of the object.
+    Converted,
+    Metadata(String),
+    Table(String, table::Include),
+}
+
+impl Encoder {
+    fn agree(call: &Call<'_>) -> Result<Self, ApiError> {
+        let resource = call.resource.clone();
+        let form = match &call.output.shape {
+            Shape::Object
+                if resource.conversion.is_none() && resource.head == resource.stored_head =>
+            {
+                Form::Shared
+            }
+            Shape::Object => Form::Converted,
+            Shape::Metadata(version) | Shape::MetadataList(version) => {
+                Form::Metadata(version.clone())
+            }
+            Shape::Table(version) => {
+                Form::Table(version.clone(), respond::include_object(&call.query)?)
+            }
+        };
+        Ok(Self { resource, form, columns_sent: false })
+    }
+
+    /// One event about an object.
+    fn event(&mut self, kind: Kind, json: &Bytes, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"type\":\"");
+        out.extend_from_slice(kind.as_str().as_bytes());
+        out.extend_from_slice(b"\",\"object\":");
+        self.object(json, out);
+        out.extend_from_slice(b"}\n");
+    }
+
+    fn object(&mut self, json: &Bytes, out: &mut Vec<u8>) {
+        match &self.form {
+            Form::Shared => out.extend_from_slice(json),
+            Form::Converted => out.extend_from_slice(&self.resource.view(json.clone())),
+            Form::Metadata(version) => out.extend_from_slice(&respond::partial(version, json)),
+            Form::Table(version, include) => {
+                let json = self.resource.view(json.clone());
+                let meta = table::ListMeta::at(&revision_of(&json));
+                let columns = !std::mem::replace(&mut self.columns_sent, true);
+                let table = table::render(
+                    &self.resource,
+                    std::slice::from_ref(&json),
+                    *include,
+                    version,
+                    &meta,
+                    columns,
+                );
+                out.extend_from_slice(&table);
+            }
+        }
+    }
+
+    fn bookmark(&self, revision: Revision, initial_end: bool, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"type\":\"BOOKMARK\",\"object\":");
+        let (mut head, tail) = match &self.form {
+            Form::Shared | Form::Converted => (self.resource.head.clone(), ""),
+            Form::Metadata(version) => {
+                (text::head("PartialObjectMetadata", &format!("meta.k8s.io/{version}")), "")
+            }
+            Form::Table(version, _) => (
+                text::head("Table", &format!("meta.k8s.io/{version}")),
+                ",\"columnDefinitions\":null,\"rows\":[]",
+            ),
+        };
+        out.append(&mut head);
+        let annotations = if initial_end {
+            ",\"annotations\":{\"k8s.io/initial-events-end\":\"true\"}"
+        } else {
+            ""
+        };
+        out.extend_from_slice(
+            format!("\"metadata\":{{\"resourceVersion\":\"{revision}\"{annotations}}}{tail}}}}}\n")
+                .as_bytes(),
+        );
+    }
+}
+
+fn revision_of(json: &Bytes) -> String {
+    let metadata: serde_json::Value =
+        serde_json::from_slice(&text::metadata(json)).unwrap_or_default();
+    metadata["resourceVersion"].as_str().unwrap_or_default().to_owned()
+}
+
+/// One watcher.
+struct Feed {
+    encoder: Encoder,
+    options: Arc<ListOptions>,
+    subscription: Subscription,
+    /// The state, and the key up to which it was sent.
+    initial: Option<(Snapshot, Option<String>)>,
+    end: Pin<Box<Sleep>>,
+    next_bookmark: Instant,
+}
+
+impl Feed {
+    fn new(
+        encoder: Encoder,
+        options: Arc<ListOptions>,
+        subscription: Subscription,
+        timeout: Duration,
+    ) -> Self {
+        let end = Box::pin(tokio::time::sleep(timeout));
+        Self {
+            encoder,
+            options,
+            subscription,
+            initial: None,
+            end,
+            next_bookmark: Instant::now() + BOOKMARK_EVERY,
+        }
+    }
+
+    /// The next piece of the stream: one frame or several.
+    async fn next(&mut self) -> Option<Bytes> {
+        if let Some(piece) = self.initial() {
+            return Some(piece);
+        }
+        loop {
+            tokio::select! {
+                biased;
+                event = self.subscription.recv() => {
+                    let event = event?;
+                    if let Some(piece) = self.batch(&event) {
+                        return Some(piece);
+                    }
+                }
+                () = self.end.as_mut() => {
+                    return None;
+                }
+                () = tokio::time::sleep_until(self.next_bookmark), if self.options.bookmarks => {
+                    self.next_bookmark = Instant::now() + BOOKMARK_EVERY;
+                    if let Some(revision) = self.subscription.progress() {
+                        let mut out = Vec::new();
+                        self.encoder.bookmark(revision, false, &mut out);
+                        return Some(out.into());
+                    }
+                }
+            }
+        }
+    }
+
+    /// ADDED events of the state, and the bookmark that ends them.
+    fn initial(&mut self) -> Option<Bytes> {
+        let (snapshot, after) = self.initial.take()?;
+        let mut out = Vec::new();
+        let mut last = after;
+        loop {
+            let objects = snapshot.page(last.as_deref(), 64);
+            let Some(end) = objects.last() else { break };
+            last = Some(end.key().to_owned());
+            for object in objects.iter().filter(|o| chosen(&self.options, o)) {
+                self.encoder.event(Kind::Added, &object.json(), &mut out);
+            }
+            if out.len() >= BATCH_BYTES {
+                self.initial = Some((snapshot, last));
+                return Some(out.into());
+            }
+        }
+        if self.options.send_initial_events == Some(true) && self.options.bookmarks {
+            self.encoder.bookmark(snapshot.revision(), true, &mut out);
+        }
+        (!out.is_empty()).then(|| out.into())
+    }
+
+    /// The frame of an event, joined with those that wait already.
+    fn batch(&mut self, event: &CacheEvent) -> Option<Bytes> {
+        let first = self.frame(event);
+        let Some(more) = self.subscription.try_recv() else { return first };
+        let mut out = first.map(|f| f.to_vec()).unwrap_or_default();
+        let mut next = Some(more);
+        while let Some(event) = next {
+            if let Some(frame) = self.frame(&event) {
+                out.extend_from_slice(&frame);
+            }
+            next = if out.len() < BATCH_BYTES { self.subscription.try_recv() } else { None };
+        }
+        (!out.is_empty()).then(|| out.into())
+    }
+
+    fn frame(&mut self, event: &CacheEvent) -> Option<Bytes> {
+        let kind = self.kind(event)?;
+        if matches!(self.encoder.form, Form::Shared) {
+            return Some(event.frame_as(kind));
+        }
+        let ceased = kind == Kind::Deleted && event.kind != Kind::Deleted;
+        let json = match (&event.previous, ceased) {
+            (Some(previous), true) => previous.at(event.revision).json(),
+            _ => event.object.json(),
+        };
+        let mut out = Vec::new();
+        self.encoder.event(kind, &json, &mut out);
+        Some(out.into())
+    }
+
+    /// What a change looks like through the selectors.
+    fn kind(&self, event: &CacheEvent) -> Option<Kind> {
+        let options = &self.options;
+        if options.labels.is_empty() && options.fields.is_empty() {
+            return Some(event.kind);
+        }
+        let matched = |object: &Arc<Object>| chosen(options, object);
+        let before = event.previous.as_ref().is_some_and(matched);
+        let now = event.kind != Kind::Deleted && matched(&event.object);
+        match (before, now) {
+            (false, true) => Some(Kind::Added),
+            (true, true) => Some(Kind::Modified),
+            (true, false) => Some(Kind::Deleted),
+            (false, false) => None,
+        }
+    }
+}

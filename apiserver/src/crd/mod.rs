@@ -1,1 +1,211 @@
-//! Custom types: from a CustomResourceDefinition to a served resource.
+//! Custom types: from a CustomResourceDefinition to served resources.
+
+mod follow;
+mod names;
+mod strategy;
+mod validate;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use store::Store;
+
+use crate::registry::facts::{FACTS, ResourceFacts};
+use crate::registry::{
+    Column, Custom, LazySchema, Resource, ScalePaths, SchemaSource, Selectable, Storage,
+    Subresource,
+};
+use crate::{bytes, types};
+
+pub use follow::Follower;
+pub use strategy::Definitions;
+
+/// Holds a deleted definition until its objects are gone.
+pub const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
+
+/// Verbs of every custom resource.
+const VERBS: [&str; 8] =
+    ["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"];
+
+/// Storages by group and plural name; they live as long as their definition.
+pub(crate) type Storages = HashMap<(String, String), Arc<Storage>>;
+
+/// Whether a definition's condition is `True`.
+pub(crate) fn has_condition(definition: &Value, kind: &str) -> bool {
+    let conditions = definition["status"]["conditions"].as_array().into_iter().flatten();
+    conditions.filter(|c| c["type"] == kind).any(|c| c["status"] == "True")
+}
+
+/// The served versions of an established definition.
+pub(crate) fn resources(
+    store: &Arc<dyn Store>,
+    storages: &mut Storages,
+    definition: &Value,
+) -> Vec<Arc<Resource>> {
+    let spec = &definition["spec"];
+    let versions: Vec<&Value> = spec["versions"].as_array().into_iter().flatten().collect();
+    let Some(stored) = versions.iter().find(|v| v["storage"] == true) else { return Vec::new() };
+    let storage = storage(store, storages, spec, stored);
+    let served = versions.iter().filter(|v| v["served"] == true);
+    served.map(|version| Arc::new(resource(spec, version, stored, &storage))).collect()
+}
+
+fn text(value: &Value, key: &str) -> String {
+    value[key].as_str().unwrap_or_default().to_owned()
+}
+
+fn texts(value: &Value) -> Vec<String> {
+    value.as_array().into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect()
+}
+
+/// The storage of a definition: kept over changes, unless the selectable fields change.
+fn storage(
+    store: &Arc<dyn Store>,
+    storages: &mut Storages,
+    spec: &Value,
+    stored: &Value,
+) -> Arc<Storage> {
+    let key = (text(spec, "group"), text(&spec["names"], "plural"));
+    let mut selectable = types::strategy(&key.0, &key.1).selectable();
+    for field in stored["selectableFields"].as_array().into_iter().flatten() {
+        let path = text(field, "jsonPath");
+        let selected = Selectable::new(path.trim_start_matches('.'));
+        if !selectable.contains(&selected) {
+            selectable.push(selected);
+        }
+    }
+    if let Some(kept) = storages.get(&key).filter(|s| s.selectable() == selectable) {
+        return kept.clone();
+    }
+    let storage = Arc::new(Storage::new(store.clone(), &key.0, &key.1, selectable));
+    storages.insert(key, storage.clone());
+    storage
+}
+
+/// The recorded facts of a type that upstream has built in.
+fn facts(group: &str, version: &str, plural: &str) -> Option<&'static ResourceFacts> {
+    FACTS.resources.get(&format!("{group}/{version}"))?.items.get(plural)
+}
+
+fn resource(spec: &Value, version: &Value, stored: &Value, storage: &Arc<Storage>) -> Resource {
+    let (group, names) = (text(spec, "group"), &spec["names"]);
+    let (plural, kind, name) = (text(names, "plural"), text(names, "kind"), text(version, "name"));
+    let facts = facts(&group, &name, &plural);
+    let api_version = format!("{group}/{name}");
+    let stored_version = format!("{group}/{}", text(stored, "name"));
+    let schema = &version["schema"]["openAPIV3Schema"];
+    let source = match schema {
+        Value::Null => SchemaSource::None,
+        schema => SchemaSource::OpenApi(Arc::new(schema.clone())),
+    };
+    Resource {
+        singular: text(names, "singular"),
+        list_kind: text(names, "listKind"),
+        short_names: texts(&names["shortNames"]),
+        categories: texts(&names["categories"]),
+        namespaced: spec["scope"] == "Namespaced",
+        verbs: facts.map_or_else(|| VERBS.map(str::to_owned).to_vec(), |f| f.verbs.clone()),
+        subresources: subresources(version, &kind, facts),
+        storage_version_hash: facts.map_or_else(
+            || version_hash(&group, &text(stored, "name"), &kind),
+            |f| f.storage_version_hash.clone(),
+        ),
+        columns: columns(version),
+        strategy: types::strategy(&group, &plural),
+        storage: Some(storage.clone()),
+        schema: LazySchema::new(source),
+        conversion: types::conversion(&group, &name, &plural),
+        head: bytes::head(&kind, &api_version),
+        stored_head: bytes::head(&kind, &stored_version),
+        bare_items: facts.is_some(),
+        custom: Some(Custom {
+            storage_version: text(stored, "name"),
+            deprecation: deprecation(version, &api_version, &kind),
+            scale: scale(version),
+        }),
+        group,
+        version: name,
+        name: plural,
+        kind,
+    }
+}
+
+/// What clients compare between servers.
+///
+/// Source: `StorageVersionHash` in upstream's discovery.
+fn version_hash(group: &str, version: &str, kind: &str) -> String {
+    STANDARD.encode(&Sha256::digest(format!("{group}/{version}/{kind}"))[..8])
+}
+
+fn subresources(
+    version: &Value,
+    kind: &str,
+    facts: Option<&ResourceFacts>,
+) -> std::collections::BTreeMap<String, Subresource> {
+    let verbs = || ["get", "patch", "update"].map(str::to_owned).to_vec();
+    let mut out = std::collections::BTreeMap::new();
+    let declared = &version["subresources"];
+    if declared["status"].is_object() {
+        let status =
+            Subresource { kind: kind.to_owned(), verbs: verbs(), ..Subresource::default() };
+        out.insert("status".to_owned(), status);
+    }
+    if declared["scale"].is_object() {
+        let scale = Subresource {
+            kind: "Scale".to_owned(),
+            group: "autoscaling".to_owned(),
+            version: "v1".to_owned(),
+            verbs: verbs(),
+        };
+        out.insert("scale".to_owned(), scale);
+    }
+    let known = facts.map(|f| &f.subresources).into_iter().flatten();
+    for (name, sub) in known.filter(|(name, _)| name.as_str() != "scale") {
+        out.entry(name.clone()).or_insert_with(|| Subresource {
+            kind: sub.kind.clone(),
+            group: sub.group.clone(),
+            version: sub.version.clone(),
+            verbs: sub.verbs.clone(),
+        });
+    }
+    out
+}
+
+fn columns(version: &Value) -> Vec<Column> {
+    let columns = version["additionalPrinterColumns"].as_array().into_iter().flatten();
+    columns
+        .map(|c| Column {
+            name: text(c, "name"),
+            kind: text(c, "type"),
+            format: text(c, "format"),
+            description: text(c, "description"),
+            priority: c["priority"].as_i64().and_then(|p| p.try_into().ok()).unwrap_or(0),
+            json_path: text(c, "jsonPath"),
+        })
+        .collect()
+}
+
+fn scale(version: &Value) -> Option<ScalePaths> {
+    let scale = version["subresources"]["scale"].as_object()?;
+    let path = |key: &str| -> Option<Vec<String>> {
+        let path = scale.get(key)?.as_str()?.trim_start_matches('.');
+        (!path.is_empty()).then(|| path.split('.').map(str::to_owned).collect())
+    };
+    Some(ScalePaths {
+        spec_replicas: path("specReplicasPath")?,
+        status_replicas: path("statusReplicasPath")?,
+        label_selector: path("labelSelectorPath"),
+    })
+}
+
+fn deprecation(version: &Value, api_version: &str, kind: &str) -> Option<String> {
+    if version["deprecated"] != true {
+        return None;
+    }
+    let text = version["deprecationWarning"].as_str().map(str::to_owned);
+    Some(text.unwrap_or_else(|| format!("{api_version} {kind} is deprecated")))
+}

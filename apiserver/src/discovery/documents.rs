@@ -228,7 +228,13 @@ pub fn root_paths(groups: &[Group], fixed: &[String]) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+
+    fn hosted_store() -> Arc<dyn store::Store> {
+        Arc::new(store::MemoryStore::new())
+    }
 
     fn names(groups: &[Group]) -> Vec<&str> {
         groups.iter().map(|group| group.name.as_str()).collect()
@@ -247,7 +253,7 @@ mod tests {
 
     #[test]
     fn hosted_groups_stand_in_the_recorded_order() {
-        let groups = groups(&Registry::hosted());
+        let groups = groups(&Registry::hosted(&hosted_store()));
         let recorded: Vec<&str> = FACTS
             .group_order_aggregated
             .iter()
@@ -260,7 +266,7 @@ mod tests {
 
     #[test]
     fn resources_stand_in_the_recorded_order() {
-        for group in groups(&Registry::hosted()) {
+        for group in groups(&Registry::hosted(&hosted_store())) {
             for version in &group.versions {
                 let list = resource_list(&group.name, version);
                 let key = list["groupVersion"].as_str().unwrap();

@@ -1,1 +1,159 @@
 //! Answers to requests, by verb.
+
+pub mod negotiate;
+pub mod options;
+pub mod proxy;
+pub mod read;
+pub mod respond;
+pub mod selector;
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use http::request::Parts;
+use http::{HeaderMap, Method};
+
+use negotiate::{Format, Output};
+use options::Query;
+
+use crate::registry::{Registry, Resource, Subresource};
+use crate::request::{RequestInfo, User};
+use crate::server::Core;
+use crate::status::ApiError;
+use crate::{discovery, watch, write};
+
+/// One request for a resource, with all that its handler needs.
+pub struct Call<'a> {
+    /// The server.
+    pub core: &'a Arc<Core>,
+    /// What was served when the request came.
+    pub registry: &'a Arc<Registry>,
+    /// The resource in the path.
+    pub resource: &'a Arc<Resource>,
+    /// What is asked for.
+    pub info: &'a RequestInfo,
+    /// Who asks.
+    pub user: &'a User,
+    /// Query parameters.
+    pub query: Query,
+    /// Headers.
+    pub headers: &'a HeaderMap,
+    /// Method.
+    pub method: &'a Method,
+    /// The agreed form of the answer.
+    pub output: Output,
+}
+
+impl Call<'_> {
+    /// Namespace of the objects; empty for cluster-scoped ones, also for namespaces themselves.
+    pub fn namespace(&self) -> &str {
+        if self.resource.namespaced { &self.info.namespace } else { "" }
+    }
+}
+
+/// Answers a request whose [`RequestInfo`] and [`User`] are in its extensions.
+pub async fn handle(State(core): State<Arc<Core>>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let info = parts.extensions.get::<RequestInfo>().cloned().unwrap_or_default();
+    let user = parts.extensions.get::<User>().cloned().unwrap_or_else(User::anonymous);
+    if !info.is_resource {
+        return discovery::handle(&core, &info, &user, Request::from_parts(parts, body)).await;
+    }
+    let query = Query::parse(parts.uri.query());
+    let output = Output::negotiate(&parts.headers, &query, &info);
+    let format = output.as_ref().map_or(Format::Json, |o| o.format);
+    match resource(&core, &info, &user, query, output, parts, body).await {
+        Ok(response) => response,
+        Err(error) => respond::error(error, format),
+    }
+}
+
+async fn resource(
+    core: &Arc<Core>,
+    info: &RequestInfo,
+    user: &User,
+    query: Query,
+    output: Result<Output, ApiError>,
+    parts: Parts,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let registry = core.registry();
+    let found =
+        registry.get(&info.group, &info.version, &info.resource).ok_or(ApiError::NoResource)?;
+    let subresource = match info.subresource.as_str() {
+        "" => None,
+        name => Some(found.subresources.get(name).ok_or(ApiError::NoResource)?),
+    };
+    check_scope(found, info)?;
+    check_verb(found, subresource, info)?;
+    if proxy::is_proxied(found, info) {
+        return proxy::proxy(core, found, info, Request::from_parts(parts, body)).await;
+    }
+    let call = Call {
+        core,
+        registry: &registry,
+        resource: found,
+        info,
+        user,
+        query,
+        headers: &parts.headers,
+        method: &parts.method,
+        output: output?,
+    };
+    let mut response = verb(&call, body).await?;
+    if let Some(text) = found.custom.as_ref().and_then(|c| c.deprecation.as_ref()) {
+        respond::warn(&mut response, std::slice::from_ref(text));
+    }
+    Ok(response)
+}
+
+async fn verb(call: &Call<'_>, body: Body) -> Result<Response, ApiError> {
+    match (call.info.verb.as_str(), call.info.subresource.as_str()) {
+        ("get", "" | "status" | "approval" | "ephemeralcontainers" | "resize") => {
+            read::get(call).await
+        }
+        ("list", "") => read::list(call).await,
+        ("watch", "") => watch::watch(call).await,
+        _ => write::handle(call, body).await,
+    }
+}
+
+/// A namespaced resource is asked for in a namespace, or as a collection over all of them.
+fn check_scope(resource: &Resource, info: &RequestInfo) -> Result<(), ApiError> {
+    let about_a_namespace = info.resource == "namespaces" && info.group.is_empty();
+    let fits = if resource.namespaced {
+        !info.namespace.is_empty()
+            || matches!(info.verb.as_str(), "list" | "watch")
+            || info.name.is_empty()
+    } else {
+        info.namespace.is_empty() || about_a_namespace
+    };
+    if fits { Ok(()) } else { Err(ApiError::NoResource) }
+}
+
+fn check_verb(
+    resource: &Resource,
+    subresource: Option<&Subresource>,
+    info: &RequestInfo,
+) -> Result<(), ApiError> {
+    let verbs = subresource.map_or(&resource.verbs, |s| &s.verbs);
+    // The two shapes of a path: an object is not created by POST on its own name.
+    let shape = match info.verb.as_str() {
+        "create" if subresource.is_none() => info.path_name.is_empty(),
+        "update" | "patch" | "delete" => !info.name.is_empty(),
+        _ => true,
+    };
+    // A collection across all namespaces can be read, not written.
+    let homeless = resource.namespaced
+        && info.namespace.is_empty()
+        && !matches!(info.verb.as_str(), "list" | "watch");
+    if homeless || !shape || !verbs.iter().any(|v| *v == info.verb) {
+        if info.verb == "watch" && verbs.iter().any(|v| v == "list") {
+            return Err(ApiError::NotWatchable(resource.group_resource()));
+        }
+        return Err(ApiError::MethodNotAllowed);
+    }
+    Ok(())
+}

@@ -9,7 +9,7 @@ use super::authn::{Authenticator, Lookup};
 use super::authz::{Attributes, Authorizer};
 use super::tokens::{Binding, Claims, Reference};
 use crate::request::User;
-use crate::status::{ApiError, Cause, GroupResource};
+use crate::status::{ApiError, GroupResource, StatusCause};
 
 const AUTHENTICATION: &str = "authentication.k8s.io";
 const AUTHORIZATION: &str = "authorization.k8s.io";
@@ -211,7 +211,7 @@ fn invalid_access(field: &str, reason: &str, message: String) -> ApiError {
     ApiError::Invalid {
         kind: GroupResource::new(AUTHORIZATION, ""),
         name: String::new(),
-        causes: vec![Cause { reason: reason.to_owned(), message, field: field.to_owned() }],
+        causes: vec![StatusCause { reason: reason.to_owned(), message, field: field.to_owned() }],
     }
 }
 
@@ -310,7 +310,7 @@ fn check_expiration(seconds: i64) -> Result<(), ApiError> {
     Err(ApiError::Invalid {
         kind: GroupResource::new(AUTHENTICATION, "TokenRequest"),
         name: String::new(),
-        causes: vec![Cause {
+        causes: vec![StatusCause {
             reason: "FieldValueInvalid".to_owned(),
             message: format!("Invalid value: {seconds}: {problem}"),
             field: "spec.expirationSeconds".to_owned(),

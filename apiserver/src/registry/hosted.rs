@@ -2,12 +2,19 @@
 
 use std::sync::Arc;
 
+use std::collections::HashMap;
+
+use store::Store;
+
 use super::facts::{FACTS, ResourceFacts};
-use super::{HOSTED_GROUPS, Resource, Subresource};
-use crate::types;
+use super::{HOSTED_GROUPS, LazySchema, Resource, SchemaSource, Storage, Subresource};
+use crate::{bytes, types};
+
+type Storages = HashMap<(String, String), Arc<Storage>>;
 
 /// All hosted resources, in discovery's order.
-pub(super) fn resources() -> Vec<Arc<Resource>> {
+pub(super) fn resources(store: &Arc<dyn Store>) -> Vec<Arc<Resource>> {
+    let mut storages = Storages::new();
     let mut out = Vec::new();
     for group in FACTS.group_order_aggregated.iter().filter(|g| HOSTED_GROUPS.contains(&g.as_str()))
     {
@@ -15,11 +22,31 @@ pub(super) fn resources() -> Vec<Arc<Resource>> {
             let key = if group.is_empty() { version.clone() } else { format!("{group}/{version}") };
             let facts = &FACTS.resources[&key];
             for name in &facts.aggregated_order {
-                out.push(Arc::new(resource(group, version, name, &facts.items[name])));
+                let mut resource = resource(group, version, name, &facts.items[name]);
+                if !resource.storage_version_hash.is_empty() {
+                    resource.storage = Some(storage(store, &mut storages, &resource));
+                }
+                out.push(Arc::new(resource));
             }
         }
     }
     out
+}
+
+/// Core events and those of events.k8s.io are one storage.
+fn storage(store: &Arc<dyn Store>, storages: &mut Storages, resource: &Resource) -> Arc<Storage> {
+    let group = if resource.group == "events.k8s.io" { "" } else { &*resource.group };
+    let key = (group.to_owned(), resource.name.clone());
+    let make = || {
+        Arc::new(Storage::new(store.clone(), group, &resource.name, resource.strategy.selectable()))
+    };
+    storages.entry(key).or_insert_with(make).clone()
+}
+
+/// The name of a kind's definition in the recorded facts.
+fn definition(group: &str, version: &str, kind: &str) -> SchemaSource {
+    let name = schema::facts::definition_of(group, version, kind);
+    name.map_or(SchemaSource::None, |name| SchemaSource::Definition(name.to_owned()))
 }
 
 fn resource(group: &str, version: &str, name: &str, facts: &ResourceFacts) -> Resource {
@@ -47,6 +74,16 @@ fn resource(group: &str, version: &str, name: &str, facts: &ResourceFacts) -> Re
         storage_version_hash: facts.storage_version_hash.clone(),
         columns: Vec::new(),
         strategy: types::strategy(group, name),
-        custom: false,
+        storage: None,
+        schema: LazySchema::new(definition(group, version, &facts.kind)),
+        conversion: types::conversion(group, version, name),
+        head: bytes::head(&facts.kind, &api_version(group, version)),
+        stored_head: bytes::head(&facts.kind, &api_version(group, version)),
+        bare_items: true,
+        custom: None,
     }
+}
+
+fn api_version(group: &str, version: &str) -> String {
+    if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
 }

@@ -5,12 +5,21 @@
 
 pub mod facts;
 mod hosted;
+mod storage;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use crate::status::GroupResource;
-use crate::types::Strategy;
+use schema::Schema;
+use serde_json::Value;
+use store::Store;
+use store::cache::Cache;
+
+use crate::bytes;
+use crate::status::{ApiError, GroupResource};
+use crate::types::{Conversion, Strategy};
+
+pub use storage::{Selectable, Storage};
 
 /// Groups that the server hosts itself. All others arrive as CustomResourceDefinitions.
 pub const HOSTED_GROUPS: [&str; 11] = [
@@ -57,8 +66,80 @@ pub struct Resource {
     pub columns: Vec<Column>,
     /// The few rules that no schema can say.
     pub strategy: Arc<dyn Strategy>,
-    /// Whether it comes from a CustomResourceDefinition.
-    pub custom: bool,
+    /// Where its objects are; `None` for types that only pass through, such as reviews.
+    pub storage: Option<Arc<Storage>>,
+    /// Compiled at first use.
+    pub schema: LazySchema,
+    /// How its objects differ from what is stored; `None` if at most kind and version do.
+    pub conversion: Option<Arc<dyn Conversion>>,
+    /// `{"kind":…,"apiVersion":…,` of this version.
+    pub head: Vec<u8>,
+    /// The head of what is stored, if the stored version is another one.
+    pub stored_head: Vec<u8>,
+    /// Whether list items leave out kind and version, as upstream's own types do.
+    pub bare_items: bool,
+    /// Set for types that come from a CustomResourceDefinition.
+    pub custom: Option<Custom>,
+}
+
+/// What only custom types have.
+#[derive(Debug, Clone, Default)]
+pub struct Custom {
+    /// Version that is stored.
+    pub storage_version: String,
+    /// Text of the warning that requests to this version get.
+    pub deprecation: Option<String>,
+    /// Paths of the scale subresource.
+    pub scale: Option<ScalePaths>,
+}
+
+/// Where a scalable type keeps what `autoscaling/v1` Scale shows; member names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ScalePaths {
+    /// Wanted replicas.
+    pub spec_replicas: Vec<String>,
+    /// Observed replicas.
+    pub status_replicas: Vec<String>,
+    /// Label selector as text, if there is one.
+    pub label_selector: Option<Vec<String>>,
+}
+
+/// A schema that is compiled when it is first needed.
+pub struct LazySchema {
+    compiled: OnceLock<Option<Arc<Schema>>>,
+    source: SchemaSource,
+}
+
+/// Where a schema comes from.
+pub enum SchemaSource {
+    /// No schema: the type is not written, or takes anything.
+    None,
+    /// A definition of the recorded facts, by its full name.
+    Definition(String),
+    /// `openAPIV3Schema` of a CustomResourceDefinition.
+    OpenApi(Arc<Value>),
+}
+
+impl LazySchema {
+    /// Compiles nothing yet.
+    pub fn new(source: SchemaSource) -> Self {
+        Self { compiled: OnceLock::new(), source }
+    }
+
+    /// The compiled schema.
+    pub fn get(&self) -> Option<&Arc<Schema>> {
+        let compile = || match &self.source {
+            SchemaSource::None => None,
+            SchemaSource::Definition(name) => Schema::for_definition(name).map(Arc::new),
+            SchemaSource::OpenApi(schema) => Schema::from_crd(schema).ok().map(Arc::new),
+        };
+        self.compiled.get_or_init(compile).as_ref()
+    }
+
+    /// Where it comes from.
+    pub fn source(&self) -> &SchemaSource {
+        &self.source
+    }
 }
 
 /// One subresource.
@@ -111,6 +192,42 @@ impl Resource {
         GroupResource::new(&*self.group, &*self.kind)
     }
 
+    /// Where its objects are.
+    ///
+    /// # Errors
+    /// [`ApiError::MethodNotAllowed`] for types that only pass through.
+    pub fn storage(&self) -> Result<&Arc<Storage>, ApiError> {
+        self.storage.as_ref().ok_or(ApiError::MethodNotAllowed)
+    }
+
+    /// Its watch cache, if it was started; hosted types' caches always are.
+    pub fn cache(&self) -> Option<&Cache> {
+        self.storage.as_ref()?.started()
+    }
+
+    /// An object of the store as this version shows it.
+    pub fn view(&self, object: bytes::Bytes) -> bytes::Bytes {
+        match &self.conversion {
+            Some(conversion) => match serde_json::from_slice::<Value>(&object) {
+                Ok(mut value) => {
+                    let revision =
+                        value["metadata"]["resourceVersion"].as_str().and_then(|v| v.parse().ok());
+                    conversion.from_stored(&mut value);
+                    let stored = bytes::encode(&value);
+                    revision
+                        .map_or(stored.clone(), |revision| bytes::with_version(&stored, revision))
+                }
+                Err(_) => object,
+            },
+            None => bytes::with_head(&self.head, &object),
+        }
+    }
+
+    /// What is said when an object of this name is not there.
+    pub fn not_found(&self, name: &str) -> ApiError {
+        ApiError::NotFound { resource: self.group_resource(), name: name.to_owned() }
+    }
+
     /// Whether discovery lists the verb.
     pub fn has_verb(&self, verb: &str) -> bool {
         self.verbs.iter().any(|v| v == verb)
@@ -144,33 +261,43 @@ pub struct Version {
 
 impl Registry {
     /// The hosted types alone.
-    pub fn hosted() -> Self {
-        Self::build(hosted::resources())
+    pub fn hosted(store: &Arc<dyn Store>) -> Self {
+        Self::build(hosted::resources(store))
     }
 
-    /// A registry of exactly these resources.
+    /// The hosted resources of a registry.
+    pub fn hosted_resources(registry: &Self) -> Vec<Arc<Resource>> {
+        registry.resources().filter(|r| r.custom.is_none()).cloned().collect()
+    }
+
+    /// A registry of exactly these resources, in discovery's order.
     pub fn build(resources: impl IntoIterator<Item = Arc<Resource>>) -> Self {
         let mut registry = Self::default();
+        let mut groups: BTreeMap<(usize, String), BTreeMap<String, Vec<Arc<Resource>>>> =
+            BTreeMap::new();
         for resource in resources {
-            let group = match registry.groups.iter_mut().position(|g| g.name == resource.group) {
-                Some(at) => &mut registry.groups[at],
-                None => {
-                    registry
-                        .groups
-                        .push(Group { name: resource.group.clone(), versions: Vec::new() });
-                    let last = registry.groups.len() - 1;
-                    &mut registry.groups[last]
-                }
-            };
-            match group.versions.iter_mut().find(|v| v.name == resource.version) {
-                Some(version) => version.resources.push(resource.clone()),
-                None => group.versions.push(Version {
-                    name: resource.version.clone(),
-                    resources: vec![resource.clone()],
-                }),
-            }
+            let rank =
+                facts::FACTS.group_order_aggregated.iter().position(|g| *g == resource.group);
+            let group =
+                groups.entry((rank.unwrap_or(usize::MAX), resource.group.clone())).or_default();
+            group.entry(resource.version.clone()).or_default().push(resource.clone());
             let key = (resource.group.clone(), resource.version.clone(), resource.name.clone());
             registry.by_name.insert(key, resource);
+        }
+        for ((_, name), versions) in groups {
+            let mut versions: Vec<Version> = versions
+                .into_iter()
+                .map(|(version, mut resources)| {
+                    order_resources(&name, &version, &mut resources);
+                    Version { name: version, resources }
+                })
+                .collect();
+            let known = facts::FACTS.groups.get(&name);
+            versions.sort_by_key(|v| {
+                let rank = known.and_then(|k| k.versions.iter().position(|x| *x == v.name));
+                (rank.unwrap_or(usize::MAX), version_rank(&v.name))
+            });
+            registry.groups.push(Group { name, versions });
         }
         registry
     }
@@ -200,5 +327,40 @@ impl Registry {
     /// Every resource.
     pub fn resources(&self) -> impl Iterator<Item = &Arc<Resource>> {
         self.groups.iter().flat_map(|g| &g.versions).flat_map(|v| &v.resources)
+    }
+}
+
+fn order_resources(group: &str, version: &str, resources: &mut [Arc<Resource>]) {
+    let key = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+    let order = facts::FACTS.resources.get(&key).map(|f| &f.aggregated_order);
+    resources.sort_by_key(|r| {
+        let rank = order.and_then(|o| o.iter().position(|n| *n == r.name));
+        (rank.unwrap_or(usize::MAX), r.name.clone())
+    });
+}
+
+/// Sorts versions as clients expect: stable ones first, then beta, then alpha, newest first.
+///
+/// Source: kubernetes.io, "Versions in CustomResourceDefinitions", "Version priority".
+fn version_rank(version: &str) -> (u8, std::cmp::Reverse<u64>, std::cmp::Reverse<u64>, String) {
+    let parse = || -> Option<(u8, u64, u64)> {
+        let rest = version.strip_prefix('v')?;
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        let major = rest[..digits].parse().ok()?;
+        let rest = &rest[digits..];
+        if rest.is_empty() {
+            return Some((0, major, 0));
+        }
+        let (stage, minor) = rest
+            .strip_prefix("beta")
+            .map(|m| (1, m))
+            .or_else(|| rest.strip_prefix("alpha").map(|m| (2, m)))?;
+        Some((stage, major, minor.parse().ok()?))
+    };
+    match parse() {
+        Some((stage, major, minor)) => {
+            (stage, std::cmp::Reverse(major), std::cmp::Reverse(minor), String::new())
+        }
+        None => (3, std::cmp::Reverse(0), std::cmp::Reverse(0), version.to_owned()),
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::registry::Selectable;
 use crate::request::{RequestInfo, User};
 use crate::server::Core;
 use crate::status::{ApiError, Cause};
@@ -73,13 +74,8 @@ pub trait Strategy: Send + Sync {
         Vec::new()
     }
 
-    /// Labels that `fieldSelector` takes beyond `metadata.name` and `metadata.namespace`.
-    fn selectable(&self) -> &[&'static str] {
-        &[]
-    }
-
-    /// Values of [`Strategy::selectable`].
-    fn selectable_fields(&self, _obj: &Value) -> Vec<(&'static str, String)> {
+    /// What `fieldSelector` takes beyond `metadata.name` and `metadata.namespace`.
+    fn selectable(&self) -> Vec<Selectable> {
         Vec::new()
     }
 
@@ -93,9 +89,31 @@ pub trait Strategy: Send + Sync {
         false
     }
 
-    /// Seconds of grace that a deletion gets; `asked` is what the client wants. 0 deletes at once.
-    fn grace_seconds(&self, _obj: &Value, _asked: Option<i64>) -> i64 {
-        0
+    /// Seconds of grace that a deletion gets; `asked` is what the client wants. `None` for types
+    /// that know no grace.
+    fn grace_seconds(&self, _obj: &Value, _asked: Option<i64>) -> Option<i64> {
+        None
+    }
+
+    /// What admission plugins of this type set or refuse on creation, before validation.
+    ///
+    /// # Errors
+    /// The write is refused.
+    fn admit(&self, _ctx: &Ctx<'_>, _obj: &mut Value) -> Result<(), ApiError> {
+        Ok(())
+    }
+
+    /// Changes an object that is marked as deleted (a namespace's phase).
+    ///
+    /// # Errors
+    /// The deletion is refused.
+    fn prepare_delete(&self, _ctx: &Ctx<'_>, _obj: &mut Value) -> Result<(), ApiError> {
+        Ok(())
+    }
+
+    /// Whether a deleted object without finalizers must still stay (a namespace's own finalizers).
+    fn holds(&self, _obj: &Value) -> bool {
+        false
     }
 
     /// Frees what the object held. The object is gone when this runs; it must not fail.
@@ -110,4 +128,18 @@ impl Strategy for Plain {}
 /// The strategy of a resource.
 pub fn strategy(_group: &str, _resource: &str) -> Arc<dyn Strategy> {
     Arc::new(Plain)
+}
+
+/// Two forms of one stored type: events of two groups, autoscalers of two versions.
+pub trait Conversion: Send + Sync {
+    /// From what is stored to what this version shows; kind and apiVersion included.
+    fn from_stored(&self, obj: &mut Value);
+
+    /// The way back.
+    fn to_stored(&self, obj: &mut Value);
+}
+
+/// How a version of a resource differs from what is stored; `None` if at most kind and version do.
+pub fn conversion(_group: &str, _version: &str, _resource: &str) -> Option<Arc<dyn Conversion>> {
+    None
 }

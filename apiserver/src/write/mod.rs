@@ -1,3 +1,398 @@
 //! The one road for every write: decode, default, admit, validate, store.
 
+mod apply;
+mod create;
+pub mod decode;
+mod delete;
+mod meta;
 pub mod names;
+mod patch;
+mod scale;
+pub mod subresource;
+mod update;
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use http::StatusCode;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde_json::{Map, Value};
+use store::{Entry, Expect, Revision};
+
+use crate::bytes as text;
+use crate::handlers::options::{FieldValidation, WriteOptions};
+use crate::handlers::{Call, respond};
+use crate::registry::Resource;
+use crate::request::{RequestInfo, User};
+use crate::server::Core;
+use crate::status::{ApiError, Cause};
+use crate::types::Ctx;
+
+pub use create::create;
+pub use delete::{DeleteOptions, Deleted, delete};
+pub use meta::now;
+pub use update::{Change, update};
+
+/// How often a write is tried again when somebody else was faster.
+const ATTEMPTS: usize = 64;
+
+/// One write: what is written by whom, and what they are to be told.
+pub struct Writer<'a> {
+    /// The server.
+    pub core: &'a Arc<Core>,
+    /// The resource.
+    pub resource: &'a Arc<Resource>,
+    /// What was asked for.
+    pub info: &'a RequestInfo,
+    /// By whom.
+    pub user: &'a User,
+    /// Parameters.
+    pub options: WriteOptions,
+    /// Texts for `Warning` headers.
+    pub warnings: Vec<String>,
+}
+
+impl<'a> Writer<'a> {
+    /// A write for a request.
+    pub fn new(call: &Call<'a>, options: WriteOptions) -> Self {
+        Self {
+            core: call.core,
+            resource: call.resource,
+            info: call.info,
+            user: call.user,
+            options,
+            warnings: Vec::new(),
+        }
+    }
+
+    /// What strategies may look at.
+    pub fn ctx(&self) -> Ctx<'_> {
+        Ctx { core: self.core, user: self.user, request: self.info, dry_run: self.options.dry_run }
+    }
+
+    /// Namespace of the object; empty for cluster-scoped ones.
+    pub fn namespace(&self) -> &str {
+        if self.resource.namespaced { &self.info.namespace } else { "" }
+    }
+
+    /// Who owns the fields of this write.
+    pub fn manager(&self, agent: &str) -> String {
+        if !self.options.field_manager.is_empty() {
+            return self.options.field_manager.clone();
+        }
+        let agent = agent.split('/').next().unwrap_or_default();
+        if agent.is_empty() { "unknown".to_owned() } else { agent.chars().take(128).collect() }
+    }
+
+    /// The stored entry of an object.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub async fn load(&self, name: &str) -> Result<Option<Entry>, ApiError> {
+        let storage = self.resource.storage()?;
+        storage.store().get(&storage.key(self.namespace(), name)).await.map_err(ApiError::internal)
+    }
+
+    /// Parses a stored entry into the version of this request.
+    ///
+    /// # Errors
+    /// The stored text is no object.
+    pub fn parse(&self, entry: &Entry) -> Result<Value, ApiError> {
+        let mut value: Value = serde_json::from_slice(&entry.value).map_err(ApiError::internal)?;
+        value["metadata"]["resourceVersion"] = entry.revision.to_string().into();
+        self.to_version(&mut value);
+        Ok(value)
+    }
+
+    /// From the stored form to that of this version.
+    pub fn to_version(&self, value: &mut Value) {
+        match &self.resource.conversion {
+            Some(conversion) => conversion.from_stored(value),
+            None => {
+                value["kind"] = self.resource.kind.clone().into();
+                value["apiVersion"] = self.resource.api_version().into();
+            }
+        }
+    }
+
+    /// The text that is stored.
+    pub fn encode(&self, value: &Value) -> Bytes {
+        let head = &self.resource.stored_head;
+        match &self.resource.conversion {
+            Some(conversion) => {
+                let mut stored = value.clone();
+                conversion.to_stored(&mut stored);
+                text::encode(&stored)
+            }
+            None => text::with_head(head, &text::encode(value)),
+        }
+    }
+
+    /// Commits, unless this is a dry run; answers the text with its resourceVersion.
+    ///
+    /// # Errors
+    /// Whatever the store says, conflicts included.
+    pub async fn commit(
+        &self,
+        name: &str,
+        expect: Expect,
+        stored: Bytes,
+    ) -> Result<Bytes, store::Error> {
+        if self.options.dry_run {
+            // A dry run shows the version that the object has now; a new object has none.
+            return Ok(match expect {
+                Expect::At(revision) => text::with_version(&stored, revision),
+                Expect::Absent => stored,
+            });
+        }
+        let Some(storage) = &self.resource.storage else { return Err(store::Error::Closed) };
+        let key = storage.key(self.namespace(), name);
+        let revision = storage.store().commit(&key, expect, Some(stored.clone())).await?;
+        self.settle(revision).await;
+        Ok(text::with_version(&stored, revision))
+    }
+
+    /// Lets what depends on a type inside the server see the write before the client does.
+    pub async fn settle(&self, revision: Revision) {
+        self.core.settle(self.resource, revision).await;
+    }
+
+    /// Decodes a body into an object of this resource's version.
+    ///
+    /// # Errors
+    /// In upstream's words.
+    pub fn decode(&mut self, body: &[u8], format: decode::BodyFormat) -> Result<Value, ApiError> {
+        let kind = self.resource.kind.clone();
+        let decoded = decode::decode(body, format).map_err(|fault| {
+            let what = match format {
+                decode::BodyFormat::Json => {
+                    format!("couldn't get version/kind; json parse error: {fault}")
+                }
+                decode::BodyFormat::Yaml => fault,
+            };
+            ApiError::BadRequest(format!(
+                "the object provided is unrecognized (must be of type {kind}): {what} ({})",
+                summary(body)
+            ))
+        })?;
+        let mut value = decoded.value;
+        self.check_kind(&mut value, body)?;
+        let unknown = match self.resource.schema.get() {
+            Some(schema) => {
+                schema.decode(&mut value).map_err(|fault| self.unhandled(&fault.to_string()))?
+            }
+            None => Vec::new(),
+        };
+        let mut complaints = decoded.complaints;
+        complaints.extend(unknown.into_iter().map(|path| format!("unknown field \"{path}\"")));
+        match self.options.field_validation {
+            _ if complaints.is_empty() => (),
+            FieldValidation::Ignore => (),
+            FieldValidation::Warn => self.warnings.append(&mut complaints),
+            FieldValidation::Strict => {
+                return Err(
+                    self.unhandled(&format!("strict decoding error: {}", complaints.join(", ")))
+                );
+            }
+        }
+        Ok(value)
+    }
+
+    fn unhandled(&self, fault: &str) -> ApiError {
+        let (kind, version) = (&self.resource.kind, &self.resource.version);
+        ApiError::BadRequest(format!(
+            "{kind} in version \"{version}\" cannot be handled as a {kind}: {fault}"
+        ))
+    }
+
+    /// Kind and version may be left out, but must not be others.
+    fn check_kind(&self, value: &mut Value, body: &[u8]) -> Result<(), ApiError> {
+        let (kind, api_version) = (&self.resource.kind, self.resource.api_version());
+        let Some(map) = value.as_object_mut() else {
+            return Err(ApiError::BadRequest(format!(
+                "the object provided is unrecognized (must be of type {kind}): couldn't get version/kind; json parse error: json: cannot unmarshal {} into Go value of type struct {{ APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }} ({})",
+                json_kind(value),
+                summary(body)
+            )));
+        };
+        let given = |map: &Map<String, Value>, key: &str| {
+            map.get(key).and_then(Value::as_str).map(str::to_owned)
+        };
+        let given_kind =
+            given(map, "kind").filter(|k| !k.is_empty()).unwrap_or_else(|| kind.clone());
+        let given_version = given(map, "apiVersion")
+            .filter(|v| !v.is_empty())
+            .unwrap_or_else(|| api_version.clone());
+        map.insert("kind".to_owned(), kind.clone().into());
+        map.insert("apiVersion".to_owned(), api_version.clone().into());
+        if given_kind == *kind && given_version == api_version {
+            return Ok(());
+        }
+        let (group, version) = given_version.split_once('/').unwrap_or(("", &given_version));
+        let registry = self.core.registry();
+        let fault = match registry.by_kind(group, version, &given_kind) {
+            Some(other) if other.custom.is_none() || other.bare_items => format!(
+                "converting ({version}.{given_kind}) to ({}): unknown conversion",
+                respond::go_type(self.resource, false).trim_start_matches('*')
+            ),
+            _ => format!(
+                "no kind \"{given_kind}\" is registered for version \"{given_version}\" in scheme \"k8s.io/kubernetes/pkg/api/legacyscheme/scheme.go:30\""
+            ),
+        };
+        Err(ApiError::BadRequest(format!(
+            "{given_kind} in version \"{version}\" cannot be handled as a {kind}: {fault}"
+        )))
+    }
+
+    /// Everything that is wrong with an object.
+    ///
+    /// # Errors
+    /// [`ApiError::Invalid`] with every cause.
+    pub fn validate(
+        &self,
+        value: &Value,
+        old: Option<&Value>,
+        subresource: Option<&str>,
+    ) -> Result<(), ApiError> {
+        let strategy = &self.resource.strategy;
+        let mut causes = meta::validate(self.resource, value, old);
+        let own = strategy.validate(value, old, subresource);
+        let by_schema =
+            self.resource.schema.get().map(|s| s.validate(value, old)).unwrap_or_default();
+        causes.extend(schema::cause::merge(by_schema, own));
+        self.refuse(value, causes)
+    }
+
+    /// Refuses an object if there are causes.
+    ///
+    /// # Errors
+    /// [`ApiError::Invalid`] with every cause.
+    pub fn refuse(&self, value: &Value, causes: Vec<Cause>) -> Result<(), ApiError> {
+        if causes.is_empty() {
+            return Ok(());
+        }
+        let name = value["metadata"]["name"].as_str().unwrap_or_default();
+        let name = if name.is_empty() { &self.info.name } else { name };
+        Err(ApiError::Invalid {
+            kind: self.resource.group_kind(),
+            name: name.to_owned(),
+            causes: causes.into_iter().map(Into::into).collect(),
+        })
+    }
+
+    /// Static and conditional defaults.
+    pub fn default(&self, value: &mut Value) {
+        if let Some(schema) = self.resource.schema.get() {
+            schema.default(value);
+        }
+        self.resource.strategy.default(value);
+    }
+
+    /// Stale or otherwise not as the client believes.
+    pub fn conflict(&self, name: &str) -> ApiError {
+        ApiError::Conflict {
+            resource: self.resource.group_resource(),
+            name: name.to_owned(),
+            message: "the object has been modified; please apply your changes to the latest version and try again"
+                .to_owned(),
+        }
+    }
+}
+
+/// Answers every request that is not a read.
+///
+/// # Errors
+/// Why nothing was written.
+pub async fn handle(call: &Call<'_>, body: Body) -> Result<Response, ApiError> {
+    let body = read(body, call.core.config.max_body_bytes).await?;
+    if let Some(response) = subresource::handle(call, &body).await? {
+        return Ok(response);
+    }
+    match call.info.verb.as_str() {
+        "create" => create::handle(call, &body).await,
+        "update" => update::handle(call, &body).await,
+        "patch" => patch::handle(call, &body).await,
+        "delete" => delete::handle(call, &body).await,
+        "deletecollection" => delete::collection(call, &body).await,
+        _ => Err(ApiError::MethodNotAllowed),
+    }
+}
+
+/// Reads a whole body.
+///
+/// # Errors
+/// [`ApiError::TooLarge`] above the limit, [`ApiError::BadRequest`] if the client stops in the middle.
+pub async fn read(body: Body, limit: usize) -> Result<Bytes, ApiError> {
+    match Limited::new(body, limit).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => {
+            Err(ApiError::TooLarge(format!("Request entity too large: limit is {limit}")))
+        }
+        Err(error) => {
+            Err(ApiError::BadRequest(format!("failed to read the request body: {error}")))
+        }
+    }
+}
+
+/// A written object as the answer of its request.
+///
+/// # Errors
+/// The object cannot take the agreed shape.
+pub fn answer(
+    call: &Call<'_>,
+    writer: &Writer<'_>,
+    status: StatusCode,
+    json: Bytes,
+) -> Result<Response, ApiError> {
+    let mut response = respond::object(call.resource, &call.output, &call.query, status, json)?;
+    respond::warn(&mut response, &writer.warnings);
+    Ok(response)
+}
+
+/// How messages show a body that could not be read.
+fn summary(body: &[u8]) -> String {
+    const MOST: usize = 2048;
+    match body.first() {
+        None => "<empty>".to_owned(),
+        Some(b'{') => String::from_utf8_lossy(&body[..body.len().min(MOST)]).into_owned(),
+        Some(_) => body.iter().take(MOST).map(|b| format!("{b:02x}")).collect(),
+    }
+}
+
+/// How Go names the type of a JSON value.
+pub(crate) fn json_kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+/// Metadata of an object, made if it is not there.
+pub(crate) fn metadata(value: &mut Value) -> &mut Map<String, Value> {
+    if !value["metadata"].is_object() {
+        value["metadata"] = Value::Object(Map::new());
+    }
+    match &mut value["metadata"] {
+        Value::Object(map) => map,
+        _ => unreachable!("it was made an object above"),
+    }
+}
+
+/// What the store said, for clients.
+pub(crate) fn store_error(error: store::Error) -> ApiError {
+    match error {
+        store::Error::TooLarge { size, limit, .. } => ApiError::TooLarge(format!(
+            "the object has {size} bytes, more than the limit of {limit}"
+        )),
+        other => {
+            tracing::error!(error = &other as &dyn std::error::Error, "store failed");
+            ApiError::internal(other)
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! The rules of CustomResourceDefinitions themselves.
+
+use schema::Cause;
+use serde_json::{Value, json};
+
+use super::{CLEANUP, names};
+use crate::status::ApiError;
+use crate::types::{Ctx, Strategy};
+use crate::write::now;
+
+/// Strategy of `customresourcedefinitions`.
+pub struct Definitions;
+
+impl Strategy for Definitions {
+    fn default(&self, obj: &mut Value) {
+        let names = &mut obj["spec"]["names"];
+        if let Some(kind) = names["kind"].as_str().map(str::to_owned) {
+            if names["singular"].as_str().is_none_or(str::is_empty) {
+                names["singular"] = kind.to_lowercase().into();
+            }
+            if names["listKind"].as_str().is_none_or(str::is_empty) {
+                names["listKind"] = format!("{kind}List").into();
+            }
+        }
+        if obj["spec"]["conversion"].is_null() {
+            obj["spec"]["conversion"] = json!({"strategy": "None"});
+        }
+    }
+
+    fn prepare_create(&self, _ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {
+        let stored: Vec<Value> = stored_version(obj).into_iter().collect();
+        obj["status"] = json!({
+            "conditions": null,
+            "acceptedNames": {"plural": "", "kind": ""},
+            "storedVersions": if stored.is_empty() { Value::Null } else { stored.into() },
+        });
+        Ok(())
+    }
+
+    fn prepare_update(
+        &self,
+        _ctx: &Ctx<'_>,
+        obj: &mut Value,
+        _old: &Value,
+        subresource: Option<&str>,
+    ) -> Result<(), ApiError> {
+        if subresource.is_none()
+            && let Some(stored) = stored_version(obj)
+            && let Some(known) = obj["status"]["storedVersions"].as_array_mut()
+            && !known.contains(&stored)
+        {
+            known.push(stored);
+        }
+        Ok(())
+    }
+
+    fn counts_generation(&self) -> bool {
+        true
+    }
+
+    fn validate(&self, obj: &Value, old: Option<&Value>, _subresource: Option<&str>) -> Vec<Cause> {
+        super::validate::definition(obj, old)
+    }
+
+    fn prepare_delete(&self, _ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {
+        let held = obj["metadata"]["finalizers"]
+            .as_array()
+            .is_some_and(|f| f.iter().any(|x| x == CLEANUP));
+        let terminating = super::has_condition(obj, "Terminating");
+        if !held && !terminating {
+            match obj["metadata"]["finalizers"].as_array_mut() {
+                Some(finalizers) => finalizers.push(CLEANUP.into()),
+                None => obj["metadata"]["finalizers"] = json!([CLEANUP]),
+            }
+            let message = "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon";
+            let condition =
+                names::condition("Terminating", true, "InstanceDeletionPending", message, &now());
+            names::set(&mut obj["status"], condition);
+        }
+        Ok(())
+    }
+}
+
+fn stored_version(obj: &Value) -> Option<Value> {
+    let versions = obj["spec"]["versions"].as_array()?;
+    versions.iter().find(|v| v["storage"] == true).map(|v| v["name"].clone())
+}

@@ -1,0 +1,136 @@
+//! What is wrong with a CustomResourceDefinition, beyond its schema.
+
+use schema::Cause;
+use serde_json::Value;
+
+const LABEL_1035: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
+
+/// Everything that is wrong.
+pub(super) fn definition(obj: &Value, old: Option<&Value>) -> Vec<Cause> {
+    let spec = &obj["spec"];
+    let mut causes = Vec::new();
+    names(obj, &mut causes);
+    versions(obj, &mut causes);
+    if let Some(old) = old {
+        immutable(spec, &old["spec"], super::has_condition(old, "Established"), &mut causes);
+    }
+    causes
+}
+
+fn names(obj: &Value, causes: &mut Vec<Cause>) {
+    let (spec, names) = (&obj["spec"], &obj["spec"]["names"]);
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let wanted = format!("{}.{}", text(&names["plural"]), text(&spec["group"]));
+    if obj["metadata"]["name"] != wanted.as_str() {
+        let fault = "must be spec.names.plural+\".\"+spec.group";
+        causes.push(Cause::invalid("metadata.name", &obj["metadata"]["name"], fault));
+    }
+    let group = text(&spec["group"]);
+    if group.is_empty() {
+        causes.push(Cause::required("spec.group", ""));
+    } else if !crate::write::names::subdomain(&group).is_empty() {
+        for fault in crate::write::names::subdomain(&group) {
+            causes.push(Cause::invalid("spec.group", &spec["group"], &fault));
+        }
+    } else if !group.contains('.') {
+        causes.push(Cause::invalid(
+            "spec.group",
+            &spec["group"],
+            "should be a domain with at least one dot",
+        ));
+    }
+    match spec["scope"].as_str() {
+        Some("Namespaced" | "Cluster") => (),
+        None | Some("") => causes.push(Cause::required("spec.scope", "")),
+        Some(_) => causes.push(Cause::not_supported(
+            "spec.scope",
+            &spec["scope"],
+            ["Cluster", "Namespaced"],
+        )),
+    }
+    for key in ["plural", "singular"] {
+        label(&names[key], &format!("spec.names.{key}"), "", causes);
+    }
+    for key in ["kind", "listKind"] {
+        let lower = text(&names[key]).to_lowercase();
+        if lower.is_empty() {
+            causes.push(Cause::required(format!("spec.names.{key}"), ""));
+        } else if !is_1035(&lower) {
+            let fault = format!("may have mixed case, but should otherwise match: {LABEL_1035}");
+            causes.push(Cause::invalid(format!("spec.names.{key}"), &names[key], &fault));
+        }
+    }
+    if names["kind"] == names["listKind"] && names["kind"].is_string() {
+        let fault = "kind and listKind may not be the same";
+        causes.push(Cause::invalid("spec.names.listKind", &names["listKind"], fault));
+    }
+    for key in ["shortNames", "categories"] {
+        for (n, name) in names[key].as_array().into_iter().flatten().enumerate() {
+            label(name, &format!("spec.names.{key}[{n}]"), "", causes);
+        }
+    }
+}
+
+fn label(value: &Value, field: &str, prefix: &str, causes: &mut Vec<Cause>) {
+    let text = value.as_str().unwrap_or_default();
+    if text.is_empty() {
+        causes.push(Cause::required(field, ""));
+    } else if !is_1035(text) {
+        causes.push(Cause::invalid(field, value, &format!("{prefix}{LABEL_1035}")));
+    }
+}
+
+fn is_1035(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let inner = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-';
+    bytes.len() <= 63
+        && bytes.first().is_some_and(u8::is_ascii_lowercase)
+        && bytes.last().is_some_and(|b| *b != b'-')
+        && bytes.iter().all(inner)
+}
+
+fn versions(obj: &Value, causes: &mut Vec<Cause>) {
+    let field = &obj["spec"]["versions"];
+    let versions: Vec<&Value> = field.as_array().into_iter().flatten().collect();
+    for (n, version) in versions.iter().enumerate() {
+        let at = format!("spec.versions[{n}]");
+        label(&version["name"], &format!("{at}.name"), "", causes);
+        if version["schema"]["openAPIV3Schema"].is_null() {
+            causes.push(Cause::required(format!("{at}.schema.openAPIV3Schema"), ""));
+        }
+        if versions[..n].iter().any(|other| other["name"] == version["name"]) {
+            let fault = "must contain unique version names";
+            causes.push(Cause::invalid("spec.versions", field, fault));
+        }
+    }
+    if versions.iter().filter(|v| v["storage"] == true).count() != 1 {
+        let fault = "must have exactly one version marked as storage version";
+        causes.push(Cause::invalid("spec.versions", field, fault));
+    }
+    let stored = &obj["status"]["storedVersions"];
+    if stored.as_array().is_none_or(Vec::is_empty) {
+        let fault = "must have at least one stored version";
+        causes.push(Cause::invalid("status.storedVersions", stored, fault));
+    }
+    for (n, name) in stored.as_array().into_iter().flatten().enumerate() {
+        if !versions.iter().any(|v| v["name"] == *name) {
+            let fault = "missing from spec.versions; v1 was previously a storage version, and must remain in spec.versions until a storage migration ensures no data remains persisted in v1 and removes v1 from status.storedVersions";
+            let fault = fault.replace("v1", name.as_str().unwrap_or_default());
+            causes.push(Cause::invalid(format!("status.storedVersions[{n}]"), name, &fault));
+        }
+    }
+}
+
+fn immutable(spec: &Value, old: &Value, established: bool, causes: &mut Vec<Cause>) {
+    let mut check = |field: &str, new: &Value, old: &Value| {
+        if new != old {
+            causes.push(Cause::invalid(field, new, "field is immutable"));
+        }
+    };
+    check("spec.group", &spec["group"], &old["group"]);
+    check("spec.names.plural", &spec["names"]["plural"], &old["names"]["plural"]);
+    if established {
+        check("spec.scope", &spec["scope"], &old["scope"]);
+        check("spec.names.kind", &spec["names"]["kind"], &old["names"]["kind"]);
+    }
+}

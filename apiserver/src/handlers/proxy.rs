@@ -1,0 +1,196 @@
+//! Streaming proxies: to the node agents (log, exec, attach, port-forward) and to pods, services
+//! and nodes. Bytes pass through; redirects are never followed, a connection is never used twice.
+
+mod target;
+mod tls;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, Version, header};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tracing::debug;
+
+use super::options::Query;
+use crate::registry::Resource;
+use crate::request::RequestInfo;
+use crate::server::Core;
+use crate::status::ApiError;
+
+pub use tls::client_config;
+
+/// Longest wait for a connection to a backend.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// Headers that belong to one connection, or to the client's session with this server.
+const NOT_FORWARDED: [HeaderName; 8] = [
+    header::AUTHORIZATION,
+    header::CONNECTION,
+    header::UPGRADE,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::PROXY_AUTHORIZATION,
+    header::HOST,
+];
+
+/// Whether a request is answered by somebody else.
+pub fn is_proxied(resource: &Resource, info: &RequestInfo) -> bool {
+    resource.group.is_empty()
+        && matches!(
+            (resource.name.as_str(), info.subresource.as_str()),
+            ("pods", "log" | "exec" | "attach" | "portforward" | "proxy")
+                | ("services" | "nodes", "proxy")
+        )
+}
+
+/// Where a request goes.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// Address to connect to, resolved once.
+    pub address: SocketAddr,
+    /// Host name in the request and in the handshake.
+    pub host: String,
+    /// Path and query.
+    pub path: String,
+    /// How the backend is talked to.
+    pub tls: Tls,
+}
+
+/// How a backend is talked to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tls {
+    /// Not at all.
+    None,
+    /// TLS, without showing who we are.
+    Anonymous,
+    /// TLS, with the certificate that node agents know.
+    Kubelet,
+}
+
+/// Answers a request by passing it on.
+///
+/// # Errors
+/// The target is unknown or cannot be reached.
+pub async fn proxy(
+    core: &Arc<Core>,
+    resource: &Arc<Resource>,
+    info: &RequestInfo,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let query = Query::parse(request.uri().query());
+    match target::find(core, resource, info, &query, request.uri().query()).await? {
+        Some(target) => forward(core, &target, request).await,
+        None => Ok(StatusCode::NO_CONTENT.into_response()),
+    }
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+async fn connect(core: &Arc<Core>, target: &Target) -> Result<Box<dyn Stream>, std::io::Error> {
+    let stream = TcpStream::connect(target.address).await?;
+    stream.set_nodelay(true)?;
+    if target.tls == Tls::None {
+        return Ok(Box::new(stream));
+    }
+    let config = core.proxy_tls(target.tls == Tls::Kubelet);
+    let name = rustls_pki_types::ServerName::try_from(target.host.clone())
+        .unwrap_or_else(|_| rustls_pki_types::ServerName::from(target.address.ip()));
+    let stream = tokio_rustls::TlsConnector::from(config).connect(name, stream).await?;
+    Ok(Box::new(stream))
+}
+
+async fn forward(
+    core: &Arc<Core>,
+    target: &Target,
+    mut request: Request,
+) -> Result<Response, ApiError> {
+    let unreachable = |what: &dyn std::fmt::Display| {
+        ApiError::Unavailable(format!(
+            "error trying to reach service: dial tcp {}: {what}",
+            target.address
+        ))
+    };
+    let stream = match tokio::time::timeout(CONNECT, connect(core, target)).await {
+        Ok(stream) => stream.map_err(|e| unreachable(&e))?,
+        Err(_elapsed) => return Err(unreachable(&"i/o timeout")),
+    };
+    let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
+        .preserve_header_case(true)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|e| unreachable(&e))?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.with_upgrades().await {
+            debug!(%error, "proxied connection ended");
+        }
+    });
+    let upgrade = upgrade_of(request.headers());
+    let client = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
+    let outgoing = outgoing(target, request, upgrade)?;
+    let mut response = sender.send_request(outgoing).await.map_err(|e| unreachable(&e))?;
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        let mut response = response.map(Body::new);
+        for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE] {
+            response.headers_mut().remove(name);
+        }
+        return Ok(response);
+    }
+    let Some(client) = client else {
+        return Err(unreachable(&"the backend switched protocols without being asked"));
+    };
+    let backend = hyper::upgrade::on(&mut response);
+    tokio::spawn(async move {
+        match tokio::try_join!(client, backend) {
+            Ok((client, backend)) => {
+                let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));
+                if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut backend).await {
+                    debug!(%error, "upgraded connection ended");
+                }
+            }
+            Err(error) => debug!(%error, "upgrade failed"),
+        }
+    });
+    Ok(response.map(|_| Body::empty()))
+}
+
+/// The protocol that a client wants to switch to.
+fn upgrade_of(headers: &HeaderMap) -> Option<HeaderValue> {
+    let asked = headers.get(header::CONNECTION)?.to_str().ok()?.to_ascii_lowercase();
+    asked
+        .split(',')
+        .any(|t| t.trim() == "upgrade")
+        .then(|| headers.get(header::UPGRADE).cloned())?
+}
+
+fn outgoing(
+    target: &Target,
+    request: Request,
+    upgrade: Option<HeaderValue>,
+) -> Result<Request, ApiError> {
+    let (mut parts, body) = request.into_parts();
+    let impersonation = |name: &HeaderName| name.as_str().starts_with("impersonate-");
+    let names: Vec<HeaderName> =
+        parts.headers.keys().filter(|n| impersonation(n)).cloned().collect();
+    for name in names.iter().chain(&NOT_FORWARDED) {
+        parts.headers.remove(name);
+    }
+    if let Some(upgrade) = upgrade {
+        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        parts.headers.insert(header::UPGRADE, upgrade);
+    }
+    let host =
+        HeaderValue::from_str(&target.host).map_err(|e| ApiError::BadRequest(e.to_string()))?;
+    parts.headers.insert(header::HOST, host);
+    parts.uri = target.path.parse::<Uri>().map_err(|e| ApiError::BadRequest(e.to_string()))?;
+    parts.version = Version::HTTP_11;
+    parts.extensions.clear();
+    Ok(Request::from_parts(parts, body))
+}

@@ -1,0 +1,504 @@
+//! GET and LIST: bytes of the watch cache, joined.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::response::Response;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use bytes::Bytes;
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use store::Revision;
+use store::cache::{Cache, Object, Snapshot};
+
+use super::Call;
+use super::negotiate::{Format, Output, Shape};
+use super::options::{ListOptions, Match};
+use super::respond;
+use crate::bytes as text;
+use crate::registry::Resource;
+use crate::status::{ApiError, StatusCause};
+use crate::table;
+
+/// Longest wait for a revision that the client has seen elsewhere.
+///
+/// Source: `blockTimeout` of upstream's watch cache.
+const WAIT_FOR_VERSION: Duration = Duration::from_secs(3);
+/// Most objects that are looked at between two chunks of a list.
+const CHUNK_OBJECTS: usize = 256;
+/// Bytes of one chunk of a list.
+const CHUNK_BYTES: usize = 256 * 1024;
+
+/// Answers GET of one object.
+///
+/// # Errors
+/// Not found, a revision that is not reached, or a shape that does not fit.
+pub async fn get(call: &Call<'_>) -> Result<Response, ApiError> {
+    let object = get_json(call).await?;
+    respond::object(call.resource, &call.output, &call.query, StatusCode::OK, object)
+}
+
+/// The text of the object that a request names, as the stored version has it.
+///
+/// # Errors
+/// As [`get`].
+pub async fn get_json(call: &Call<'_>) -> Result<Bytes, ApiError> {
+    let storage = call.resource.storage()?;
+    let (namespace, name) = (call.namespace(), &call.info.name);
+    match call.query.get("resourceVersion") {
+        None => {
+            let entry = storage
+                .store()
+                .get(&storage.key(namespace, name))
+                .await
+                .map_err(ApiError::internal)?;
+            let entry = entry.ok_or_else(|| call.resource.not_found(name))?;
+            Ok(text::with_version(&entry.value, entry.revision))
+        }
+        Some(version) => {
+            let revision = parse_revision(version).map_err(ApiError::Unknown)?;
+            let cache = storage.cache().await?;
+            if revision > 0 {
+                wait_for(cache, revision).await?;
+            }
+            let namespace = (!namespace.is_empty()).then_some(namespace);
+            let object = cache.get(namespace, name).ok_or_else(|| call.resource.not_found(name))?;
+            Ok(object.json())
+        }
+    }
+}
+
+/// Reads a resourceVersion.
+///
+/// # Errors
+/// In Go's words.
+pub fn parse_revision(version: &str) -> Result<Revision, String> {
+    version.parse().map_err(|_| {
+        format!(
+            "resourceVersion: Invalid value: {version:?}: strconv.ParseUint: parsing {version:?}: invalid syntax"
+        )
+    })
+}
+
+/// Waits until the cache shows a revision.
+///
+/// # Errors
+/// [`ApiError::Timeout`] if it does not come.
+pub async fn wait_for(cache: &Cache, revision: Revision) -> Result<(), ApiError> {
+    match tokio::time::timeout(WAIT_FOR_VERSION, cache.wait_for(revision)).await {
+        Ok(result) => result.map_err(ApiError::internal),
+        Err(_elapsed) => Err(ApiError::Timeout {
+            message: format!(
+                "Timeout: Too large resource version: {revision}, current: {}",
+                cache.revision()
+            ),
+            retry_after: 1,
+            causes: vec![StatusCause::new(
+                "ResourceVersionTooLarge",
+                "",
+                "Too large resource version".to_owned(),
+            )],
+        }),
+    }
+}
+
+/// A continue token: where the next page begins, and in which state.
+#[derive(Debug, Serialize, Deserialize)]
+struct Token {
+    /// Format of the token.
+    v: String,
+    /// Revision of the list; 0 for whatever is current.
+    rv: Revision,
+    /// Store key of the last object of the page before.
+    start: String,
+}
+
+impl Token {
+    fn encode(&self) -> String {
+        BASE64.encode(serde_json::to_vec(self).unwrap_or_default())
+    }
+
+    fn decode(token: &str) -> Result<Self, ApiError> {
+        let fault = |what: String| ApiError::BadRequest(format!("invalid continue token: {what}"));
+        let bytes = BASE64
+            .decode(token.trim_end_matches('='))
+            .map_err(|_| fault("illegal base64 data at input byte 0".to_owned()))?;
+        let token: Self = serde_json::from_slice(&bytes).map_err(|e| {
+            let what = crate::write::decode::json(&bytes).err().unwrap_or_else(|| e.to_string());
+            fault(format!("continue key is not valid: {what}"))
+        })?;
+        if token.v != "improv/1" {
+            return Err(fault("server does not recognize this encoded version".to_owned()));
+        }
+        Ok(token)
+    }
+}
+
+/// The state that a list shows, and the key after which it begins.
+async fn state(
+    call: &Call<'_>,
+    options: &ListOptions,
+    cache: &Cache,
+) -> Result<(Snapshot, Option<String>), ApiError> {
+    let namespace = call.namespace();
+    let namespace = (!namespace.is_empty()).then_some(namespace);
+    let version = options.resource_version.as_str();
+    if let Some(token) = &options.continue_token {
+        if !matches!(version, "" | "0") {
+            let text = "specifying resource version is not allowed when using continue";
+            return Err(ApiError::BadRequest(text.to_owned()));
+        }
+        let token = Token::decode(token)?;
+        if token.rv == 0 {
+            cache.fresh().await.map_err(ApiError::internal)?;
+            return Ok((cache.list(namespace), Some(token.start)));
+        }
+        return match cache.snapshot_at(token.rv, namespace) {
+            Ok(snapshot) => Ok((snapshot, Some(token.start))),
+            Err(store::Error::Compacted { .. }) => Err(expired_token(&token)),
+            Err(other) => Err(ApiError::internal(other)),
+        };
+    }
+    if version.is_empty() {
+        cache.fresh().await.map_err(ApiError::internal)?;
+        return Ok((cache.list(namespace), None));
+    }
+    let revision = parse_revision(version)
+        .map_err(|text| ApiError::BadRequest(format!("invalid resource version: {text}")))?;
+    if revision > 0 {
+        wait_for(cache, revision).await?;
+    }
+    let exact = match options.version_match {
+        Match::Exact => true,
+        Match::NotOlderThan => false,
+        Match::Unset => options.limit > 0 && revision > 0,
+    };
+    if !exact {
+        return Ok((cache.list(namespace), None));
+    }
+    match cache.snapshot_at(revision, namespace) {
+        Ok(snapshot) => Ok((snapshot, None)),
+        Err(store::Error::Compacted { .. }) => Err(ApiError::Expired(
+            "The resourceVersion for the provided list is too old.".to_owned(),
+        )),
+        Err(other) => Err(ApiError::internal(other)),
+    }
+}
+
+/// 410 with a token that goes on in the current state.
+fn expired_token(token: &Token) -> ApiError {
+    let fresh = Token { v: token.v.clone(), rv: 0, start: token.start.clone() }.encode();
+    ApiError::ExpiredToken {
+        message: "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.".to_owned(),
+        token: fresh,
+    }
+}
+
+/// Refuses field selectors that the resource does not know.
+///
+/// # Errors
+/// [`ApiError::BadRequest`] in upstream's words.
+pub fn check_fields(resource: &Resource, options: &ListOptions) -> Result<(), ApiError> {
+    let known = resource.storage.as_ref().map(|s| s.selectable()).unwrap_or_default();
+    for term in options.fields.terms() {
+        let field = term.field.as_str();
+        if matches!(field, "metadata.name" | "metadata.namespace")
+            || known.iter().any(|s| s.name == field)
+        {
+            continue;
+        }
+        return Err(ApiError::BadRequest(
+            if known.is_empty() && (resource.custom.is_none() || resource.bare_items) {
+                format!(
+                    "{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+                )
+            } else {
+                format!("field label not supported: {field}")
+            },
+        ));
+    }
+    Ok(())
+}
+
+/// Whether the selectors choose an object.
+pub fn chosen(options: &ListOptions, object: &Object) -> bool {
+    options.labels.matches(|key| object.labels().get(key))
+        && options.fields.matches(|field| match field {
+            "metadata.name" => Some(object.name()),
+            "metadata.namespace" => object.namespace(),
+            other => object.fields().get(other),
+        })
+}
+
+/// Answers LIST.
+///
+/// # Errors
+/// Bad options, a state that is gone or not reached, or a shape that does not fit.
+pub async fn list(call: &Call<'_>) -> Result<Response, ApiError> {
+    let options = ListOptions::parse(&call.query, false)?;
+    check_fields(call.resource, &options)?;
+    let cache = call.resource.storage()?.cache().await?;
+    let (snapshot, after) = state(call, &options, cache).await?;
+    let page = Page::take(&snapshot, after.as_deref(), &options);
+    if let Some(page) = &page
+        && page.token.is_some()
+    {
+        cache.keep(&snapshot);
+    }
+    let revision = snapshot.revision();
+    let form = Form::agree(call)?;
+    match page {
+        Some(page) => {
+            let meta = meta(revision, page.token.as_deref(), page.remaining);
+            Ok(form.whole(call, &meta, revision, page.objects.iter(), &page))
+        }
+        None if form.streams() => {
+            let meta = meta(revision, None, None);
+            Ok(form.stream(call, &meta, snapshot, after, options))
+        }
+        None => {
+            let objects = matching(&snapshot, after.as_deref(), &options).cloned().collect();
+            let page = Page { objects, token: None, remaining: None };
+            let meta = meta(revision, None, None);
+            Ok(form.whole(call, &meta, revision, page.objects.iter(), &page))
+        }
+    }
+}
+
+/// Answers a list of exactly these objects.
+///
+/// # Errors
+/// The list cannot take the agreed shape.
+pub fn answer_list(
+    call: &Call<'_>,
+    revision: Revision,
+    objects: &[Arc<Object>],
+) -> Result<Response, ApiError> {
+    let form = Form::agree(call)?;
+    let page = Page { objects: objects.to_vec(), token: None, remaining: None };
+    Ok(form.whole(call, &meta(revision, None, None), revision, page.objects.iter(), &page))
+}
+
+fn matching<'a>(
+    snapshot: &'a Snapshot,
+    after: Option<&'a str>,
+    options: &'a ListOptions,
+) -> impl Iterator<Item = &'a Arc<Object>> {
+    snapshot.iter_after(after.unwrap_or_default()).filter(|o| chosen(options, o))
+}
+
+/// One page of a list.
+struct Page {
+    objects: Vec<Arc<Object>>,
+    token: Option<String>,
+    remaining: Option<usize>,
+}
+
+impl Page {
+    /// `None` if no limit was asked for.
+    fn take(snapshot: &Snapshot, after: Option<&str>, options: &ListOptions) -> Option<Self> {
+        if options.limit == 0 {
+            return None;
+        }
+        let mut objects: Vec<_> =
+            matching(snapshot, after, options).take(options.limit + 1).cloned().collect();
+        if objects.len() <= options.limit {
+            return Some(Self { objects, token: None, remaining: None });
+        }
+        objects.truncate(options.limit);
+        let last = objects.last()?.key().to_owned();
+        let selective = !options.labels.is_empty() || !options.fields.is_empty();
+        let remaining = (!selective).then(|| snapshot.iter_after(&last).count());
+        let token =
+            Token { v: "improv/1".to_owned(), rv: snapshot.revision(), start: last }.encode();
+        Some(Self { objects, token: Some(token), remaining })
+    }
+}
+
+/// `metadata` of a list, as JSON.
+fn meta(revision: Revision, token: Option<&str>, remaining: Option<usize>) -> String {
+    let mut out = format!("{{\"resourceVersion\":\"{revision}\"");
+    if let Some(token) = token {
+        out += &format!(",\"continue\":\"{token}\"");
+    }
+    if let Some(n) = remaining {
+        out += &format!(",\"remainingItemCount\":{n}");
+    }
+    out.push('}');
+    out
+}
+
+/// How the items of a list are written.
+#[derive(Clone)]
+enum Form {
+    Objects,
+    Metadata(String),
+    Table(String, table::Include),
+}
+
+impl Form {
+    fn agree(call: &Call<'_>) -> Result<Self, ApiError> {
+        match &call.output.shape {
+            Shape::Object => Ok(Self::Objects),
+            Shape::MetadataList(version) => Ok(Self::Metadata(version.clone())),
+            Shape::Table(version) => {
+                Ok(Self::Table(version.clone(), respond::include_object(&call.query)?))
+            }
+            Shape::Metadata(_) => Err(ApiError::NotAcceptable(format!(
+                "you requested PartialObjectMetadata, but the requested object is a list ({})",
+                respond::go_type(call.resource, true)
+            ))),
+        }
+    }
+
+    fn streams(&self) -> bool {
+        !matches!(self, Self::Table(..))
+    }
+
+    /// `{…"items":[` of the list.
+    fn open(&self, resource: &Resource, meta: &str) -> Vec<u8> {
+        let (kind, version) = match self {
+            Self::Metadata(version) => {
+                ("PartialObjectMetadataList", format!("meta.k8s.io/{version}"))
+            }
+            _ => (resource.list_kind.as_str(), resource.api_version()),
+        };
+        let mut out = text::head(kind, &version);
+        out.extend_from_slice(b"\"metadata\":");
+        out.extend_from_slice(meta.as_bytes());
+        out.extend_from_slice(b",\"items\":[");
+        out
+    }
+
+    /// One item.
+    fn item(&self, resource: &Resource, object: &Object, out: &mut Vec<u8>) {
+        match self {
+            Self::Metadata(version) => {
+                out.extend_from_slice(&respond::partial(version, &object.json()))
+            }
+            _ => write_item(resource, object, out),
+        }
+    }
+
+    fn whole<'a>(
+        &self,
+        call: &Call<'_>,
+        meta: &str,
+        revision: Revision,
+        objects: impl Iterator<Item = &'a Arc<Object>>,
+        page: &Page,
+    ) -> Response {
+        let body: Bytes = if let Self::Table(version, include) = self {
+            let items: Vec<Bytes> = objects.map(|o| call.resource.view(o.json())).collect();
+            let meta = table::ListMeta {
+                resource_version: revision.to_string(),
+                continue_token: page.token.clone(),
+                remaining: page.remaining,
+            };
+            table::render(call.resource, &items, *include, version, &meta, true)
+        } else {
+            let mut out = self.open(call.resource, meta);
+            for (n, object) in objects.enumerate() {
+                if n > 0 {
+                    out.push(b',');
+                }
+                self.item(call.resource, object, &mut out);
+            }
+            out.extend_from_slice(b"]}\n");
+            out.into()
+        };
+        respond::formatted(&call.output, StatusCode::OK, body)
+    }
+
+    /// The whole state, made chunk by chunk as the client takes it.
+    fn stream(
+        self,
+        call: &Call<'_>,
+        meta: &str,
+        snapshot: Snapshot,
+        after: Option<String>,
+        options: ListOptions,
+    ) -> Response {
+        let resource = call.resource.clone();
+        let mut walk =
+            Walk { form: self, resource, snapshot, options, after, first: true, done: false };
+        let mut first = walk.form.open(&walk.resource, meta);
+        walk.fill(&mut first);
+        let plain = Output { pretty: false, ..call.output.clone() };
+        if walk.done || call.output.pretty || call.output.format == Format::Yaml {
+            while !walk.done {
+                walk.fill(&mut first);
+            }
+            return respond::formatted(&call.output, StatusCode::OK, first.into());
+        }
+        let rest = futures::stream::unfold((Some(first), walk), |(ready, mut walk)| async move {
+            if let Some(ready) = ready {
+                return Some((Bytes::from(ready), (None, walk)));
+            }
+            if walk.done {
+                return None;
+            }
+            let mut chunk = Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 8);
+            walk.fill(&mut chunk);
+            tokio::task::consume_budget().await;
+            Some((Bytes::from(chunk), (None, walk)))
+        });
+        respond::streamed(&plain, rest)
+    }
+}
+
+/// Appends a list item: the object, without kind and version where upstream leaves them out.
+fn write_item(resource: &Resource, object: &Object, out: &mut Vec<u8>) {
+    let as_stored = resource.conversion.is_none() && resource.head == resource.stored_head;
+    if as_stored && !resource.bare_items {
+        return object.write_json(out);
+    }
+    if as_stored && object.stored().starts_with(&resource.head) {
+        let start = out.len();
+        object.write_json(out);
+        let head = resource.head.len();
+        out.copy_within(start + head.., start + 1);
+        out.truncate(out.len() + 1 - head);
+        return;
+    }
+    let json = resource.view(object.json());
+    if resource.bare_items {
+        out.push(b'{');
+        out.extend_from_slice(&text::without_head(&json));
+    } else {
+        out.extend_from_slice(&json);
+    }
+}
+
+/// A walk over a snapshot that can pause between objects.
+struct Walk {
+    form: Form,
+    resource: Arc<Resource>,
+    snapshot: Snapshot,
+    options: ListOptions,
+    after: Option<String>,
+    first: bool,
+    done: bool,
+}
+
+impl Walk {
+    /// Appends items until the chunk is large enough or the list ends.
+    fn fill(&mut self, out: &mut Vec<u8>) {
+        while !self.done && out.len() < CHUNK_BYTES {
+            let objects = self.snapshot.page(self.after.as_deref(), CHUNK_OBJECTS);
+            let Some(last) = objects.last() else {
+                out.extend_from_slice(b"]}\n");
+                self.done = true;
+                return;
+            };
+            self.after = Some(last.key().to_owned());
+            for object in objects.iter().filter(|o| chosen(&self.options, o)) {
+                if !std::mem::take(&mut self.first) {
+                    out.push(b',');
+                }
+                self.form.item(&self.resource, object, out);
+            }
+        }
+    }
+}

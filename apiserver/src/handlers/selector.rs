@@ -1,0 +1,408 @@
+//! Label and field selectors: parsed once a request, asked for every object.
+//!
+//! Source: kubernetes.io, "Labels and Selectors", "Field Selectors".
+
+use crate::status::ApiError;
+
+/// A parsed `labelSelector`; empty matches everything.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Labels(Vec<Requirement>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Requirement {
+    key: String,
+    rule: Rule,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Rule {
+    Exists,
+    Absent,
+    In(Vec<String>),
+    NotIn(Vec<String>),
+    Greater(i64),
+    Less(i64),
+}
+
+impl Labels {
+    /// Reads a selector.
+    ///
+    /// # Errors
+    /// [`ApiError::BadRequest`] in upstream's words.
+    pub fn parse(text: &str) -> Result<Self, ApiError> {
+        let mut parser = Parser { tokens: lex(text), at: 0 };
+        parser.selector().map(Self).map_err(ApiError::BadRequest)
+    }
+
+    /// Whether nothing is asked.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether an object with these labels is chosen.
+    pub fn matches<'a>(&self, label: impl Fn(&str) -> Option<&'a str>) -> bool {
+        self.0.iter().all(|r| {
+            let value = label(&r.key);
+            match &r.rule {
+                Rule::Exists => value.is_some(),
+                Rule::Absent => value.is_none(),
+                Rule::In(values) => value.is_some_and(|v| values.iter().any(|x| x == v)),
+                Rule::NotIn(values) => value.is_none_or(|v| !values.iter().any(|x| x == v)),
+                Rule::Greater(n) => {
+                    value.and_then(|v| v.parse::<i64>().ok()).is_some_and(|v| v > *n)
+                }
+                Rule::Less(n) => value.and_then(|v| v.parse::<i64>().ok()).is_some_and(|v| v < *n),
+            }
+        })
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Token {
+    Word(String),
+    Symbol(&'static str),
+    End,
+}
+
+impl Token {
+    fn text(&self) -> &str {
+        match self {
+            Self::Word(word) => word,
+            Self::Symbol(symbol) => symbol,
+            Self::End => "",
+        }
+    }
+}
+
+fn lex(text: &str) -> Vec<Token> {
+    const SYMBOLS: [&str; 9] = ["==", "!=", "=", "!", "(", ")", ",", ">", "<"];
+    let mut tokens = Vec::new();
+    let mut rest = text.trim_start();
+    while !rest.is_empty() {
+        if let Some(symbol) = SYMBOLS.iter().find(|s| rest.starts_with(**s)) {
+            tokens.push(Token::Symbol(symbol));
+            rest = &rest[symbol.len()..];
+        } else {
+            let special = |c: char| c.is_whitespace() || "=!(),><".contains(c);
+            let end = rest.find(special).unwrap_or(rest.len());
+            tokens.push(Token::Word(rest[..end].to_owned()));
+            rest = &rest[end..];
+        }
+        rest = rest.trim_start();
+    }
+    tokens.push(Token::End);
+    tokens
+}
+
+struct Parser {
+    tokens: Vec<Token>,
+    at: usize,
+}
+
+impl Parser {
+    fn peek(&self) -> &Token {
+        &self.tokens[self.at.min(self.tokens.len() - 1)]
+    }
+
+    fn next(&mut self) -> Token {
+        let token = self.peek().clone();
+        self.at += 1;
+        token
+    }
+
+    fn selector(&mut self) -> Result<Vec<Requirement>, String> {
+        let mut out = Vec::new();
+        loop {
+            match self.peek() {
+                Token::Word(_) | Token::Symbol("!") => {
+                    out.push(
+                        self.requirement()
+                            .map_err(|e| format!("unable to parse requirement: {e}"))?,
+                    );
+                    match self.next() {
+                        Token::End => return Ok(out),
+                        Token::Symbol(",") => match self.peek() {
+                            Token::Word(_) | Token::Symbol("!") => (),
+                            other => {
+                                return Err(format!(
+                                    "found '{}', expected: identifier after ','",
+                                    other.text()
+                                ));
+                            }
+                        },
+                        other => {
+                            return Err(format!(
+                                "found '{}', expected: ',' or 'end of string'",
+                                other.text()
+                            ));
+                        }
+                    }
+                }
+                Token::End => return Ok(out),
+                Token::Symbol(other) => {
+                    return Err(format!(
+                        "found '{other}', expected: !, identifier, or 'end of string'"
+                    ));
+                }
+            }
+        }
+    }
+
+    fn requirement(&mut self) -> Result<Requirement, String> {
+        let absent = *self.peek() == Token::Symbol("!");
+        if absent {
+            self.next();
+        }
+        let key = match self.next() {
+            Token::Word(word) => word,
+            other => return Err(format!("found '{}', expected: identifier", other.text())),
+        };
+        check_key(&key)?;
+        if absent {
+            return Ok(Requirement { key, rule: Rule::Absent });
+        }
+        if matches!(self.peek(), Token::End | Token::Symbol(",")) {
+            return Ok(Requirement { key, rule: Rule::Exists });
+        }
+        let operator = self.next();
+        let rule = match operator.text() {
+            "in" => Rule::In(self.values()?),
+            "notin" => Rule::NotIn(self.values()?),
+            "=" | "==" => Rule::In(vec![self.value()?]),
+            "!=" => Rule::NotIn(vec![self.value()?]),
+            symbol @ (">" | "<" | "gt" | "lt") => {
+                let greater = matches!(symbol, ">" | "gt");
+                let text = self.value()?;
+                let n = text.parse().map_err(|_| {
+                    format!("values[0]: Invalid value: \"{text}\": for 'Gt', 'Lt' operators, the value must be an integer")
+                })?;
+                if greater { Rule::Greater(n) } else { Rule::Less(n) }
+            }
+            other => {
+                return Err(format!("found '{other}', expected: in, notin, =, ==, !=, gt, lt"));
+            }
+        };
+        if let Rule::In(values) | Rule::NotIn(values) = &rule {
+            values.iter().enumerate().try_for_each(|(n, v)| check_value(n, &key, v))?;
+        }
+        Ok(Requirement { key, rule })
+    }
+
+    fn value(&mut self) -> Result<String, String> {
+        match self.peek() {
+            Token::End | Token::Symbol(",") => Ok(String::new()),
+            _ => match self.next() {
+                Token::Word(word) => Ok(word),
+                other => Err(format!("found '{}', expected: identifier", other.text())),
+            },
+        }
+    }
+
+    fn values(&mut self) -> Result<Vec<String>, String> {
+        match self.next() {
+            Token::Symbol("(") => (),
+            other => return Err(format!("found '{}' expected: '('", other.text())),
+        }
+        let mut values = Vec::new();
+        let mut empty = true; // Whether the next comma or parenthesis ends an empty value.
+        loop {
+            match self.next() {
+                Token::Word(word) => {
+                    values.push(word);
+                    empty = false;
+                    if !matches!(self.peek(), Token::Symbol("," | ")")) {
+                        return Err(format!(
+                            "found '{}', expected: ',' or ')'",
+                            self.peek().text()
+                        ));
+                    }
+                }
+                Token::Symbol(symbol @ ("," | ")")) => {
+                    if empty {
+                        values.push(String::new());
+                    }
+                    empty = true;
+                    if symbol == ")" {
+                        return Ok(values);
+                    }
+                }
+                other => {
+                    return Err(format!(
+                        "found '{}', expected: ',', ')' or identifier",
+                        other.text()
+                    ));
+                }
+            }
+        }
+    }
+}
+
+fn check_key(key: &str) -> Result<(), String> {
+    let (prefix, name) = key.split_once('/').map_or((None, key), |(p, n)| (Some(p), n));
+    let fault = if prefix.is_some_and(|p| !crate::write::names::subdomain(p).is_empty()) {
+        "prefix part a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
+    } else if name.len() > 63 {
+        "name part must be no more than 63 bytes"
+    } else if !is_word(name) {
+        "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"
+    } else {
+        return Ok(());
+    };
+    Err(format!("<nil>: Invalid value: \"{key}\": {fault}"))
+}
+
+fn check_value(n: usize, key: &str, value: &str) -> Result<(), String> {
+    let fault = if value.len() > 63 {
+        "must be no more than 63 bytes"
+    } else if !value.is_empty() && !is_word(value) {
+        "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"
+    } else {
+        return Ok(());
+    };
+    Err(format!("values[{n}][{key}]: Invalid value: \"{value}\": {fault}"))
+}
+
+fn is_word(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let edge = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
+    edge(bytes.first())
+        && edge(bytes.last())
+        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+}
+
+/// A parsed `fieldSelector`; empty matches everything.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Fields(Vec<Term>);
+
+/// One comparison of a field selector.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Term {
+    /// Field label, such as `spec.nodeName`.
+    pub field: String,
+    /// What it must, or must not, equal.
+    pub value: String,
+    /// False for `!=`.
+    pub equal: bool,
+}
+
+impl Fields {
+    /// Reads a selector.
+    ///
+    /// # Errors
+    /// [`ApiError::BadRequest`] in upstream's words.
+    pub fn parse(text: &str) -> Result<Self, ApiError> {
+        let mut terms = Vec::new();
+        for part in split(text) {
+            if part.is_empty() {
+                continue;
+            }
+            let term = operator(part).ok_or_else(|| {
+                ApiError::BadRequest(format!(
+                    "invalid selector: '{text}'; can't understand '{part}'"
+                ))
+            })?;
+            terms.push(term);
+        }
+        Ok(Self(terms))
+    }
+
+    /// Whether nothing is asked.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Asks for one more equality.
+    pub fn require(&mut self, field: &str, value: &str) {
+        self.0.push(Term { field: field.to_owned(), value: value.to_owned(), equal: true });
+    }
+
+    /// Every comparison.
+    pub fn terms(&self) -> &[Term] {
+        &self.0
+    }
+
+    /// Whether an object is chosen; `field` gives its values, an absent one counts as empty.
+    pub fn matches<'a>(&self, field: impl Fn(&str) -> Option<&'a str>) -> bool {
+        self.0.iter().all(|t| (field(&t.field).unwrap_or_default() == t.value) == t.equal)
+    }
+}
+
+/// Splits at commas that no backslash escapes.
+fn split(text: &str) -> Vec<&str> {
+    let (mut parts, mut start, mut escaped) = (Vec::new(), 0, false);
+    for (at, c) in text.char_indices() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            ',' => {
+                parts.push(&text[start..at]);
+                start = at + 1;
+            }
+            _ => (),
+        }
+    }
+    parts.push(&text[start..]);
+    parts
+}
+
+fn operator(part: &str) -> Option<Term> {
+    let at = part.find(['=', '!'])?;
+    let rest = &part[at..];
+    let (equal, len) = match rest {
+        _ if rest.starts_with("==") => (true, 2),
+        _ if rest.starts_with("!=") => (false, 2),
+        _ if rest.starts_with('=') => (true, 1),
+        _ => return None,
+    };
+    let mut value = String::new();
+    let mut chars = rest[len..].chars();
+    while let Some(c) = chars.next() {
+        value.push(if c == '\\' { chars.next()? } else { c });
+    }
+    Some(Term { field: part[..at].to_owned(), value, equal })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(selector: &str, labels: &[(&str, &str)], expected: bool) {
+        let parsed = Labels::parse(selector).unwrap();
+        let got = parsed.matches(|key| labels.iter().find(|(k, _)| *k == key).map(|(_, v)| *v));
+        assert_eq!(got, expected, "{selector}");
+    }
+
+    #[test]
+    fn label_selectors() {
+        let web = [("tier", "web"), ("env", "dev"), ("n", "7")];
+        check("tier=web", &web, true);
+        check("tier==db", &web, false);
+        check("tier!=db, env in (prod, dev)", &web, true);
+        check("tier in ()", &web, false);
+        check("other notin (x)", &web, true);
+        check("!other,tier", &web, true);
+        check("n>6,n<8", &web, true);
+        check("in in (in)", &[("in", "in")], true);
+        check("", &[], true);
+    }
+
+    #[test]
+    fn faults_are_told_in_upstream_words() {
+        let fault = |s| Labels::parse(s).unwrap_err().to_string();
+        assert_eq!(fault("=x"), "found '=', expected: !, identifier, or 'end of string'");
+        assert_eq!(
+            fault("tier near web"),
+            "unable to parse requirement: found 'near', expected: in, notin, =, ==, !=, gt, lt"
+        );
+        assert_eq!(fault("a=b=c"), "found '=', expected: ',' or 'end of string'");
+    }
+
+    #[test]
+    fn field_selectors() {
+        let fields = Fields::parse(r"metadata.name!=a\,b,spec.x=1").unwrap();
+        assert!(fields.matches(|f| Some(if f == "spec.x" { "1" } else { "a" })));
+        assert!(!fields.matches(|f| Some(if f == "spec.x" { "1" } else { "a,b" })));
+        assert!(Fields::parse("metadata.name").is_err());
+    }
+}

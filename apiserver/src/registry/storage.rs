@@ -1,0 +1,103 @@
+//! Where the objects of one resource are: a prefix of the store, and the watch cache above it.
+
+use std::sync::Arc;
+
+use store::Store;
+use store::cache::{Cache, Decode, Decoder, Field, Limits};
+use tokio::sync::OnceCell;
+
+use crate::status::ApiError;
+
+/// A field that `fieldSelector` takes, beside `metadata.name` and `metadata.namespace`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Selectable {
+    /// Its label, such as `spec.nodeName`.
+    pub name: String,
+    /// The members that lead to it.
+    pub path: Vec<String>,
+    /// What an object without it counts as.
+    pub absent: String,
+}
+
+impl Selectable {
+    /// A field whose label is its path; it counts as empty where it is absent.
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            path: name.split('.').map(str::to_owned).collect(),
+            absent: String::new(),
+        }
+    }
+
+    /// The same field, with a value for objects that lack it.
+    pub fn or(self, absent: &str) -> Self {
+        Self { absent: absent.to_owned(), ..self }
+    }
+
+    /// The same field under another label.
+    pub fn labelled(self, name: &str) -> Self {
+        Self { name: name.to_owned(), ..self }
+    }
+}
+
+/// Store prefix and watch cache of one resource; all its versions share it.
+pub struct Storage {
+    store: Arc<dyn Store>,
+    prefix: String,
+    selectable: Vec<Selectable>,
+    cache: OnceCell<Cache>,
+}
+
+impl Storage {
+    /// Storage of `group` (empty for core) and plural name; nothing is read before the first use.
+    pub fn new(
+        store: Arc<dyn Store>,
+        group: &str,
+        resource: &str,
+        selectable: Vec<Selectable>,
+    ) -> Self {
+        let group = if group.is_empty() { "core" } else { group };
+        let prefix = format!("/registry/{group}/{resource}/");
+        Self { store, prefix, selectable, cache: OnceCell::new() }
+    }
+
+    /// The store below.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// The store key of an object.
+    pub fn key(&self, namespace: &str, name: &str) -> String {
+        if namespace.is_empty() {
+            [&*self.prefix, name].concat()
+        } else {
+            [&*self.prefix, namespace, "/", name].concat()
+        }
+    }
+
+    /// What field selectors may name.
+    pub fn selectable(&self) -> &[Selectable] {
+        &self.selectable
+    }
+
+    /// The cache, started now if it was not.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn cache(&self) -> Result<&Cache, ApiError> {
+        let start = || async {
+            let fields = self.selectable.iter().map(|s| {
+                let path: Vec<&str> = s.path.iter().map(String::as_str).collect();
+                Field::new(&s.name, &path).or(&s.absent)
+            });
+            let decode: Decode = Decoder::new(fields.collect()).into();
+            Cache::start(self.store.clone(), &self.prefix, decode, Limits::default()).await
+        };
+        self.cache.get_or_try_init(start).await.map_err(ApiError::internal)
+    }
+
+    /// The cache, if it was started; hosted types' caches are from the start on.
+    pub fn started(&self) -> Option<&Cache> {
+        self.cache.get()
+    }
+}

@@ -1,0 +1,106 @@
+//! Clients in this process: no socket, no handshake, the user is given.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use axum::Router;
+use axum::body::Body;
+use axum::response::Response;
+use http::{Request, header};
+use hyper_util::rt::TokioIo;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{Api, Patch, PatchParams};
+use tower::{Service, ServiceExt as _};
+
+use super::{Server, StartError};
+use crate::request::User;
+use crate::status::ApiError;
+
+/// Bytes that may be under way in an in-process upgraded connection.
+const PIPE: usize = 64 * 1024;
+
+impl Server {
+    /// A client in this process that acts as `user`, who also belongs to `groups`.
+    ///
+    /// Its requests go straight to the router: authorization holds, sockets and TLS are left out.
+    pub fn client(&self, user: &str, groups: &[&str]) -> kube::Client {
+        let service = Local { router: self.router(), user: User::new(user, groups) };
+        kube::Client::new(service, "default")
+    }
+}
+
+/// The router as the service of a client.
+#[derive(Clone)]
+struct Local {
+    router: Router,
+    user: User,
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+impl Service<Request<kube::client::Body>> for Local {
+    type Response = Response<Body>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<kube::client::Body>) -> Self::Future {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(self.user.clone());
+        let router = self.router.clone();
+        if request.headers().contains_key(header::UPGRADE) {
+            return Box::pin(upgraded(router, request));
+        }
+        Box::pin(async move { Ok(router.oneshot(request).await?) })
+    }
+}
+
+/// An upgrade needs a connection; a pipe in memory is one.
+async fn upgraded(router: Router, request: Request<Body>) -> Result<Response<Body>, BoxError> {
+    let user = request.extensions().get::<User>().cloned();
+    let (client, server) = tokio::io::duplex(PIPE);
+    let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
+        let mut request = request.map(Body::new);
+        if let Some(user) = &user {
+            request.extensions_mut().insert(user.clone());
+        }
+        router.clone().oneshot(request)
+    });
+    let served = hyper::server::conn::http1::Builder::new()
+        .serve_connection(TokioIo::new(server), service)
+        .with_upgrades();
+    tokio::spawn(served);
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(client)).await?;
+    tokio::spawn(connection.with_upgrades());
+    let (mut parts, body) = request.into_parts();
+    parts.version = http::Version::HTTP_11;
+    parts.headers.entry(header::HOST).or_insert(http::HeaderValue::from_static("in-process"));
+    let response = sender.send_request(Request::from_parts(parts, body)).await?;
+    Ok(response.map(Body::new))
+}
+
+/// Applies the CustomResourceDefinitions of a YAML text; they are served when this returns.
+pub(super) async fn install(server: &Server, text: &str) -> Result<(), StartError> {
+    let failed = |what: &str, error: String| StartError::Bootstrap {
+        what: what.to_owned(),
+        error: ApiError::Internal(error),
+    };
+    let client = server.client("system:apiserver", &["system:masters"]);
+    let definitions: Api<CustomResourceDefinition> = Api::all(client);
+    let documents = serde_saphyr::from_multiple::<serde_json::Value>(text)
+        .map_err(|error| failed("custom resource definitions", error.to_string()))?;
+    for document in documents.into_iter().filter(|d| !d.is_null()) {
+        let name = document["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let params = PatchParams::apply("improv").force();
+        definitions
+            .patch(&name, &params, &Patch::Apply(&document))
+            .await
+            .map_err(|e| failed(&name, e.to_string()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,131 @@
+//! CREATE.
+
+use axum::response::Response;
+use bytes::Bytes;
+use http::StatusCode;
+use rand::Rng as _;
+use serde_json::Value;
+use store::Expect;
+
+use super::{Writer, answer, decode, meta, metadata, store_error};
+use crate::admission;
+use crate::handlers::Call;
+use crate::handlers::options::WriteOptions;
+use crate::status::ApiError;
+
+/// Letters of generated names: no vowels and no look-alikes.
+///
+/// Source: `k8s.io/apimachinery/pkg/util/rand`.
+const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+/// Length of a generated suffix.
+const SUFFIX: usize = 5;
+/// Longest base of a generated name.
+const BASE: usize = 63 - SUFFIX;
+/// How often another generated name is tried when one is taken.
+const NAME_ATTEMPTS: usize = 8;
+
+/// Answers CREATE.
+pub(super) async fn handle(call: &Call<'_>, body: &[u8]) -> Result<Response, ApiError> {
+    let options = WriteOptions::parse(&call.query, call.method)?;
+    let format = decode::body_format(call.headers)?;
+    let mut writer = Writer::new(call, options);
+    let object = writer.decode(body, format)?;
+    let agent = meta::agent(call.headers);
+    let created = create(&mut writer, object, &agent).await?;
+    answer(call, &writer, StatusCode::CREATED, created)
+}
+
+/// Creates an object that was decoded; answers its text.
+///
+/// # Errors
+/// Why it was not created.
+pub async fn create(
+    writer: &mut Writer<'_>,
+    mut object: Value,
+    agent: &str,
+) -> Result<Bytes, ApiError> {
+    meta::fit_namespace(writer, &mut object)?;
+    let meta = metadata(&mut object);
+    if meta.get("resourceVersion").and_then(Value::as_str).is_some_and(|v| !v.is_empty()) {
+        return Err(ApiError::Unknown(
+            "resourceVersion should not be set on objects to be created".to_owned(),
+        ));
+    }
+    let base = meta.get("generateName").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let named = meta.get("name").and_then(Value::as_str).is_some_and(|n| !n.is_empty());
+    meta::prepare_create(meta);
+    writer.default(&mut object);
+    if named || base.is_empty() {
+        return attempt(writer, object, agent).await;
+    }
+    let mut last = None;
+    for _ in 0..NAME_ATTEMPTS {
+        let mut object = object.clone();
+        metadata(&mut object).insert("name".to_owned(), generate(&base).into());
+        match attempt(writer, object, agent).await {
+            Err(taken @ ApiError::AlreadyExists { .. }) => last = Some(taken),
+            other => return other,
+        }
+    }
+    Err(last.unwrap_or(ApiError::MethodNotAllowed))
+}
+
+async fn attempt(
+    writer: &mut Writer<'_>,
+    mut object: Value,
+    agent: &str,
+) -> Result<Bytes, ApiError> {
+    admission::mutate(writer, &mut object, None).await?;
+    let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    let strategy = writer.resource.strategy.clone();
+    if strategy.counts_generation() || writer.resource.custom.is_some() {
+        metadata(&mut object).insert("generation".to_owned(), 1.into());
+    }
+    if writer.resource.custom.is_some() && writer.resource.subresources.contains_key("status") {
+        meta::drop_status(writer.resource, &mut object);
+    }
+    strategy.prepare_create(&writer.ctx(), &mut object)?;
+    writer.default(&mut object);
+    let outcome = finish(writer, &mut object, &name, agent).await;
+    if outcome.is_err() {
+        strategy.after_delete(&writer.ctx(), &object); // Gives back what was allocated.
+    }
+    outcome
+}
+
+async fn finish(
+    writer: &mut Writer<'_>,
+    object: &mut Value,
+    name: &str,
+    agent: &str,
+) -> Result<Bytes, ApiError> {
+    writer.validate(object, None, None)?;
+    admission::validate(writer, Some(object), None).await?;
+    writer.warnings.extend(writer.resource.strategy.warnings(object));
+    meta::track(writer, None, object, agent)?;
+    let taken = || ApiError::AlreadyExists {
+        resource: writer.resource.group_resource(),
+        name: name.to_owned(),
+    };
+    if writer.options.dry_run && writer.load(name).await?.is_some() {
+        return Err(taken());
+    }
+    let stored = writer.encode(object);
+    match writer.commit(name, Expect::Absent, stored).await {
+        Ok(json) => Ok(json),
+        Err(store::Error::Conflict { .. }) => Err(taken()),
+        Err(other) => Err(store_error(other)),
+    }
+}
+
+/// A name that begins with `base`.
+fn generate(base: &str) -> String {
+    let mut end = base.len().min(BASE);
+    while !base.is_char_boundary(end) {
+        end -= 1;
+    }
+    let mut name = base[..end].to_owned();
+    let mut rng = rand::rng();
+    name.extend((0..SUFFIX).map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())])));
+    name
+}

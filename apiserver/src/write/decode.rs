@@ -1,0 +1,114 @@
+//! From a request's bytes to a JSON value, with what a strict reader would complain about.
+
+use http::{HeaderMap, header};
+use serde_json::Value;
+
+use crate::status::ApiError;
+
+/// A decoded body.
+#[derive(Debug)]
+pub struct Decoded {
+    /// Its value; of a field that occurs twice the last one counts.
+    pub value: Value,
+    /// Complaints such as `duplicate field "spec.replicas"`.
+    pub complaints: Vec<String>,
+}
+
+/// How a body is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyFormat {
+    /// `application/json`.
+    Json,
+    /// `application/yaml`.
+    Yaml,
+}
+
+/// Reads `Content-Type`; without one the body is JSON.
+///
+/// # Errors
+/// [`ApiError::UnsupportedMediaType`] names what is understood.
+pub fn body_format(headers: &HeaderMap) -> Result<BodyFormat, ApiError> {
+    let media = media_type(headers);
+    match media.as_str() {
+        "" | "application/json" | "*/*" => Ok(BodyFormat::Json),
+        "application/yaml" => Ok(BodyFormat::Yaml),
+        _ => Err(ApiError::UnsupportedMediaType(
+            "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml".to_owned(),
+        )),
+    }
+}
+
+/// The media type of the body without its parameters.
+pub fn media_type(headers: &HeaderMap) -> String {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+/// Decodes a body.
+///
+/// # Errors
+/// The parser's complaint, for JSON in Go's words.
+pub fn decode(body: &[u8], format: BodyFormat) -> Result<Decoded, String> {
+    match format {
+        BodyFormat::Json => json(body),
+        BodyFormat::Yaml => yaml(body),
+    }
+}
+
+/// Decodes JSON and notes fields that occur twice.
+///
+/// # Errors
+/// As Go's parser says it.
+pub fn json(body: &[u8]) -> Result<Decoded, String> {
+    let parsed = schema::json::parse(body).map_err(|e| e.0)?;
+    let complaints =
+        parsed.duplicates.iter().map(|path| format!("duplicate field \"{path}\"")).collect();
+    Ok(Decoded { value: parsed.value, complaints })
+}
+
+fn yaml(body: &[u8]) -> Result<Decoded, String> {
+    let text = std::str::from_utf8(body).map_err(|e| e.to_string())?;
+    let strict: Result<Value, _> = serde_saphyr::from_str(text);
+    match strict {
+        Ok(value) => Ok(Decoded { value, complaints: Vec::new() }),
+        Err(strict_error) => {
+            let options = serde_saphyr::options! { duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins };
+            let value = serde_saphyr::from_str_with_options(text, options)
+                .map_err(|e| format!("error converting YAML to JSON: yaml: {e}"))?;
+            Ok(Decoded {
+                value,
+                complaints: vec![format!("yaml: unmarshal errors:\n  {strict_error}")],
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    #[test]
+    fn duplicates_are_noted_with_their_path() {
+        let decoded = super::json(br#"{"spec":{"a":1,"l":[{"x":1,"x":2}],"a":2}}"#).unwrap();
+        assert_eq!(decoded.value, json!({"spec":{"a":2,"l":[{"x":2}]}}));
+        assert_eq!(
+            decoded.complaints,
+            ["duplicate field \"spec.l[0].x\"", "duplicate field \"spec.a\""]
+        );
+    }
+
+    #[test]
+    fn faults_sound_like_upstream() {
+        let fault = |text: &str| super::json(text.as_bytes()).unwrap_err();
+        assert_eq!(fault("not json"), "invalid character 'o' in literal null (expecting 'u')");
+        assert_eq!(fault("{\"data\":"), "unexpected end of JSON input");
+        assert_eq!(fault(""), "unexpected end of JSON input");
+    }
+
+    #[test]
+    fn yaml_takes_the_last_of_two() {
+        let decoded = super::yaml(b"a: 1\nb: {c: x}\na: 2\n").unwrap();
+        assert_eq!(decoded.value, json!({"a":2,"b":{"c":"x"}}));
+        assert_eq!(decoded.complaints.len(), 1);
+    }
+}

@@ -1,0 +1,369 @@
+//! DELETE and DELETECOLLECTION: at once, after a grace period, or when the finalizers are gone.
+
+use axum::response::Response;
+use bytes::Bytes;
+use http::StatusCode;
+use serde_json::{Value, json};
+use store::{Entry, Expect, Revision};
+
+use super::{ATTEMPTS, Writer, meta, metadata, store_error};
+use crate::admission;
+use crate::bytes as text;
+use crate::handlers::options::{ListOptions, WriteOptions, dry_run, invalid_options};
+use crate::handlers::{Call, read, respond};
+use crate::registry::Resource;
+use crate::request::RequestInfo;
+use crate::status::{ApiError, Details, GroupResource, Status, StatusCause};
+
+/// What becomes of the objects that an object owns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Propagation {
+    /// They lose their owner.
+    Orphan,
+    /// They go afterwards.
+    Background,
+    /// They go first.
+    Foreground,
+}
+
+/// Parameters of a deletion.
+#[derive(Debug, Clone, Default)]
+pub struct DeleteOptions {
+    /// Seconds that the client grants.
+    pub grace_seconds: Option<i64>,
+    /// Only an object with this uid.
+    pub uid: Option<String>,
+    /// Only this version of the object.
+    pub resource_version: Option<String>,
+    /// What becomes of owned objects.
+    pub propagation: Option<Propagation>,
+    /// Everything happens but the store.
+    pub dry_run: bool,
+}
+
+impl DeleteOptions {
+    /// Reads body and query; the body wins.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn parse(call: &Call<'_>, body: &[u8]) -> Result<Self, ApiError> {
+        let mut options = json!({});
+        if !body.is_empty() {
+            let format = super::decode::body_format(call.headers)?;
+            options = super::decode::decode(body, format)
+                .map_err(|e| {
+                    ApiError::BadRequest(format!(
+                        "couldn't get version/kind; json parse error: {e}"
+                    ))
+                })?
+                .value;
+            let kind = options["kind"].as_str().unwrap_or("DeleteOptions");
+            if kind != "DeleteOptions" && !kind.is_empty() {
+                let version = options["apiVersion"].as_str().unwrap_or_default();
+                return Err(ApiError::BadRequest(format!(
+                    "no kind \"{kind}\" is registered for version \"{version}\" in scheme \"k8s.io/kubernetes/pkg/api/legacyscheme/scheme.go:30\""
+                )));
+            }
+        } else {
+            if let Some(seconds) = call.query.integer("gracePeriodSeconds")? {
+                options["gracePeriodSeconds"] = seconds.into();
+            }
+            if let Some(policy) = call.query.get("propagationPolicy") {
+                options["propagationPolicy"] = policy.into();
+            }
+            if let Some(orphan) = call.query.flag("orphanDependents") {
+                options["orphanDependents"] = orphan.into();
+            }
+        }
+        let mut values: Vec<&str> =
+            options["dryRun"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        values.extend(call.query.all("dryRun"));
+        Self::from_value(&options, &values)
+    }
+
+    /// Reads `metav1.DeleteOptions`.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn from_value(options: &Value, dry_runs: &[&str]) -> Result<Self, ApiError> {
+        let mut causes = Vec::new();
+        let grace = match &options["gracePeriodSeconds"] {
+            Value::Null => None,
+            Value::Number(n) if n.as_i64().is_some() => n.as_i64(),
+            other => {
+                return Err(ApiError::BadRequest(format!(
+                    "json: cannot unmarshal {} into Go struct field DeleteOptions.gracePeriodSeconds of type int64",
+                    super::json_kind(other)
+                )));
+            }
+        };
+        let propagation = match (
+            options["propagationPolicy"].as_str(),
+            options["orphanDependents"].as_bool(),
+        ) {
+            (Some("Orphan"), _) | (None, Some(true)) => Some(Propagation::Orphan),
+            (Some("Background"), _) | (None, Some(false)) => Some(Propagation::Background),
+            (Some("Foreground"), _) => Some(Propagation::Foreground),
+            (None, None) => None,
+            (Some(other), _) => {
+                let text = format!(
+                    "Unsupported value: {other:?}: supported values: \"Foreground\", \"Background\", \"Orphan\", \"nil\""
+                );
+                causes.push(StatusCause::new("FieldValueNotSupported", "propagationPolicy", text));
+                None
+            }
+        };
+        let dry_run = dry_run(dry_runs, &mut causes);
+        if !causes.is_empty() {
+            return Err(invalid_options("DeleteOptions", causes));
+        }
+        let precondition = |key: &str| options["preconditions"][key].as_str().map(str::to_owned);
+        Ok(Self {
+            grace_seconds: grace.map(|g| if g < 0 { 1 } else { g }),
+            uid: precondition("uid"),
+            resource_version: precondition("resourceVersion"),
+            propagation,
+            dry_run,
+        })
+    }
+}
+
+/// What a deletion did.
+pub enum Deleted {
+    /// The object is gone; this was its last state.
+    Gone(Bytes, Value),
+    /// The object is marked, and goes when its node or its finalizers are done.
+    Marked(Bytes),
+}
+
+/// Answers DELETE.
+pub(super) async fn handle(call: &Call<'_>, body: &[u8]) -> Result<Response, ApiError> {
+    let options = DeleteOptions::parse(call, body)?;
+    let writer =
+        Writer::new(call, WriteOptions { dry_run: options.dry_run, ..WriteOptions::default() });
+    let deleted = delete(&writer, &call.info.name, &options).await?;
+    let gone = match deleted {
+        Deleted::Gone(json, _) if returns_object(call.resource) => json,
+        Deleted::Marked(json) => json,
+        Deleted::Gone(_, object) => {
+            let details = Details {
+                name: call.info.name.clone(),
+                group: call.resource.group.clone(),
+                kind: call.resource.name.clone(),
+                uid: object["metadata"]["uid"].as_str().unwrap_or_default().to_owned(),
+                ..Details::default()
+            };
+            let status =
+                serde_json::to_vec(&Status::success(details)).map_err(ApiError::internal)?;
+            return Ok(respond::formatted(&call.output, StatusCode::OK, status.into()));
+        }
+    };
+    respond::object(call.resource, &call.output, &call.query, StatusCode::OK, gone)
+}
+
+/// Types whose DELETE answers the object, where others answer a status.
+///
+/// Source: `ReturnDeletedObject` in upstream's stores.
+fn returns_object(resource: &Resource) -> bool {
+    resource.group.is_empty()
+        && matches!(
+            resource.name.as_str(),
+            "pods"
+                | "services"
+                | "podtemplates"
+                | "persistentvolumes"
+                | "persistentvolumeclaims"
+                | "resourcequotas"
+                | "serviceaccounts"
+        )
+}
+
+/// Deletes an object, or begins to.
+///
+/// # Errors
+/// Why it stays.
+pub async fn delete(
+    writer: &Writer<'_>,
+    name: &str,
+    options: &DeleteOptions,
+) -> Result<Deleted, ApiError> {
+    let mut entry = writer.load(name).await?;
+    for _ in 0..ATTEMPTS {
+        let Some(current) = entry else { return Err(writer.resource.not_found(name)) };
+        match attempt(writer, name, options, &current).await? {
+            Ok(deleted) => return Ok(deleted),
+            Err(now) => entry = now,
+        }
+    }
+    Err(writer.conflict(name))
+}
+
+async fn attempt(
+    writer: &Writer<'_>,
+    name: &str,
+    options: &DeleteOptions,
+    current: &Entry,
+) -> Result<Result<Deleted, Option<Entry>>, ApiError> {
+    let object = writer.parse(current)?;
+    preconditions(writer, name, options, &object)?;
+    admission::validate(writer, None, Some(&object)).await?;
+    let Some(marked) = mark(writer, options, &object)? else {
+        // Nothing changes: it was marked before, and waits.
+        return Ok(Ok(Deleted::Marked(text::with_version(&current.value, current.revision))));
+    };
+    if is_released(writer.resource, &marked) {
+        // Types that answer the object show it as marked; the others never were.
+        let last = if writer.resource.strategy.grace_seconds(&object, None).is_some() {
+            &marked
+        } else {
+            &object
+        };
+        let stored = writer.encode(last);
+        return match commit(writer, name, current.revision, &object).await {
+            Ok(revision) => Ok(Ok(Deleted::Gone(text::with_version(&stored, revision), object))),
+            Err(store::Error::Conflict { current, .. }) => Ok(Err(current)),
+            Err(other) => Err(store_error(other)),
+        };
+    }
+    let stored = writer.encode(&marked);
+    match writer.commit(name, Expect::At(current.revision), stored).await {
+        Ok(json) => Ok(Ok(Deleted::Marked(json))),
+        Err(store::Error::Conflict { current, .. }) => Ok(Err(current)),
+        Err(other) => Err(store_error(other)),
+    }
+}
+
+/// Removes an object from the store, and gives back what it held.
+pub(super) async fn commit(
+    writer: &Writer<'_>,
+    name: &str,
+    at: Revision,
+    object: &Value,
+) -> Result<Revision, store::Error> {
+    let Some(storage) = &writer.resource.storage else { return Err(store::Error::Closed) };
+    if writer.options.dry_run {
+        return Ok(at);
+    }
+    let key = storage.key(writer.namespace(), name);
+    let revision = storage.store().commit(&key, Expect::At(at), None).await?;
+    writer.resource.strategy.after_delete(&writer.ctx(), object);
+    writer.settle(revision).await;
+    Ok(revision)
+}
+
+fn preconditions(
+    writer: &Writer<'_>,
+    name: &str,
+    options: &DeleteOptions,
+    object: &Value,
+) -> Result<(), ApiError> {
+    let text = |key: &str| object["metadata"][key].as_str().unwrap_or_default();
+    let conflict = |message: String| ApiError::Conflict {
+        resource: GroupResource::new(&*writer.resource.group, &*writer.resource.kind),
+        name: name.to_owned(),
+        message,
+    };
+    if let Some(uid) = options.uid.as_deref().filter(|u| *u != text("uid")) {
+        return Err(conflict(format!(
+            "the UID in the precondition ({uid}) does not match the UID in record ({}). The object might have been deleted and then recreated",
+            text("uid")
+        )));
+    }
+    if let Some(version) =
+        options.resource_version.as_deref().filter(|v| *v != text("resourceVersion"))
+    {
+        return Err(conflict(format!(
+            "the ResourceVersion in the precondition ({version}) does not match the ResourceVersion in record ({}). The object might have been modified",
+            text("resourceVersion")
+        )));
+    }
+    Ok(())
+}
+
+/// The object with its marks of deletion; `None` if they are there already.
+fn mark(
+    writer: &Writer<'_>,
+    options: &DeleteOptions,
+    object: &Value,
+) -> Result<Option<Value>, ApiError> {
+    let strategy = &writer.resource.strategy;
+    let grace = strategy.grace_seconds(object, options.grace_seconds);
+    let seconds = grace.unwrap_or(0);
+    let mut marked = object.clone();
+    let before = object["metadata"]["deletionGracePeriodSeconds"].as_i64();
+    let deleting = !object["metadata"]["deletionTimestamp"].is_null();
+    let finalizers = finalizers(object, options.propagation);
+    let meta = metadata(&mut marked);
+    if finalizers.is_empty() {
+        meta.remove("finalizers");
+    } else {
+        meta.insert("finalizers".to_owned(), json!(finalizers));
+    }
+    if !deleting {
+        meta.insert("deletionTimestamp".to_owned(), meta::after(seconds).into());
+        meta.insert("deletionGracePeriodSeconds".to_owned(), seconds.into());
+        if let Some(generation) = object["metadata"]["generation"].as_i64() {
+            meta.insert("generation".to_owned(), (generation + 1).into());
+        }
+    } else if before.is_some_and(|b| seconds < b)
+        && (options.grace_seconds.is_some() || seconds == 0)
+    {
+        // A second deletion can only shorten the grace.
+        meta.insert("deletionTimestamp".to_owned(), meta::after(seconds).into());
+        meta.insert("deletionGracePeriodSeconds".to_owned(), seconds.into());
+    }
+    strategy.prepare_delete(&writer.ctx(), &mut marked)?;
+    let waits = deleting && marked == *object && !is_released(writer.resource, &marked);
+    Ok((!waits).then_some(marked))
+}
+
+/// Finalizers after the wish for propagation; a new wish replaces an old one.
+fn finalizers(object: &Value, propagation: Option<Propagation>) -> Vec<String> {
+    let entries = object["metadata"]["finalizers"].as_array().into_iter().flatten();
+    let mut list: Vec<String> = entries.filter_map(|f| f.as_str().map(str::to_owned)).collect();
+    if let Some(propagation) = propagation {
+        list.retain(|f| f != "orphan" && f != "foregroundDeletion");
+        match propagation {
+            Propagation::Orphan => list.push("orphan".to_owned()),
+            Propagation::Foreground => list.push("foregroundDeletion".to_owned()),
+            Propagation::Background => (),
+        }
+    }
+    list
+}
+
+/// Whether an object is marked as deleted and nothing holds it any more.
+pub(super) fn is_released(resource: &Resource, object: &Value) -> bool {
+    let meta = &object["metadata"];
+    !meta["deletionTimestamp"].is_null()
+        && meta["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) == 0
+        && meta["finalizers"].as_array().is_none_or(Vec::is_empty)
+        && !resource.strategy.holds(object)
+}
+
+/// Answers DELETECOLLECTION: every chosen object goes through DELETE; the answer lists them.
+pub(super) async fn collection(call: &Call<'_>, body: &[u8]) -> Result<Response, ApiError> {
+    let mut options = DeleteOptions::parse(call, body)?;
+    (options.uid, options.resource_version) = (None, None);
+    let list = ListOptions::parse(&call.query, false)?;
+    read::check_fields(call.resource, &list)?;
+    let cache = call.resource.storage()?.cache().await?;
+    cache.fresh().await.map_err(ApiError::internal)?;
+    let namespace = (!call.namespace().is_empty()).then_some(call.namespace());
+    let snapshot = cache.list(namespace);
+    let chosen: Vec<_> = snapshot.iter().filter(|o| read::chosen(&list, o)).cloned().collect();
+    for object in &chosen {
+        let info = RequestInfo {
+            name: object.name().to_owned(),
+            namespace: object.namespace().unwrap_or_default().to_owned(),
+            ..call.info.clone()
+        };
+        let options_of_write = WriteOptions { dry_run: options.dry_run, ..WriteOptions::default() };
+        let writer = Writer { info: &info, ..Writer::new(call, options_of_write) };
+        match delete(&writer, object.name(), &options).await {
+            Ok(_) | Err(ApiError::NotFound { .. }) => (),
+            Err(other) => return Err(other),
+        }
+    }
+    read::answer_list(call, snapshot.revision(), &chosen)
+}

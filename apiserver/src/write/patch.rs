@@ -1,0 +1,183 @@
+//! PATCH: JSON patch, merge patch, strategic merge patch and apply.
+
+use axum::response::Response;
+use http::StatusCode;
+use schema::patch::PatchError;
+use serde_json::Value;
+
+use super::update::{Change, Plan, update};
+use super::{Writer, answer, decode, meta};
+use crate::handlers::Call;
+use crate::handlers::options::{FieldValidation, WriteOptions, invalid_options};
+use crate::status::{ApiError, GroupResource, StatusCause};
+
+/// The four languages of patches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Language {
+    Json,
+    Merge,
+    Strategic,
+    Apply,
+}
+
+impl Language {
+    pub(super) fn of(call: &Call<'_>) -> Result<Self, ApiError> {
+        let strategic = call.resource.custom.is_none() || call.resource.bare_items;
+        match decode::media_type(call.headers).as_str() {
+            "application/json-patch+json" => Ok(Self::Json),
+            "application/merge-patch+json" => Ok(Self::Merge),
+            "application/strategic-merge-patch+json" if strategic => Ok(Self::Strategic),
+            "application/apply-patch+yaml" => Ok(Self::Apply),
+            _ => {
+                let middle =
+                    if strategic { "application/strategic-merge-patch+json, " } else { "" };
+                Err(ApiError::UnsupportedMediaType(format!(
+                    "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, {middle}application/apply-patch+yaml"
+                )))
+            }
+        }
+    }
+}
+
+/// Answers PATCH.
+pub(super) async fn handle(call: &Call<'_>, body: &[u8]) -> Result<Response, ApiError> {
+    let language = Language::of(call)?;
+    let options = WriteOptions::parse(&call.query, call.method)?;
+    check_options(language, &options)?;
+    let mut writer = Writer::new(call, options);
+    let subresource = (!call.info.subresource.is_empty()).then_some(call.info.subresource.as_str());
+    if language == Language::Apply {
+        return super::apply::handle(call, writer, body, subresource).await;
+    }
+    let agent = meta::agent(call.headers);
+    let plan = Plan { name: call.info.name.clone(), subresource, agent: Some(&agent) };
+    let patched = update(&mut writer, &plan, |writer, old| {
+        let mut object = patched(writer, language, body, old)?;
+        fit(writer, &plan.name, &mut object)?;
+        Ok(Change::To(object))
+    })
+    .await?;
+    answer(call, &writer, StatusCode::OK, patched)
+}
+
+fn check_options(language: Language, options: &WriteOptions) -> Result<(), ApiError> {
+    let mut causes = Vec::new();
+    if language == Language::Apply {
+        if options.field_manager.is_empty() {
+            let text = "Required value: is required for apply patch".to_owned();
+            causes.push(StatusCause::new("FieldValueRequired", "fieldManager", text));
+        }
+    } else if options.force.is_some() {
+        let text = "Forbidden: may not be specified for non-apply patch".to_owned();
+        causes.push(StatusCause::new("FieldValueForbidden", "force", text));
+    }
+    if causes.is_empty() { Ok(()) } else { Err(invalid_options("PatchOptions", causes)) }
+}
+
+/// What a fault of the patch engines is for clients.
+pub(super) fn engine_fault(fault: PatchError, shown: &str) -> ApiError {
+    match fault {
+        PatchError::Decode(_) => ApiError::BadRequest(fault.to_string()),
+        PatchError::TooManyOperations(_) => ApiError::TooLarge(fault.to_string()),
+        PatchError::Unprocessable => ApiError::PatchFailed,
+        PatchError::Strategic(text) => ApiError::Unknown(text),
+        PatchError::Restore(text) => not_a_result(shown, &text),
+    }
+}
+
+/// The refusal of a patch whose result is no object of the type.
+fn not_a_result(shown: &str, fault: &str) -> ApiError {
+    ApiError::Invalid {
+        kind: GroupResource::new("", ""),
+        name: String::new(),
+        causes: vec![StatusCause::new(
+            "FieldValueInvalid",
+            "patch",
+            format!("Invalid value: {shown:?}: {fault}"),
+        )],
+    }
+}
+
+/// The object after the patch, decoded again.
+pub(super) fn patched(
+    writer: &mut Writer<'_>,
+    language: Language,
+    patch: &[u8],
+    old: &Value,
+) -> Result<Value, ApiError> {
+    let mut object = old.clone();
+    let mut shown = String::from_utf8_lossy(patch).into_owned();
+    let done = match language {
+        Language::Json => schema::patch::json(&mut object, patch),
+        Language::Merge => schema::patch::merge(&mut object, patch),
+        Language::Strategic | Language::Apply => {
+            let schema = writer.resource.schema.get().ok_or(ApiError::MethodNotAllowed)?;
+            let patch = schema::patch::object(patch).map_err(|fault| engine_fault(fault, ""))?;
+            shown = schema::patch::go_print(&Value::Object(patch.clone()));
+            schema.strategic_merge(&mut object, &patch)
+        }
+    };
+    done.map_err(|fault| engine_fault(fault, &shown))?;
+    check_kind(writer, &object).map_err(|fault| not_a_result(&shown, &fault))?;
+    let Some(schema) = writer.resource.schema.get() else { return Ok(object) };
+    let unknown = schema.decode(&mut object).map_err(|fault| {
+        let strategic = language == Language::Strategic;
+        not_a_result(&shown, &if strategic { restore_fault(fault) } else { fault.to_string() })
+    })?;
+    let complaints: Vec<String> =
+        unknown.iter().map(|path| format!("unknown field \"{path}\"")).collect();
+    match writer.options.field_validation {
+        _ if complaints.is_empty() => (),
+        FieldValidation::Ignore => (),
+        FieldValidation::Warn => writer.warnings.extend(complaints),
+        FieldValidation::Strict => {
+            return Err(not_a_result(
+                &shown,
+                &format!("strict decoding error: {}", complaints.join(", ")),
+            ));
+        }
+    }
+    Ok(object)
+}
+
+/// Upstream turns strategically merged maps into structs without JSON, in other words.
+fn restore_fault(fault: schema::DecodeError) -> String {
+    match fault {
+        schema::DecodeError::Type { value, expected, .. } => {
+            let kind = value.split(' ').next().unwrap_or_default();
+            match (kind, expected.as_str()) {
+                ("object", e) if e.starts_with("[]") => "cannot restore slice from map".to_owned(),
+                ("object", e) if !e.contains('.') => format!("cannot convert map to {e}"),
+                (k, e) if e.starts_with("[]") => format!("cannot restore slice from {k}"),
+                (k, e) if e.starts_with("map[") => format!("cannot restore map from {k}"),
+                ("number", e) => format!("cannot convert int64 to {e}"),
+                (k, e) if e.contains('.') => format!("cannot restore struct from: {k}"),
+                (k, e) => format!("cannot convert {k} to {e}"),
+            }
+        }
+        other => other.to_string(),
+    }
+}
+
+fn check_kind(writer: &Writer<'_>, object: &Value) -> Result<(), String> {
+    let (kind, version) = (&object["kind"], &object["apiVersion"]);
+    if *kind == writer.resource.kind.as_str() && *version == writer.resource.api_version().as_str()
+    {
+        return Ok(());
+    }
+    Err(format!(
+        "no kind \"{}\" is registered for version \"{}\" in scheme \"k8s.io/kubernetes/pkg/api/legacyscheme/scheme.go:30\"",
+        kind.as_str().unwrap_or_default(),
+        version.as_str().unwrap_or_default()
+    ))
+}
+
+/// A patch cannot rename or move an object.
+pub(super) fn fit(writer: &Writer<'_>, name: &str, object: &mut Value) -> Result<(), ApiError> {
+    match object["metadata"]["name"].as_str().unwrap_or_default() {
+        other if other != name => Err(ApiError::BadRequest(format!(
+            "the name of the object ({other}) does not match the name on the URL ({name})"
+        ))),
+        _ => meta::fit_namespace(writer, object),
+    }
+}

@@ -1,0 +1,201 @@
+//! The scale subresource: one small object over the replicas of any type.
+
+use axum::response::Response;
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use super::patch::Language;
+use super::update::{Change, Plan, update};
+use super::{Writer, decode, meta, patch};
+use crate::handlers::options::WriteOptions;
+use crate::handlers::{Call, read, respond};
+use crate::registry::{Resource, ScalePaths};
+use crate::status::{ApiError, GroupResource};
+
+/// Answers GET, PUT and PATCH of `…/scale`.
+pub(super) async fn handle(call: &Call<'_>, body: &[u8]) -> Result<Response, ApiError> {
+    let paths = paths(call.resource).ok_or(ApiError::NoResource)?;
+    if call.info.verb == "get" {
+        let object: Value =
+            serde_json::from_slice(&read::get_json(call).await?).map_err(ApiError::internal)?;
+        return Ok(show(call, &paths, &object));
+    }
+    let options = WriteOptions::parse(&call.query, call.method)?;
+    let mut writer = Writer::new(call, options);
+    let agent = meta::agent(call.headers);
+    let plan =
+        Plan { name: call.info.name.clone(), subresource: Some("scale"), agent: Some(&agent) };
+    let wanted = Wanted::parse(call, body)?;
+    let updated = update(&mut writer, &plan, |_, old| {
+        let scale = wanted.over(&scale(call.resource, &paths, old))?;
+        let replicas = check(&plan.name, &scale)?;
+        let mut object = old.clone();
+        put(&mut object, &paths.spec_replicas, replicas.into());
+        object["metadata"]["resourceVersion"] = scale["metadata"]["resourceVersion"].clone();
+        if let Some(uid) = scale["metadata"]["uid"].as_str().filter(|u| !u.is_empty()) {
+            object["metadata"]["uid"] = uid.into();
+        }
+        if wanted.is_whole()
+            && scale["metadata"]["resourceVersion"].as_str().is_none_or(str::is_empty)
+        {
+            object["metadata"]["resourceVersion"] = Value::Null;
+        }
+        Ok(Change::To(object))
+    })
+    .await?;
+    let object: Value = serde_json::from_slice(&updated).map_err(ApiError::internal)?;
+    let mut response = show(call, &paths, &object);
+    respond::warn(&mut response, &writer.warnings);
+    Ok(response)
+}
+
+/// Where the resource keeps its replicas.
+fn paths(resource: &Resource) -> Option<ScalePaths> {
+    if let Some(custom) = &resource.custom {
+        return custom.scale.clone();
+    }
+    let path = |names: [&str; 2]| names.map(str::to_owned).to_vec();
+    (resource.name == "replicationcontrollers").then(|| ScalePaths {
+        spec_replicas: path(["spec", "replicas"]),
+        status_replicas: path(["status", "replicas"]),
+        label_selector: None,
+    })
+}
+
+enum Wanted<'b> {
+    Whole(Value),
+    Patch(Language, &'b [u8]),
+}
+
+impl<'b> Wanted<'b> {
+    fn parse(call: &Call<'_>, body: &'b [u8]) -> Result<Self, ApiError> {
+        if call.info.verb == "patch" {
+            return Ok(Self::Patch(Language::of(call)?, body));
+        }
+        let decoded = decode::decode(body, decode::body_format(call.headers)?);
+        let scale = decoded.map_err(|e| {
+            ApiError::BadRequest(format!("couldn't get version/kind; json parse error: {e}"))
+        })?;
+        Ok(Self::Whole(scale.value))
+    }
+
+    fn is_whole(&self) -> bool {
+        matches!(self, Self::Whole(_))
+    }
+
+    fn over(&self, current: &Value) -> Result<Value, ApiError> {
+        match self {
+            Self::Whole(scale) => Ok(scale.clone()),
+            Self::Patch(language, text) => {
+                let mut scale = current.clone();
+                // Scale has no lists, so that the merging languages mean the same.
+                let done = match language {
+                    Language::Json => schema::patch::json(&mut scale, text),
+                    _ => schema::patch::merge(&mut scale, text),
+                };
+                done.map_err(|fault| patch::engine_fault(fault, ""))?;
+                Ok(scale)
+            }
+        }
+    }
+}
+
+fn check(name: &str, scale: &Value) -> Result<i64, ApiError> {
+    let invalid = |cause: schema::Cause| ApiError::Invalid {
+        kind: GroupResource::new("autoscaling", "Scale"),
+        name: name.to_owned(),
+        causes: vec![cause.into()],
+    };
+    let replicas = match &scale["spec"]["replicas"] {
+        Value::Null => 0,
+        Value::Number(n) if n.as_i64().is_some() => n.as_i64().unwrap_or_default(),
+        other => {
+            return Err(ApiError::BadRequest(format!(
+                "Scale in version \"v1\" cannot be handled as a Scale: json: cannot unmarshal {} into Go struct field ScaleSpec.spec.replicas of type int32",
+                super::json_kind(other)
+            )));
+        }
+    };
+    if replicas < 0 {
+        let fault = "must be greater than or equal to 0";
+        return Err(invalid(schema::Cause::invalid("spec.replicas", &replicas.into(), fault)));
+    }
+    Ok(replicas)
+}
+
+/// The Scale that an object shows.
+fn scale(resource: &Resource, paths: &ScalePaths, object: &Value) -> Value {
+    let meta = &object["metadata"];
+    let mut out = json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": {}, "spec": {}, "status": {}});
+    for key in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+        if !meta[key].is_null() {
+            out["metadata"][key] = meta[key].clone();
+        }
+    }
+    let number = |path: &[String]| at(object, path).and_then(Value::as_i64).unwrap_or(0);
+    let wanted = number(&paths.spec_replicas);
+    if wanted != 0 {
+        out["spec"]["replicas"] = wanted.into();
+    }
+    out["status"]["replicas"] = number(&paths.status_replicas).into();
+    if let Some(selector) = selector(resource, paths, object) {
+        out["status"]["selector"] = selector.into();
+    }
+    out
+}
+
+fn selector(resource: &Resource, paths: &ScalePaths, object: &Value) -> Option<String> {
+    if let Some(path) = &paths.label_selector
+        && let Some(text) = at(object, path).and_then(Value::as_str)
+    {
+        return Some(text.to_owned());
+    }
+    let upstream = resource.custom.is_none() || resource.bare_items;
+    let selector = upstream.then(|| &object["spec"]["selector"])?;
+    let text = selector_text(selector, resource.custom.is_none());
+    (!text.is_empty()).then_some(text)
+}
+
+/// A label selector as text; `plain` is a map of labels, as replication controllers have it.
+fn selector_text(selector: &Value, plain: bool) -> String {
+    let labels = if plain { selector } else { &selector["matchLabels"] };
+    let mut terms: Vec<String> = labels
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default()))
+        .collect();
+    for rule in selector["matchExpressions"].as_array().into_iter().flatten() {
+        let key = rule["key"].as_str().unwrap_or_default();
+        let mut values: Vec<&str> =
+            rule["values"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        values.sort_unstable();
+        let values = values.join(",");
+        terms.push(match rule["operator"].as_str().unwrap_or_default() {
+            "In" => format!("{key} in ({values})"),
+            "NotIn" => format!("{key} notin ({values})"),
+            "Exists" => key.to_owned(),
+            _ => format!("!{key}"),
+        });
+    }
+    terms.sort();
+    terms.join(",")
+}
+
+fn at<'v>(object: &'v Value, path: &[String]) -> Option<&'v Value> {
+    path.iter().try_fold(object, |value, key| value.get(key))
+}
+
+fn put(object: &mut Value, path: &[String], value: Value) {
+    let mut place = object;
+    for key in path {
+        place = &mut place[key.as_str()];
+    }
+    *place = value;
+}
+
+fn show(call: &Call<'_>, paths: &ScalePaths, object: &Value) -> Response {
+    let scale = scale(call.resource, paths, object);
+    let body = serde_json::to_vec(&scale).unwrap_or_default();
+    respond::formatted(&call.output, StatusCode::OK, body.into())
+}

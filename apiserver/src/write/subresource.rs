@@ -1,0 +1,339 @@
+//! Subresources that are more than a part of the object, and types that are only passed through.
+
+use axum::response::Response;
+use bytes::Bytes;
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use super::update::{Change, Plan, update};
+use super::{DeleteOptions, Writer, decode, delete, meta};
+use crate::handlers::options::WriteOptions;
+use crate::handlers::{Call, respond};
+use crate::identity::reviews;
+use crate::status::{ApiError, GroupResource};
+
+/// Answers requests for special subresources; `None` if it is an ordinary write.
+pub(super) async fn handle(call: &Call<'_>, body: &[u8]) -> Result<Option<Response>, ApiError> {
+    let core_group = call.resource.group.is_empty();
+    let name = call.resource.name.as_str();
+    let response = match (name, call.info.subresource.as_str(), call.info.verb.as_str()) {
+        (_, "scale", _) => super::scale::handle(call, body).await?,
+        ("pods", "binding", "create") if core_group => bind(call, body).await?,
+        ("bindings", "", "create") if core_group => bind(call, body).await?,
+        ("pods", "eviction", "create") if core_group => evict(call, body).await?,
+        ("serviceaccounts", "token", "create") if core_group => token(call, body).await?,
+        _ if call.resource.storage.is_none() && call.info.verb == "create" => {
+            review(call, body).await?
+        }
+        _ if call.resource.storage.is_none() => return Err(ApiError::MethodNotAllowed),
+        _ => return Ok(None),
+    };
+    Ok(Some(response))
+}
+
+/// Decodes a body of another kind than the resource's.
+fn other_kind(call: &Call<'_>, body: &[u8], kind: &str) -> Result<Value, ApiError> {
+    let unrecognized = |fault: String| {
+        ApiError::BadRequest(format!(
+            "the object provided is unrecognized (must be of type {kind}): {fault}"
+        ))
+    };
+    let decoded = decode::decode(body, decode::body_format(call.headers)?)
+        .map_err(|e| unrecognized(format!("couldn't get version/kind; json parse error: {e}")))?;
+    if !decoded.value.is_object() {
+        return Err(unrecognized("couldn't get version/kind".to_owned()));
+    }
+    if let Some(given) = decoded.value["kind"].as_str().filter(|k| !k.is_empty() && *k != kind) {
+        return Err(ApiError::BadRequest(format!(
+            "{given} in version \"{}\" cannot be handled as a {kind}",
+            decoded.value["apiVersion"].as_str().unwrap_or_default()
+        )));
+    }
+    Ok(decoded.value)
+}
+
+fn success(call: &Call<'_>) -> Response {
+    let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+    respond::formatted(&call.output, StatusCode::CREATED, status.to_string().into())
+}
+
+/// A subresource name in messages, such as `pods/binding`.
+fn part(name: &str) -> GroupResource {
+    GroupResource::new("", format!("pods/{name}"))
+}
+
+/// Assigns a pod to a node, once.
+async fn bind(call: &Call<'_>, body: &[u8]) -> Result<Response, ApiError> {
+    let options = WriteOptions::parse(&call.query, call.method)?;
+    let binding = other_kind(call, body, "Binding")?;
+    let meta_of = &binding["metadata"];
+    let name = if call.info.name.is_empty() {
+        meta_of["name"].as_str().unwrap_or_default()
+    } else {
+        &call.info.name
+    };
+    let node = binding["target"]["name"].as_str().unwrap_or_default().to_owned();
+    let kind = binding["target"]["kind"].as_str().unwrap_or_default();
+    if node.is_empty() || !matches!(kind, "" | "Node") {
+        let cause = if node.is_empty() {
+            schema::Cause::required("target.name", "")
+        } else {
+            schema::Cause::not_supported("target.kind", &kind.into(), ["Node", "<empty>"])
+        };
+        return Err(ApiError::Invalid {
+            kind: GroupResource::new("", "Binding"),
+            name: name.to_owned(),
+            causes: vec![cause.into()],
+        });
+    }
+    let registry = call.registry.clone();
+    let pods = registry.find("", "pods").ok_or(ApiError::NoResource)?;
+    let mut writer = Writer { resource: pods, ..Writer::new(call, options) };
+    let agent = meta::agent(call.headers);
+    let plan = Plan { name: name.to_owned(), subresource: Some("binding"), agent: Some(&agent) };
+    update(&mut writer, &plan, |writer, pod| assign(writer, &plan.name, pod, &binding, &node))
+        .await?;
+    Ok(success(call))
+}
+
+fn assign(
+    writer: &mut Writer<'_>,
+    name: &str,
+    pod: &Value,
+    binding: &Value,
+    node: &str,
+) -> Result<Change, ApiError> {
+    let conflict = |message: String| ApiError::Conflict {
+        resource: part("binding"),
+        name: name.to_owned(),
+        message,
+    };
+    let (uid, known) = (&binding["metadata"]["uid"], &pod["metadata"]["uid"]);
+    if let Some(uid) = uid.as_str().filter(|u| !u.is_empty() && *known != *u) {
+        return Err(super::update::uid_conflict(
+            writer,
+            name,
+            uid,
+            known.as_str().unwrap_or_default(),
+        ));
+    }
+    if !pod["metadata"]["deletionTimestamp"].is_null() {
+        return Err(conflict(format!("pod {name} is being deleted, cannot be assigned to a host")));
+    }
+    if let Some(other) = pod["spec"]["nodeName"].as_str().filter(|n| !n.is_empty()) {
+        return Err(conflict(format!("pod {name} is already assigned to node \"{other}\"")));
+    }
+    if pod["spec"]["schedulingGates"].as_array().is_some_and(|g| !g.is_empty()) {
+        return Err(conflict(format!("pod {name} has non-empty .spec.schedulingGates")));
+    }
+    let mut pod = pod.clone();
+    pod["spec"]["nodeName"] = node.into();
+    for map in ["annotations", "labels"] {
+        for (key, value) in binding["metadata"][map].as_object().into_iter().flatten() {
+            pod["metadata"][map][key] = value.clone();
+        }
+    }
+    let now = meta::now();
+    let condition = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now});
+    set_condition(&mut pod, condition);
+    Ok(Change::To(pod))
+}
+
+/// Puts a condition into `status.conditions`; its transition time moves only with its status.
+fn set_condition(object: &mut Value, mut condition: Value) {
+    if !object["status"]["conditions"].is_array() {
+        object["status"]["conditions"] = json!([]);
+    }
+    let Some(conditions) = object["status"]["conditions"].as_array_mut() else { return };
+    match conditions.iter_mut().find(|c| c["type"] == condition["type"]) {
+        Some(old) => {
+            if old["status"] == condition["status"] {
+                condition["lastTransitionTime"] = old["lastTransitionTime"].clone();
+            }
+            *old = condition;
+        }
+        None => conditions.push(condition),
+    }
+}
+
+/// Deletes a pod if its disruption budget has room.
+async fn evict(call: &Call<'_>, body: &[u8]) -> Result<Response, ApiError> {
+    let mut options = WriteOptions::parse(&call.query, call.method)?;
+    let eviction = other_kind(call, body, "Eviction")?;
+    if let Some(name) =
+        eviction["metadata"]["name"].as_str().filter(|n| !n.is_empty() && *n != call.info.name)
+    {
+        return Err(ApiError::BadRequest(format!(
+            "name in URL does not match name in Eviction object: {name}"
+        )));
+    }
+    let asked = &eviction["deleteOptions"];
+    let dry: Vec<&str> =
+        asked["dryRun"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let deletion = DeleteOptions::from_value(asked, &dry)?;
+    options.dry_run |= deletion.dry_run;
+    let deletion = DeleteOptions { dry_run: options.dry_run, ..deletion };
+    let mut writer = Writer::new(call, options);
+    let name = call.info.name.clone();
+    let entry = writer.load(&name).await?.ok_or_else(|| call.resource.not_found(&name))?;
+    let pod = writer.parse(&entry)?;
+    if needs_budget(&pod) {
+        take_budget(call, &writer, &pod).await?;
+        let agent = meta::agent(call.headers);
+        let plan = Plan { name: name.clone(), subresource: Some("status"), agent: Some(&agent) };
+        let assigned = pod["spec"]["nodeName"].as_str().is_some_and(|n| !n.is_empty());
+        if assigned {
+            let condition = json!({"type": "DisruptionTarget", "status": "True", "lastProbeTime": null,
+                "lastTransitionTime": meta::now(), "reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting"});
+            update(&mut writer, &plan, |_, pod| {
+                let mut pod = pod.clone();
+                set_condition(&mut pod, condition.clone());
+                Ok(Change::To(pod))
+            })
+            .await?;
+        }
+    }
+    delete(&writer, &name, &deletion).await?;
+    Ok(success(call))
+}
+
+/// A pod that is over, waits, or goes already disrupts nobody.
+fn needs_budget(pod: &Value) -> bool {
+    !matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed" | "Pending"))
+        && pod["metadata"]["deletionTimestamp"].is_null()
+}
+
+/// Takes one disruption from the budget that covers the pod.
+async fn take_budget(call: &Call<'_>, writer: &Writer<'_>, pod: &Value) -> Result<(), ApiError> {
+    let Some(budgets) = call.registry.find("policy", "poddisruptionbudgets") else { return Ok(()) };
+    let cache = budgets.storage()?.cache().await?;
+    cache.fresh().await.map_err(ApiError::internal)?;
+    let mut covering = Vec::new();
+    for object in cache.list(Some(writer.namespace())).iter() {
+        let budget: Value = serde_json::from_slice(&object.json()).map_err(ApiError::internal)?;
+        if selects(&budget["spec"]["selector"], &pod["metadata"]["labels"]) {
+            covering.push(object.name().to_owned());
+        }
+    }
+    let name = match covering.as_slice() {
+        [] => return Ok(()),
+        [one] => one.clone(),
+        _ => {
+            return Err(ApiError::Internal(
+                "Internal error occurred: This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.".to_owned(),
+            ));
+        }
+    };
+    let info = crate::RequestInfo {
+        group: "policy".to_owned(),
+        resource: "poddisruptionbudgets".to_owned(),
+        subresource: "status".to_owned(),
+        name: name.clone(),
+        verb: "patch".to_owned(),
+        ..call.info.clone()
+    };
+    let mut writer =
+        Writer { resource: budgets, info: &info, ..Writer::new(call, writer.options.clone()) };
+    let agent = meta::agent(call.headers);
+    let plan = Plan { name, subresource: Some("status"), agent: Some(&agent) };
+    let pod_name = pod["metadata"]["name"].as_str().unwrap_or_default();
+    update(&mut writer, &plan, |_, budget| spend(budget, pod_name)).await?;
+    Ok(())
+}
+
+fn spend(budget: &Value, pod: &str) -> Result<Change, ApiError> {
+    let status = &budget["status"];
+    let name = budget["metadata"]["name"].as_str().unwrap_or_default();
+    let refuse = |text: String, retry_after: u32| ApiError::TooManyRequests {
+        message: "Cannot evict pod as it would violate the pod's disruption budget.".to_owned(),
+        retry_after,
+        causes: vec![crate::StatusCause::new("DisruptionBudget", "", text)],
+    };
+    if status["observedGeneration"].as_i64().unwrap_or(0)
+        < budget["metadata"]["generation"].as_i64().unwrap_or(0)
+    {
+        return Err(refuse(
+            format!("The disruption budget {name} is still being processed by the server."),
+            10,
+        ));
+    }
+    let allowed = status["disruptionsAllowed"].as_i64().unwrap_or(0);
+    if allowed <= 0 {
+        let healthy = status["currentHealthy"].as_i64().unwrap_or(0);
+        let desired = status["desiredHealthy"].as_i64().unwrap_or(0);
+        return Err(refuse(
+            format!(
+                "The disruption budget {name} needs {desired} healthy pods and has {healthy} currently"
+            ),
+            0,
+        ));
+    }
+    let mut budget = budget.clone();
+    budget["status"]["disruptionsAllowed"] = (allowed - 1).into();
+    budget["status"]["disruptedPods"][pod] = meta::now().into();
+    if allowed == 1 {
+        set_condition(
+            &mut budget,
+            json!({"type": "DisruptionAllowed", "status": "False",
+            "observedGeneration": status["observedGeneration"], "lastTransitionTime": meta::now(),
+            "reason": "InsufficientPods", "message": ""}),
+        );
+    }
+    Ok(Change::To(budget))
+}
+
+fn review_context<'a>(call: &'a Call<'_>) -> reviews::Context<'a> {
+    reviews::Context {
+        user: call.user,
+        namespace: call.namespace(),
+        authenticator: &call.core.authenticator,
+        authorizer: &call.core.authorizer,
+        objects: call.core.as_ref(),
+        now: jiff::Timestamp::now(),
+    }
+}
+
+/// Issues a token for a service account.
+async fn token(call: &Call<'_>, body: &[u8]) -> Result<Response, ApiError> {
+    WriteOptions::parse(&call.query, call.method)?;
+    let request = other_kind(call, body, "TokenRequest")?;
+    call.core.fresh(&["serviceaccounts", "pods", "secrets", "nodes"]).await?;
+    let answer = reviews::token_request(&review_context(call), &call.info.name, &request)?;
+    Ok(created(call, &answer))
+}
+
+/// Answers a review: the object with its status, nothing is stored.
+async fn review(call: &Call<'_>, body: &[u8]) -> Result<Response, ApiError> {
+    let options = WriteOptions::parse(&call.query, call.method)?;
+    let mut writer = Writer::new(call, options);
+    let mut object = writer.decode(body, decode::body_format(call.headers)?)?;
+    meta::fit_namespace(&writer, &mut object)?;
+    writer.default(&mut object);
+    let answer = reviews::answer(&review_context(call), &call.resource.name, &object);
+    let mut response = created(call, &answer.ok_or(ApiError::MethodNotAllowed)??);
+    respond::warn(&mut response, &writer.warnings);
+    Ok(response)
+}
+
+/// Whether a label selector chooses an object with these labels.
+fn selects(selector: &Value, labels: &Value) -> bool {
+    let Some(selector) = selector.as_object() else { return false };
+    let equal = selector.get("matchLabels").and_then(Value::as_object).into_iter().flatten();
+    let rules = selector.get("matchExpressions").and_then(Value::as_array).into_iter().flatten();
+    equal.into_iter().all(|(key, value)| labels[key.as_str()] == *value)
+        && rules.into_iter().all(|rule| {
+            let value = &labels[rule["key"].as_str().unwrap_or_default()];
+            let listed = rule["values"].as_array().is_some_and(|v| v.contains(value));
+            match rule["operator"].as_str() {
+                Some("In") => listed,
+                Some("NotIn") => !listed,
+                Some("Exists") => !value.is_null(),
+                _ => value.is_null(),
+            }
+        })
+}
+
+fn created(call: &Call<'_>, object: &Value) -> Response {
+    let body: Bytes = serde_json::to_vec(object).unwrap_or_default().into();
+    respond::formatted(&call.output, StatusCode::CREATED, body)
+}

@@ -1,0 +1,271 @@
+//! UPDATE, and what every change of an existing object has in common.
+
+use axum::response::Response;
+use bytes::Bytes;
+use http::StatusCode;
+use serde_json::Value;
+use store::{Entry, Expect};
+
+use super::{ATTEMPTS, Writer, answer, create, decode, meta, metadata, store_error};
+use crate::admission;
+use crate::bytes as text;
+use crate::handlers::Call;
+use crate::handlers::options::WriteOptions;
+use crate::status::ApiError;
+
+/// What a change makes of an object.
+pub enum Change {
+    /// This, which still has to go through defaulting and validation.
+    To(Value),
+    /// Nothing was there and nothing is made.
+    Absent,
+}
+
+/// How an object is changed.
+pub struct Plan<'p> {
+    /// Name of the object.
+    pub name: String,
+    /// Part of the object that may change.
+    pub subresource: Option<&'p str>,
+    /// Operation and manager for `managedFields`; `None` if the change has done that (apply).
+    pub agent: Option<&'p str>,
+}
+
+/// Answers UPDATE.
+pub(super) async fn handle(call: &Call<'_>, body: &[u8]) -> Result<Response, ApiError> {
+    let options = WriteOptions::parse(&call.query, call.method)?;
+    let format = decode::body_format(call.headers)?;
+    let mut writer = Writer::new(call, options);
+    let mut object = writer.decode(body, format)?;
+    let name = call.info.name.clone();
+    fit_name(&name, &object)?;
+    meta::fit_namespace(&writer, &mut object)?;
+    let agent = meta::agent(call.headers);
+    let subresource = (!call.info.subresource.is_empty()).then_some(call.info.subresource.as_str());
+    let may_create = subresource.is_none() && writer.resource.strategy.creates_on_update();
+    if may_create && writer.load(&name).await?.is_none() {
+        metadata(&mut object).remove("resourceVersion");
+        let created = create(&mut writer, object, &agent).await?;
+        return answer(call, &writer, StatusCode::CREATED, created);
+    }
+    let plan = Plan { name, subresource, agent: Some(&agent) };
+    let updated = update(&mut writer, &plan, |_, _| Ok(Change::To(object.clone()))).await?;
+    answer(call, &writer, StatusCode::OK, updated)
+}
+
+fn fit_name(name: &str, object: &Value) -> Result<(), ApiError> {
+    match object["metadata"]["name"].as_str().unwrap_or_default() {
+        "" => Err(ApiError::BadRequest(format!(
+            "the name of the object ({name} based on URL) was undeterminable: name must be provided"
+        ))),
+        other if other != name => Err(ApiError::BadRequest(format!(
+            "the name of the object ({other}) does not match the name on the URL ({name})"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Changes an object by compare-and-commit; `change` runs again whenever somebody else was faster.
+///
+/// # Errors
+/// Why it was not changed.
+pub async fn update<'w>(
+    writer: &mut Writer<'w>,
+    plan: &Plan<'_>,
+    mut change: impl FnMut(&mut Writer<'w>, &Value) -> Result<Change, ApiError>,
+) -> Result<Bytes, ApiError> {
+    let mut entry = writer.load(&plan.name).await?;
+    let n_warnings = writer.warnings.len();
+    for _ in 0..ATTEMPTS {
+        let Some(current) = entry else { return Err(writer.resource.not_found(&plan.name)) };
+        writer.warnings.truncate(n_warnings);
+        let old = writer.parse(&current)?;
+        let Change::To(object) = change(writer, &old)? else {
+            return Err(writer.resource.not_found(&plan.name));
+        };
+        let fixed = is_fixed(&object, &current)?;
+        check_version(writer, plan, &object, &current, &old)?;
+        match replace(writer, plan, object, &old, &current).await? {
+            Outcome::Done(json) => return Ok(json),
+            Outcome::Stale(_) if fixed => return Err(writer.conflict(&plan.name)),
+            Outcome::Stale(now) => entry = now,
+        }
+    }
+    Err(writer.conflict(&plan.name))
+}
+
+/// Whether the client insists on the version that it has seen.
+fn is_fixed(object: &Value, _current: &Entry) -> Result<bool, ApiError> {
+    let version = object["metadata"]["resourceVersion"].as_str().unwrap_or_default();
+    if version.is_empty() {
+        return Ok(false);
+    }
+    let revision: u64 = version.parse().map_err(|_| {
+        ApiError::Unknown(format!("strconv.ParseUint: parsing {version:?}: invalid syntax"))
+    })?;
+    Ok(revision != 0)
+}
+
+fn check_version(
+    writer: &Writer<'_>,
+    plan: &Plan<'_>,
+    object: &Value,
+    current: &Entry,
+    old: &Value,
+) -> Result<(), ApiError> {
+    let version = object["metadata"]["resourceVersion"].as_str().unwrap_or_default();
+    if !matches!(version, "" | "0") && version != current.revision.to_string() {
+        return Err(writer.conflict(&plan.name));
+    }
+    let foreign = writer.resource.custom.is_some() && !writer.resource.bare_items;
+    if version.is_empty() && foreign && writer.info.verb == "update" {
+        let cause = schema::Cause::invalid(
+            "metadata.resourceVersion",
+            &0.into(),
+            "must be specified for an update",
+        );
+        return Err(ApiError::Invalid {
+            kind: writer.resource.group_resource(),
+            name: plan.name.clone(),
+            causes: vec![cause.into()],
+        });
+    }
+    let uid = object["metadata"]["uid"].as_str().unwrap_or_default();
+    let known = old["metadata"]["uid"].as_str().unwrap_or_default();
+    if !uid.is_empty() && uid != known && writer.info.verb != "patch" {
+        return Err(uid_conflict(writer, &plan.name, uid, known));
+    }
+    Ok(())
+}
+
+/// The refusal of a write that means an earlier namesake.
+pub(super) fn uid_conflict(writer: &Writer<'_>, name: &str, uid: &str, known: &str) -> ApiError {
+    let resource = writer.resource;
+    let key = [&*resource.name, writer.namespace(), name].into_iter().filter(|p| !p.is_empty());
+    let key = key.collect::<Vec<_>>().join("/");
+    ApiError::Conflict {
+        resource: resource.group_resource(),
+        name: name.to_owned(),
+        message: format!(
+            "StorageError: invalid object, Code: 4, Key: /registry/{key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {uid}, UID in object meta: {known}"
+        ),
+    }
+}
+
+enum Outcome {
+    Done(Bytes),
+    Stale(Option<Entry>),
+}
+
+async fn replace(
+    writer: &mut Writer<'_>,
+    plan: &Plan<'_>,
+    mut object: Value,
+    old: &Value,
+    current: &Entry,
+) -> Result<Outcome, ApiError> {
+    let resource = writer.resource.clone();
+    let uid_given = object["metadata"]["uid"].clone();
+    meta::prepare_update(&mut object, old);
+    if writer.info.verb == "patch" && uid_given.as_str().is_some_and(|u| !u.is_empty()) {
+        metadata(&mut object).insert("uid".to_owned(), uid_given);
+    }
+    isolate(writer, plan.subresource, &mut object, old);
+    writer.default(&mut object);
+    admission::mutate(writer, &mut object, Some(old)).await?;
+    resource.strategy.prepare_update(&writer.ctx(), &mut object, old, plan.subresource)?;
+    if counts(writer) && changed(&resource, &object, old) {
+        let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
+        metadata(&mut object).insert("generation".to_owned(), generation.into());
+    }
+    writer.validate(&object, Some(old), plan.subresource)?;
+    admission::validate(writer, Some(&object), Some(old)).await?;
+    writer.warnings.extend(resource.strategy.warnings(&object));
+    if let Some(agent) = plan.agent {
+        meta::track(writer, Some(old), &mut object, agent)?;
+    }
+    if super::delete::is_released(&resource, &object) {
+        return remove(writer, plan, &object, current).await;
+    }
+    let stored = writer.encode(&object);
+    if stored == current.value {
+        return Ok(Outcome::Done(text::with_version(&stored, current.revision)));
+    }
+    match writer.commit(&plan.name, Expect::At(current.revision), stored).await {
+        Ok(json) => Ok(Outcome::Done(json)),
+        Err(store::Error::Conflict { current, .. }) => Ok(Outcome::Stale(current)),
+        Err(other) => Err(store_error(other)),
+    }
+}
+
+/// The last finalizer of a deleted object is gone, and so is the object.
+async fn remove(
+    writer: &Writer<'_>,
+    plan: &Plan<'_>,
+    object: &Value,
+    current: &Entry,
+) -> Result<Outcome, ApiError> {
+    let stored = writer.encode(object);
+    match super::delete::commit(writer, &plan.name, current.revision, object).await {
+        Ok(revision) => Ok(Outcome::Done(text::with_version(&stored, revision))),
+        Err(store::Error::Conflict { current, .. }) => Ok(Outcome::Stale(current)),
+        Err(other) => Err(store_error(other)),
+    }
+}
+
+/// Keeps each write to its part: the object without its status, or the status alone.
+fn isolate(writer: &Writer<'_>, subresource: Option<&str>, object: &mut Value, old: &Value) {
+    let resource = writer.resource;
+    match subresource {
+        None if resource.subresources.contains_key("status") => copy(object, old, "status"),
+        Some("status") => {
+            let keys: Vec<String> =
+                old.as_object().into_iter().flatten().map(|(k, _)| k.clone()).collect();
+            let mine: Vec<String> =
+                object.as_object().into_iter().flatten().map(|(k, _)| k.clone()).collect();
+            let kept = |key: &str| matches!(key, "status" | "kind" | "apiVersion" | "metadata");
+            for key in keys.iter().chain(&mine).filter(|k| !kept(k)) {
+                copy(object, old, key);
+            }
+            if resource.custom.is_some() {
+                let version = object["metadata"]["resourceVersion"].clone();
+                let managed = object["metadata"].get("managedFields").cloned();
+                object["metadata"] = old["metadata"].clone();
+                object["metadata"]["resourceVersion"] = version;
+                if let Some(managed) = managed {
+                    object["metadata"]["managedFields"] = managed;
+                }
+            }
+        }
+        _ => (),
+    }
+}
+
+fn copy(object: &mut Value, old: &Value, key: &str) {
+    let Some(map) = object.as_object_mut() else { return };
+    match old.get(key) {
+        Some(value) => map.insert(key.to_owned(), value.clone()),
+        None => map.remove(key),
+    };
+}
+
+fn counts(writer: &Writer<'_>) -> bool {
+    writer.resource.strategy.counts_generation() || writer.resource.custom.is_some()
+}
+
+/// Whether anything but metadata (and the status, where it is a subresource) differs.
+fn changed(resource: &crate::registry::Resource, object: &Value, old: &Value) -> bool {
+    let with_status = !resource.subresources.contains_key("status");
+    let counted = |value: &Value| -> Vec<(String, Value)> {
+        let members = value.as_object().into_iter().flatten();
+        members
+            .filter(|(k, _)| !matches!(k.as_str(), "metadata" | "kind" | "apiVersion"))
+            .filter(|(k, _)| with_status || *k != "status")
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect()
+    };
+    let (mut a, mut b) = (counted(object), counted(old));
+    a.sort_by(|x, y| x.0.cmp(&y.0));
+    b.sort_by(|x, y| x.0.cmp(&y.0));
+    a != b
+}

@@ -1,5 +1,0 @@
-//! endpointslice-controller alone; see the library.
-
-fn main() -> std::process::ExitCode {
-    kit::main(&endpointslice_controller::PLAYER)
-}
