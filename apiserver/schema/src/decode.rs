@@ -65,12 +65,11 @@ impl Decoder {
         match node.kind {
             Kind::Object => self.object(node, value, path, structure),
             Kind::Array => self.array(node, value, path, structure),
-            Kind::Any => {
+            Kind::Any
                 // Fields that are declared below an untyped value are still looked into.
-                if value.is_object() && (!node.fields.is_empty() || node.items.is_some()) {
+                if value.is_object() && (!node.fields.is_empty() || node.items.is_some()) => {
                     self.object(node, value, path, structure);
                 }
-            }
             _ if node.typed => self.scalar(node, value, path, structure),
             _ => (),
         }

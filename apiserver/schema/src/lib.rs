@@ -43,6 +43,7 @@ mod path;
 mod validate;
 
 pub mod cause;
+pub mod crdgen;
 pub mod facts;
 pub mod json;
 pub mod patch;

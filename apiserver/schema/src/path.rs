@@ -37,7 +37,7 @@ impl<'a> Path<'a> {
 
     /// `spec.containers[0].name`; keys of maps follow a dot, as in decode errors.
     pub(crate) fn dotted(&self) -> String {
-        self.render(|out, key| dot(out, key))
+        self.render(dot)
     }
 
     /// `metadata.labels[app]`: keys of maps in brackets, as in validation errors.

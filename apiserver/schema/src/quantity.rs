@@ -127,10 +127,11 @@ fn write(quantity: Quantity) -> String {
     if mantissa == 0 {
         return "0".to_owned();
     }
-    if family == Family::Binary && exponent >= 0 {
-        if let Some(text) = write_binary(mantissa, exponent) {
-            return text;
-        }
+    if family == Family::Binary
+        && exponent >= 0
+        && let Some(text) = write_binary(mantissa, exponent)
+    {
+        return text;
     }
     while mantissa % 10 == 0 && exponent < 18 {
         mantissa /= 10;

@@ -170,10 +170,10 @@ impl Validator {
         if let Some(min) = rules.min_length.filter(|min| length < *min) {
             self.causes.push(invalid(&format!("should be at least {min} chars long")));
         }
-        if let Some(pattern) = &rules.pattern {
-            if regex(pattern).is_some_and(|regex| !regex.is_match(text)) {
-                self.causes.push(invalid(&format!("should match '{pattern}'")));
-            }
+        if let Some(pattern) = &rules.pattern
+            && regex(pattern).is_some_and(|regex| !regex.is_match(text))
+        {
+            self.causes.push(invalid(&format!("should match '{pattern}'")));
         }
         let Some(format) = &rules.format else { return };
         if !node.typed && !formats::matches(format, text) {
@@ -223,10 +223,11 @@ fn number_rules(rules: &Rules, number: f64) -> Vec<String> {
             broken.push(format!("should be less than or equal to {max}"));
         }
     }
-    if let Some(of) = rules.multiple_of {
-        if of != 0.0 && (number / of).fract() != 0.0 {
-            broken.push(format!("should be a multiple of {of}"));
-        }
+    if let Some(of) = rules.multiple_of
+        && of != 0.0
+        && (number / of).fract() != 0.0
+    {
+        broken.push(format!("should be a multiple of {of}"));
     }
     broken
 }

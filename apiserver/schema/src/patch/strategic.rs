@@ -55,10 +55,10 @@ fn merge_map(node: Option<&Node>, live: &mut Object, patch: &Object) -> Result<(
         merge_field(edge, live, name, value, order)?;
     }
     for (name, order) in patch {
-        if let Some(list) = name.strip_prefix(SET_ORDER) {
-            if !patch.contains_key(list) {
-                reorder(edge(node, list), live, list, order);
-            }
+        if let Some(list) = name.strip_prefix(SET_ORDER)
+            && !patch.contains_key(list)
+        {
+            reorder(edge(node, list), live, list, order);
         }
     }
     Ok(())
