@@ -62,11 +62,7 @@ pub(crate) fn zero(node: &Node) -> Value {
     for field in &node.fields {
         let target = field.edge.node();
         let zero = match (target.kind, &field.edge.default) {
-            (Kind::Object, Some(default))
-                if target.definition.is_some() && default.as_object().is_some() =>
-            {
-                zero(&target)
-            }
+            (Kind::Object, _) if field.zero == Zero::Written => zero(&target),
             _ if field.zero == Zero::Null => Value::Null,
             (Kind::Array, None) | (Kind::Object, None) if field.required => Value::Null,
             (Kind::Time | Kind::MicroTime, None) if field.required => Value::Null,

@@ -164,7 +164,8 @@ pub fn zero(name: &str, definition: &Definition, field: &str) -> Zero {
     if listed(&more.null) {
         return Zero::Null;
     }
-    if listed(&more.written) {
+    let is_struct = facts.default.as_ref().is_some_and(|default| *default == json!({}));
+    if is_struct || listed(&more.written) {
         return Zero::Written;
     }
     if is_required(definition, field) || listed(&more.pointers) {

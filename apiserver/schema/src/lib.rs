@@ -42,6 +42,7 @@ mod node;
 mod path;
 mod validate;
 
+pub mod apply;
 pub mod cause;
 pub mod crdgen;
 pub mod facts;

@@ -1,0 +1,300 @@
+//! Server-side apply, and the record of who owns which field.
+//!
+//! [`Schema::apply`] merges a configuration into the live object; [`Schema::track_update`]
+//! records every other write. Both keep `metadata.managedFields`.
+//!
+//! Source: kubernetes.io, "Server-Side Apply"; KEP-555.
+
+mod managers;
+mod set;
+mod walk;
+
+use serde_json::{Map, Value, json};
+
+use crate::Schema;
+pub use managers::Writer;
+use managers::{Entry, Operation};
+pub use set::FieldSet;
+
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// Owner of what was there before anybody applied, if nothing was recorded.
+const BEFORE_FIRST_APPLY: &str = "before-first-apply";
+
+/// Why a configuration was not applied.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ApplyError {
+    /// Others own fields that would change: 409 Conflict.
+    #[error("{}", conflict_message(.0))]
+    Conflicts(Vec<Conflict>),
+    /// The configuration does not fit the schema: 500 without a reason, as upstream.
+    #[error("failed to create typed patch object ({object}): {errors}")]
+    Typed {
+        /// `namespace/name; group/version, Kind=Kind`.
+        object: String,
+        /// What does not fit, one or several lines.
+        errors: String,
+    },
+    /// The configuration brings its own record of owners: 400 BadRequest.
+    #[error("metadata.managedFields must be nil")]
+    ManagedFields,
+}
+
+/// A field that another writer owns: a cause with reason `FieldManagerConflict`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// The owner as messages name it: `"alpha"`, `"kubectl" using v1`.
+    pub owner: String,
+    /// Path of the field, such as `.spec.replicas`.
+    pub field: String,
+}
+
+impl Conflict {
+    /// The message of the cause.
+    #[must_use]
+    pub fn message(&self) -> String {
+        format!("conflict with {}", self.owner)
+    }
+}
+
+fn conflict_message(conflicts: &[Conflict]) -> String {
+    if let [only] = conflicts {
+        return format!("Apply failed with 1 conflict: {}: {}", only.message(), only.field);
+    }
+    let mut lines = Vec::new();
+    let mut owner = None;
+    for conflict in conflicts {
+        if owner != Some(&conflict.owner) {
+            lines.push(format!("conflicts with {}:", conflict.owner));
+            owner = Some(&conflict.owner);
+        }
+        lines.push(format!("- {}", conflict.field));
+    }
+    format!("Apply failed with {} conflicts: {}", conflicts.len(), lines.join("\n"))
+}
+
+impl Schema {
+    /// Merges `config` into `live`; the result carries the new `managedFields`.
+    ///
+    /// The result is what is decoded, defaulted and validated next. An apply to the object
+    /// itself does not touch `status` if `has_status`; one to a subresource touches nothing
+    /// else. `live` is `None` when the object is created.
+    ///
+    /// # Errors
+    /// [`ApplyError`]; conflicts only without `force`.
+    pub fn apply(
+        &self,
+        live: Option<&Value>,
+        config: &Value,
+        writer: &Writer<'_>,
+        force: bool,
+        has_status: bool,
+    ) -> Result<Value, ApplyError> {
+        self.check_config(config)?;
+        let mut config = config.clone();
+        restrict(&mut config, writer.subresource, has_status);
+        let result = self.apply_checked(live, &config, writer, force);
+        let (Err(ApplyError::Conflicts(conflicts)), Some(live), "kubectl") =
+            (&result, live, writer.manager)
+        else {
+            return result;
+        };
+        // What client-side apply wrote last may be taken over by its successor.
+        let mine = self.last_applied(live);
+        let strangers: Vec<Conflict> =
+            conflicts.iter().filter(|conflict| !mine.contains(&conflict.field)).cloned().collect();
+        if strangers.is_empty() {
+            return self.apply_checked(Some(live), &config, writer, true);
+        }
+        Err(ApplyError::Conflicts(strangers))
+    }
+
+    fn apply_checked(
+        &self,
+        live: Option<&Value>,
+        config: &Value,
+        writer: &Writer<'_>,
+        force: bool,
+    ) -> Result<Value, ApplyError> {
+        let root = Some(&*self.root);
+        let nothing = json!({});
+        let before = live.unwrap_or(&nothing);
+        let mut entries = live.and_then(managers::read).unwrap_or_default();
+        if let (Some(live), true) = (live, entries.is_empty()) {
+            entries.extend(self.before_first_apply(live, writer));
+        }
+        let mut mine = Entry::new(writer, Operation::Apply);
+        mine.set = walk::to_set(root, config);
+        managers::strip(&mut mine.set);
+        let last = entries.iter().position(|entry| entry.same_writer(&mine));
+        let last = last.map(|at| entries.remove(at));
+
+        let mut merged = before.clone();
+        walk::merge(root, &mut merged, config);
+        if let Some(last) = &last {
+            let mut owned = mine.set.clone();
+            entries.iter().for_each(|entry| owned.add(entry.set.clone()));
+            walk::remove(root, &mut merged, &walk::abandoned(&last.set, Some(&owned)));
+        }
+        let changes = walk::compare(root, before, &merged);
+        let conflicts = conflicts(&entries, &changes.set);
+        if !conflicts.is_empty() && !force {
+            return Err(ApplyError::Conflicts(conflicts));
+        }
+        disown(&mut entries, &changes);
+        if let Some(last) = last
+            && last.set == mine.set
+            && last.api_version == mine.api_version
+        {
+            mine.time = last.time;
+        }
+        entries.push(mine);
+        managers::write(&mut merged, entries);
+        Ok(merged)
+    }
+
+    /// Records in `new` what a create, update or patch changed.
+    ///
+    /// `live` is the object before, `None` on create. Call it with the decoded and defaulted
+    /// object, before admission. A client that sends `managedFields: [{}]` forgets all owners.
+    pub fn track_update(&self, live: Option<&Value>, new: &mut Value, writer: &Writer<'_>) {
+        if managers::is_reset(new) {
+            managers::write(new, Vec::new());
+            return;
+        }
+        let sent = managers::read(new).filter(|entries| !entries.is_empty());
+        let mut entries = sent.or_else(|| live.and_then(managers::read)).unwrap_or_default();
+        if live.is_some() && entries.is_empty() {
+            // Nobody's ownership was recorded; it begins with the first apply.
+            managers::write(new, Vec::new());
+            return;
+        }
+        let created = self.created(new);
+        let before = live.unwrap_or(&created);
+        let mut changes = walk::compare(Some(&self.root), before, new);
+        managers::strip(&mut changes.set);
+        managers::strip(&mut changes.removed);
+        let fresh = Entry::new(writer, Operation::Update);
+        let mine = entries.iter().position(|entry| entry.same_writer(&fresh));
+        let mut mine = mine.map_or(fresh, |at| entries.remove(at));
+        let owned = mine.set.clone();
+        disown(&mut entries, &changes);
+        mine.set = mine.set.difference(&changes.removed);
+        mine.set.add(changes.set.clone());
+        if mine.set != owned || !changes.set.is_empty() || !changes.removed.is_empty() {
+            mine.time = writer.time.to_owned();
+        }
+        entries.push(mine);
+        managers::write(new, entries);
+    }
+
+    /// What a new object has before anybody writes to it: what Go always writes, or its type.
+    fn created(&self, object: &Value) -> Value {
+        let mut zero = self.zero();
+        let Some(map) = zero.as_object_mut() else { return zero };
+        for name in ["apiVersion", "kind"] {
+            if let Some(value) = object.get(name) {
+                map.insert(name.to_owned(), value.clone());
+            }
+        }
+        map.entry("metadata").or_insert_with(|| Value::Object(Map::new()));
+        zero
+    }
+
+    /// Everything in an object without a record, as one update.
+    fn before_first_apply(&self, live: &Value, writer: &Writer<'_>) -> Option<Entry> {
+        let api_version = live.get("apiVersion").and_then(Value::as_str);
+        let writer = Writer {
+            manager: BEFORE_FIRST_APPLY,
+            api_version: api_version.unwrap_or(writer.api_version),
+            subresource: "",
+            ..*writer
+        };
+        let mut entry = Entry::new(&writer, Operation::Update);
+        entry.set = walk::compare(Some(&self.root), &self.created(live), live).set;
+        managers::strip(&mut entry.set);
+        (!entry.set.is_empty()).then_some(entry)
+    }
+
+    /// Paths of what `kubectl apply` without `--server-side` wrote last.
+    fn last_applied(&self, live: &Value) -> Vec<String> {
+        let annotations = live.pointer("/metadata/annotations");
+        let text = annotations.and_then(|a| a.get(LAST_APPLIED)).and_then(Value::as_str);
+        let config: Value =
+            text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or(Value::Null);
+        walk::to_set(Some(&self.root), &config).paths()
+    }
+
+    fn check_config(&self, config: &Value) -> Result<(), ApplyError> {
+        match config.pointer("/metadata/managedFields") {
+            None | Some(Value::Null) => (),
+            Some(_) => return Err(ApplyError::ManagedFields),
+        }
+        let mut errors = Vec::new();
+        walk::type_errors(&self.root, config, "", &mut errors);
+        if errors.is_empty() {
+            return Ok(());
+        }
+        let text = |pointer: &str| config.pointer(pointer).and_then(Value::as_str);
+        let version = text("/apiVersion").unwrap_or_default();
+        let version =
+            if version.contains('/') { version.to_owned() } else { format!("/{version}") };
+        Err(ApplyError::Typed {
+            object: format!(
+                "{}/{}; {version}, Kind={}",
+                text("/metadata/namespace").unwrap_or_default(),
+                text("/metadata/name").unwrap_or_default(),
+                text("/kind").unwrap_or_default()
+            ),
+            errors: match errors.as_slice() {
+                [one] => one.clone(),
+                many => format!("errors:\n  {}", many.join("\n  ")),
+            },
+        })
+    }
+}
+
+/// Leaves in the configuration what this endpoint writes.
+fn restrict(config: &mut Value, subresource: &str, has_status: bool) {
+    let Some(map) = config.as_object_mut() else { return };
+    match subresource {
+        "" if has_status => _ = map.remove("status"),
+        "status" => {
+            map.retain(|name, _| {
+                matches!(name.as_str(), "apiVersion" | "kind" | "metadata" | "status")
+            });
+            if let Some(Value::Object(metadata)) = map.get_mut("metadata") {
+                metadata.retain(|name, _| {
+                    matches!(name.as_str(), "name" | "namespace" | "uid" | "resourceVersion")
+                });
+            }
+        }
+        _ => (),
+    }
+    if map.is_empty() {
+        *config = json!({});
+    }
+}
+
+fn conflicts(entries: &[Entry], changed: &FieldSet) -> Vec<Conflict> {
+    let mut conflicts: Vec<Conflict> = entries
+        .iter()
+        .flat_map(|entry| {
+            let owner = entry.show();
+            let fields = entry.set.intersection(changed).paths();
+            fields.into_iter().map(move |field| Conflict { owner: owner.clone(), field })
+        })
+        .collect();
+    conflicts.sort_by(|a, b| (&a.owner, &a.field).cmp(&(&b.owner, &b.field)));
+    conflicts
+}
+
+/// Others lose what changed and what is gone.
+fn disown(entries: &mut [Entry], changes: &walk::Changes) {
+    for entry in entries {
+        entry.set = entry.set.difference(&changes.set).difference(&changes.removed);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,379 @@
+//! Walks over values with their schema: field sets, comparison, merging, removal.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use super::set::{self, FieldSet};
+use crate::node::{Edge, Kind, ListType, Node};
+
+/// How a value is owned.
+enum Shape<'a> {
+    /// As a whole: scalars, atomic maps and lists.
+    Whole,
+    Map(&'a Map<String, Value>),
+    /// A list of objects with keys, or of distinct scalars.
+    List(&'a [Value]),
+}
+
+fn shape<'a>(node: Option<&Node>, value: &'a Value) -> Shape<'a> {
+    match value {
+        Value::Object(map) => match node {
+            Some(node) if node.atomic || is_opaque(node) => Shape::Whole,
+            _ => Shape::Map(map),
+        },
+        Value::Array(list) => match node {
+            Some(node) if node.kind == Kind::Array && node.list != ListType::Atomic => {
+                Shape::List(list)
+            }
+            _ => Shape::Whole,
+        },
+        _ => Shape::Whole,
+    }
+}
+
+/// Raw JSON inside of a Go type is one value to its owners.
+fn is_opaque(node: &Node) -> bool {
+    node.typed && node.preserve_unknown && node.fields.is_empty()
+}
+
+/// The schema of a field or map key.
+fn child(node: Option<&Node>, name: &str) -> Option<Arc<Node>> {
+    let node = node?;
+    let edge = match node.field(name) {
+        Some(field) => Some(&field.edge),
+        None => node.items.as_ref(),
+    };
+    edge.map(Edge::node)
+}
+
+fn items(node: Option<&Node>) -> Option<Arc<Node>> {
+    node?.items.as_ref().map(Edge::node)
+}
+
+/// The path element of a list entry; absent keys count as their defaults.
+fn element(node: Option<&Node>, value: &Value) -> String {
+    let Some(node) = node else { return set::value(value) };
+    if node.list == ListType::Set {
+        return set::value(value);
+    }
+    let entry = node.items.as_ref().map(Edge::node);
+    let mut keys = Map::new();
+    for name in &node.keys {
+        let default = entry.as_ref().and_then(|entry| entry.field(name)?.edge.default.clone());
+        let found = value.get(&**name).cloned().or(default.map(|value| Value::clone(&value)));
+        if let Some(found) = found {
+            keys.insert(name.to_string(), found);
+        }
+    }
+    set::key(&keys)
+}
+
+/// The fields that an applied configuration names: leaves and list entries.
+pub(super) fn to_set(node: Option<&Node>, value: &Value) -> FieldSet {
+    let mut found = FieldSet::default();
+    match shape(node, value) {
+        Shape::Map(map) if !map.is_empty() => {
+            for (name, value) in map {
+                found.put(set::field(name), to_set(child(node, name).as_deref(), value));
+            }
+        }
+        Shape::List(list) if !list.is_empty() => {
+            let items = items(node);
+            for value in list {
+                let mut entry = to_set(items.as_deref(), value);
+                entry.member = true;
+                found.put(element(node, value), entry);
+            }
+        }
+        _ => found.member = true,
+    }
+    found
+}
+
+/// Every path of a value, containers included.
+fn everything(node: Option<&Node>, value: &Value) -> FieldSet {
+    let mut found = FieldSet::leaf();
+    match shape(node, value) {
+        Shape::Whole => (),
+        Shape::Map(map) => {
+            for (name, value) in map {
+                found.put(set::field(name), everything(child(node, name).as_deref(), value));
+            }
+        }
+        Shape::List(list) => {
+            let items = items(node);
+            for value in list {
+                found.put(element(node, value), everything(items.as_deref(), value));
+            }
+        }
+    }
+    found
+}
+
+/// What a write did.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    /// Paths that are new or have another value.
+    pub(super) set: FieldSet,
+    /// Paths that are gone.
+    pub(super) removed: FieldSet,
+}
+
+/// Compares two objects.
+pub(super) fn compare(node: Option<&Node>, old: &Value, new: &Value) -> Changes {
+    let mut changes = Changes::default();
+    if old == new {
+        return changes;
+    }
+    match (shape(node, old), shape(node, new)) {
+        (Shape::Map(old), Shape::Map(new)) => {
+            for (name, value) in new {
+                let child = child(node, name);
+                changes.child(child.as_deref(), set::field(name), old.get(name), Some(value));
+            }
+            for (name, value) in old.iter().filter(|(name, _)| !new.contains_key(*name)) {
+                let child = child(node, name);
+                changes.child(child.as_deref(), set::field(name), Some(value), None);
+            }
+        }
+        (Shape::List(old), Shape::List(new)) => compare_lists(node, old, new, &mut changes),
+        // Null is what Go writes for an empty list or map: the container itself is not new.
+        (_, Shape::List(new)) if old.is_null() => compare_lists(node, &[], new, &mut changes),
+        (_, Shape::Map(new)) if old.is_null() => {
+            for (name, value) in new {
+                let child = child(node, name);
+                changes.child(child.as_deref(), set::field(name), None, Some(value));
+            }
+        }
+        _ => {
+            let gone = everything(node, old);
+            let come = everything(node, new);
+            changes.removed.add(gone.difference(&come));
+            changes.set.add(come);
+        }
+    }
+    changes
+}
+
+fn compare_lists(node: Option<&Node>, old: &[Value], new: &[Value], changes: &mut Changes) {
+    let items = items(node);
+    let elements =
+        |list: &[Value]| -> Vec<String> { list.iter().map(|value| element(node, value)).collect() };
+    let (old_elements, new_elements) = (elements(old), elements(new));
+    for (element, value) in new_elements.iter().zip(new) {
+        let before = old_elements.iter().position(|old| old == element).map(|at| &old[at]);
+        changes.child(items.as_deref(), element.clone(), before, Some(value));
+    }
+    for (element, value) in old_elements.iter().zip(old) {
+        if !new_elements.contains(element) {
+            changes.child(items.as_deref(), element.clone(), Some(value), None);
+        }
+    }
+}
+
+impl Changes {
+    fn child(
+        &mut self,
+        node: Option<&Node>,
+        element: String,
+        old: Option<&Value>,
+        new: Option<&Value>,
+    ) {
+        match (old, new) {
+            (Some(old), Some(new)) => {
+                let inner = compare(node, old, new);
+                self.set.put(element.clone(), inner.set);
+                self.removed.put(element, inner.removed);
+            }
+            (None, Some(new)) => self.set.put(element, everything(node, new)),
+            (Some(old), None) => self.removed.put(element, everything(node, old)),
+            (None, None) => (),
+        }
+    }
+}
+
+/// Lays an applied configuration over the live object.
+pub(super) fn merge(node: Option<&Node>, live: &mut Value, config: &Value) {
+    match (shape(node, live), shape(node, config)) {
+        (Shape::Map(_), Shape::Map(config)) => {
+            let Value::Object(live) = live else { return };
+            for (name, value) in config {
+                match live.get_mut(name) {
+                    Some(live) => merge(child(node, name).as_deref(), live, value),
+                    None => _ = live.insert(name.clone(), value.clone()),
+                }
+            }
+        }
+        (Shape::List(_), Shape::List(config)) => {
+            let Value::Array(live) = live else { return };
+            *live = merge_lists(node, std::mem::take(live), config);
+        }
+        _ => *live = config.clone(),
+    }
+}
+
+/// Entries of the live list first where the configuration does not name them; the
+/// configuration's own order among those it names.
+fn merge_lists(node: Option<&Node>, live: Vec<Value>, config: &[Value]) -> Vec<Value> {
+    let items = items(node);
+    let wanted: Vec<String> = config.iter().map(|value| element(node, value)).collect();
+    let mut live: Vec<(String, Option<Value>)> =
+        live.into_iter().map(|value| (element(node, &value), Some(value))).collect();
+    let mut merged = Vec::with_capacity(live.len() + config.len());
+    let mut at = 0;
+    for (element, value) in wanted.iter().zip(config) {
+        let found = live.iter().position(|(known, value)| known == element && value.is_some());
+        let Some(found) = found else { continue };
+        // What stands before it and is not named keeps its place.
+        while at < found {
+            if !wanted.contains(&live[at].0) {
+                merged.extend(live[at].1.take());
+            }
+            at += 1;
+        }
+        if let Some(mut entry) = live[found].1.take() {
+            merge(items.as_deref(), &mut entry, value);
+            merged.push(entry);
+        }
+    }
+    merged.extend(
+        live.into_iter().filter(|(name, _)| !wanted.contains(name)).filter_map(|(_, value)| value),
+    );
+    insert_new(node, merged, config, &wanted)
+}
+
+/// New entries go behind the entry that precedes them in the configuration.
+fn insert_new(
+    node: Option<&Node>,
+    mut merged: Vec<Value>,
+    config: &[Value],
+    wanted: &[String],
+) -> Vec<Value> {
+    let place = |merged: &[Value], wanted: &str| {
+        merged.iter().position(|value| element(node, value) == wanted)
+    };
+    for (index, (name, value)) in wanted.iter().zip(config).enumerate() {
+        if place(&merged, name).is_some() {
+            continue;
+        }
+        let next = wanted[index + 1..].iter().find_map(|next| place(&merged, next));
+        let at = next.unwrap_or(merged.len());
+        merged.insert(at, value.clone());
+    }
+    merged
+}
+
+/// Removes what `gone` names, with everything inside.
+pub(super) fn remove(node: Option<&Node>, value: &mut Value, gone: &FieldSet) {
+    match value {
+        Value::Object(map) => map.retain(|name, value| {
+            let Some(gone) = gone.children.get(&set::field(name)) else { return true };
+            if !gone.member {
+                remove(child(node, name).as_deref(), value, gone);
+            }
+            !gone.member
+        }),
+        Value::Array(list) => {
+            let items = items(node);
+            list.retain_mut(|value| {
+                let Some(gone) = gone.children.get(&element(node, value)) else { return true };
+                if !gone.member {
+                    remove(items.as_deref(), value, gone);
+                }
+                !gone.member
+            });
+        }
+        _ => (),
+    }
+}
+
+/// What of `last` nobody owns any more: neither the path nor anything below it.
+///
+/// Fields on the way to what was applied count as applied, so that a struct goes when all that
+/// was applied of it is gone.
+pub(super) fn abandoned(last: &FieldSet, owned: Option<&FieldSet>) -> FieldSet {
+    let mut gone = FieldSet::default();
+    for (element, child) in &last.children {
+        let owned = owned.and_then(|owned| owned.children.get(element));
+        let is_owned = owned.is_some_and(|owned| !owned.is_empty());
+        let is_field = element.starts_with("f:");
+        let inner = if !is_owned && (child.member || is_field) {
+            FieldSet::leaf()
+        } else {
+            abandoned(child, owned)
+        };
+        gone.put(element.clone(), inner);
+    }
+    gone
+}
+
+/// Why a configuration does not fit the schema, in upstream's words.
+pub(super) fn type_errors(node: &Node, value: &Value, path: &str, errors: &mut Vec<String>) {
+    let mut wrong = |wanted: &str| {
+        let got = crate::patch::go_print(value);
+        errors.push(format!("{path}: expected {wanted}, got &{{{got}}}"));
+    };
+    if value.is_null() {
+        return;
+    }
+    match (node.kind, value) {
+        (Kind::Any, _) => (),
+        (Kind::Object, Value::Object(map)) => {
+            let closed = !node.preserve_unknown && node.items.is_none();
+            for (name, value) in map {
+                let path = format!("{path}.{name}");
+                match child(Some(node), name) {
+                    Some(child) => type_errors(&child, value, &path, errors),
+                    None if closed => {
+                        errors.push(format!("{path}: field not declared in schema"));
+                    }
+                    None => (),
+                }
+            }
+        }
+        (Kind::Object, _) => wrong("map"),
+        (Kind::Array, Value::Array(list)) => list_errors(node, list, path, errors),
+        (Kind::Array, _) => wrong("list"),
+        (Kind::String | Kind::Time | Kind::MicroTime, Value::String(_)) => (),
+        (Kind::String | Kind::Time | Kind::MicroTime, _) => wrong("string"),
+        (Kind::Integer | Kind::Number, Value::Number(_)) => (),
+        (Kind::Integer | Kind::Number, other) => {
+            let got = match other {
+                Value::String(_) => "string",
+                Value::Bool(_) => "boolean",
+                Value::Array(_) => "list",
+                _ => "map",
+            };
+            errors.push(format!("{path}: expected numeric (int or float), got {got}"));
+        }
+        (Kind::Boolean, Value::Bool(_)) => (),
+        (Kind::Boolean, _) => wrong("boolean"),
+        (Kind::IntOrString | Kind::Quantity, Value::Object(_) | Value::Array(_)) => wrong("scalar"),
+        (Kind::IntOrString | Kind::Quantity, _) => (),
+    }
+}
+
+fn list_errors(node: &Node, list: &[Value], path: &str, errors: &mut Vec<String>) {
+    let items = items(Some(node));
+    let mut seen = std::collections::HashSet::new();
+    for (index, value) in list.iter().enumerate() {
+        let place = match node.list {
+            ListType::Atomic => format!("{path}[{index}]"),
+            _ => {
+                let mut one = FieldSet::default();
+                let element = element(Some(node), value);
+                let fresh = seen.insert(element.clone());
+                one.put(element, FieldSet::leaf());
+                let shown = one.paths().concat();
+                if !fresh {
+                    errors.push(format!("{path}: duplicate entries for key {shown}"));
+                }
+                format!("{path}{shown}")
+            }
+        };
+        if let Some(items) = &items {
+            type_errors(items, value, &place, errors);
+        }
+    }
+}
