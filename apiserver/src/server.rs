@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
+use crate::discovery::Documents;
 use crate::discovery::health::Health;
 use crate::discovery::metrics::Metrics;
 use crate::handlers::options::WriteOptions;
@@ -47,6 +48,8 @@ pub struct Core {
     pub health: Health,
     /// What `/metrics` says.
     pub metrics: Metrics,
+    /// Documents about what is served.
+    pub documents: Documents,
     store: Arc<dyn Store>,
     registry: ArcSwap<Registry>,
     definitions: OnceLock<crd::Follower>,
@@ -272,6 +275,7 @@ impl Server {
         if let Some(address) = server.core.config.bind {
             server.listen(address).await?;
         }
+        bootstrap::publish(&server).await?;
         server.core.health.objects_are_there();
         Ok(server)
     }
@@ -301,6 +305,14 @@ impl Server {
     pub fn kubeconfig(&self, user: &str) -> Result<String, pki::Error> {
         let groups: &[&str] = if user == "system:admin" { &["system:masters"] } else { &[] };
         self.core.pki.kubeconfig(&self.url(), user, groups)
+    }
+
+    /// Runs a task of the server's own until it ends or the server stops.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            stop.run_until_cancelled(task).await;
+        });
     }
 
     /// Stops accepting, lets running requests finish for a moment, and ends watches.
@@ -340,6 +352,7 @@ fn core(config: Config, store: Arc<dyn Store>) -> Result<Core, StartError> {
         authorizer: Arc::new(Authorizer::default()),
         health: Health::default(),
         metrics: Metrics::default(),
+        documents: Documents::default(),
         registry: ArcSwap::from_pointee(registry),
         definitions: OnceLock::new(),
         roles: OnceLock::new(),
@@ -351,7 +364,7 @@ fn core(config: Config, store: Arc<dyn Store>) -> Result<Core, StartError> {
 }
 
 /// The first address of a range: that of the `kubernetes` Service.
-fn first_address(cidr: &str) -> Option<IpAddr> {
+pub(crate) fn first_address(cidr: &str) -> Option<IpAddr> {
     match cidr.split_once('/')?.0.parse().ok()? {
         IpAddr::V4(ip) => Some(IpAddr::V4((u32::from(ip) + 1).into())),
         IpAddr::V6(ip) => Some(IpAddr::V6((u128::from(ip) + 1).into())),

@@ -1,32 +1,221 @@
-//! Objects that the server makes at its first start.
+//! Objects that the server makes at its first start, and keeps.
 
+mod aggregation;
 pub mod plan;
-use serde_json::json;
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use http::{Method, Request};
+use jiff::Timestamp;
+use kube::Client;
+use serde_json::Value;
+
+use self::plan::{FIXED, Settings, Step, own, step};
+use crate::registry::{Registry, Resource};
 use crate::server::{Server, StartError};
+use crate::status::ApiError;
 
-/// Makes the namespaces that every cluster has.
+/// How many objects are written at once: enough to share the store's syncs.
+const AT_ONCE: usize = 64;
+
+/// The port that is written down while the server has none.
+const DEFAULT_PORT: u16 = 6443;
+
+/// How often the server looks whether a type of an object that is still missing is served now.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// Makes what every fresh cluster holds, mends roles and bindings that lack something, and keeps
+/// aggregated roles up to date from now on.
 ///
 /// # Errors
 /// [`StartError::Bootstrap`] names the object that was refused.
 pub async fn install(server: &Server) -> Result<(), StartError> {
-    use k8s_openapi::api::core::v1::Namespace;
-    use kube::api::{Api, PostParams};
-    let namespaces: Api<Namespace> =
-        Api::all(server.client("system:apiserver", &["system:masters"]));
-    for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
-        let namespace: Namespace =
-            serde_json::from_value(json!({"metadata": {"name": name}})).unwrap_or_default();
-        match namespaces.create(&PostParams::default(), &namespace).await {
-            Ok(_) => (),
-            Err(kube::Error::Api(status)) if status.is_already_exists() => (),
+    let client = server.client("system:apiserver", &["system:masters"]);
+    let wanted: Vec<&Value> = FIXED.iter().collect();
+    let missing = ensure(server, &client, &wanted).await?;
+    follow_up(server, &client, &missing);
+    aggregation::start(server, client)
+}
+
+/// Writes down where the server is: the `kubernetes` Service and its endpoints, and the authorities
+/// that extension servers need.
+///
+/// # Errors
+/// [`StartError::Bootstrap`] names the object that was refused.
+pub async fn publish(server: &Server) -> Result<(), StartError> {
+    let client = server.client("system:apiserver", &["system:masters"]);
+    let own = own(&settings(server));
+    let missing = ensure(server, &client, &own.iter().collect::<Vec<_>>()).await?;
+    follow_up(server, &client, &missing);
+    Ok(())
+}
+
+/// Makes objects in a task, once their CustomResourceDefinitions are there.
+fn follow_up(server: &Server, client: &Client, missing: &[&Value]) {
+    if missing.is_empty() {
+        return;
+    }
+    let missing: Vec<Value> = missing.iter().map(|&object| object.clone()).collect();
+    let (task_server, client) = (server.clone(), client.clone());
+    server.spawn(async move { install_later(&task_server, &client, missing).await });
+}
+
+async fn install_later(server: &Server, client: &Client, mut missing: Vec<Value>) {
+    let mut ticks = tokio::time::interval(LOOK_AGAIN);
+    while !missing.is_empty() {
+        ticks.tick().await;
+        let registry = server.core().registry();
+        if missing.iter().all(|object| resource_of(&registry, object).is_none()) {
+            continue;
+        }
+        let objects: Vec<&Value> = missing.iter().collect();
+        match ensure(server, client, &objects).await {
+            Ok(rest) => missing = rest.into_iter().cloned().collect(),
             Err(error) => {
-                return Err(StartError::Bootstrap {
-                    what: format!("namespace {name}"),
-                    error: crate::ApiError::internal(error),
-                });
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "bootstrap object refused"
+                );
             }
         }
     }
-    Ok(())
+}
+
+fn settings(server: &Server) -> Settings {
+    let config = &server.core().config;
+    let known = config.advertise.or(server.core().address());
+    let port = known.map_or(DEFAULT_PORT, |address| address.port());
+    // Endpoints must be reachable from pods, which the loopback interface is not.
+    let reachable = |ip: &IpAddr| !ip.is_unspecified() && !ip.is_loopback();
+    let ip = known.map(|address| address.ip()).filter(reachable).or_else(host_address);
+    let first = crate::server::first_address(&config.service_cidr);
+    Settings {
+        advertise: ip.map(|ip| SocketAddr::new(ip, port)),
+        port,
+        service_cidr: config.service_cidr.clone(),
+        service_ip: first.unwrap_or(IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1))),
+        client_ca: server.core().pki.ca_certificate().to_owned(),
+        front_proxy_ca: server.core().pki.front_proxy_ca_certificate().to_owned(),
+        today: Timestamp::now().strftime("%Y-%m-%d").to_string(),
+    }
+}
+
+/// The address from which the host would speak to the world; nothing is sent.
+fn host_address() -> Option<IpAddr> {
+    let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
+    Some(socket.local_addr().ok()?.ip()).filter(|ip| !ip.is_unspecified())
+}
+
+/// Brings each object into being or into shape; answers those whose types are not served.
+async fn ensure<'a>(
+    server: &Server,
+    client: &Client,
+    wanted: &[&'a Value],
+) -> Result<Vec<&'a Value>, StartError> {
+    let registry = server.core().registry();
+    let (mut missing, mut namespaces, mut others) = (Vec::new(), Vec::new(), Vec::new());
+    for &object in wanted {
+        let Some(resource) = resource_of(&registry, object) else {
+            missing.push(object);
+            continue;
+        };
+        let present = present(resource, object).await.map_err(|e| refused(object, e))?;
+        let step = step(object, present.as_ref());
+        if step == Step::Keep {
+            continue;
+        }
+        let work = perform(client.clone(), step, object.clone(), path_of(resource, object));
+        if object["kind"] == "Namespace" { namespaces.push(work) } else { others.push(work) }
+    }
+    // Namespaces come before what stands in them.
+    for work in [namespaces, others] {
+        let mut running = futures::stream::iter(work).buffer_unordered(AT_ONCE);
+        while let Some(result) = running.next().await {
+            result?;
+        }
+    }
+    Ok(missing)
+}
+
+fn refused(object: &Value, error: ApiError) -> StartError {
+    let name = object["metadata"]["name"].as_str().unwrap_or_default();
+    let what = format!("{} {name}", object["kind"].as_str().unwrap_or_default());
+    StartError::Bootstrap { what, error }
+}
+
+async fn perform(
+    client: Client,
+    step: Step,
+    object: Value,
+    path: String,
+) -> Result<(), StartError> {
+    let name = object["metadata"]["name"].as_str().unwrap_or_default();
+    let one = format!("{path}/{name}");
+    let done = match step {
+        Step::Keep => Ok(()),
+        Step::Create => send(&client, Method::POST, &path, Some(&object)).await,
+        Step::Update(next) => send(&client, Method::PUT, &one, Some(&next)).await,
+        Step::Replace => match send(&client, Method::DELETE, &one, None).await {
+            Ok(()) => send(&client, Method::POST, &path, Some(&object)).await,
+            Err(error) => Err(error),
+        },
+    };
+    done.map_err(|error| refused(&object, error))
+}
+
+/// Sends one write. That somebody else was faster is fine: they wanted the same.
+async fn send(
+    client: &Client,
+    method: Method,
+    path: &str,
+    body: Option<&Value>,
+) -> Result<(), ApiError> {
+    let body = body.map(|body| serde_json::to_vec(body).map_err(ApiError::internal));
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(http::header::CONTENT_TYPE, "application/json")
+        .header(http::header::USER_AGENT, "kube-apiserver")
+        .body(body.transpose()?.unwrap_or_default())
+        .map_err(ApiError::internal)?;
+    match client.request::<Value>(request).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_already_exists() || status.is_conflict() => {
+            Ok(())
+        }
+        Err(kube::Error::Api(status)) => Err(ApiError::Internal(status.message.clone())),
+        Err(error) => Err(ApiError::internal(error)),
+    }
+}
+
+fn resource_of<'a>(registry: &'a Registry, object: &Value) -> Option<&'a Resource> {
+    let text = |field: &str| object[field].as_str().unwrap_or_default();
+    let (group, version) = text("apiVersion").split_once('/').unwrap_or(("", text("apiVersion")));
+    registry.by_kind(group, version, text("kind")).map(|resource| &**resource)
+}
+
+fn path_of(resource: &Resource, object: &Value) -> String {
+    let root = if resource.group.is_empty() { "/api" } else { "/apis" };
+    let base = format!("{root}/{}", resource.api_version());
+    match object["metadata"]["namespace"].as_str() {
+        Some(namespace) if resource.namespaced => {
+            format!("{base}/namespaces/{namespace}/{}", resource.name)
+        }
+        _ => format!("{base}/{}", resource.name),
+    }
+}
+
+/// What the cache has under the object's name.
+async fn present(resource: &Resource, object: &Value) -> Result<Option<Value>, ApiError> {
+    let metadata = |field: &str| object["metadata"][field].as_str();
+    let namespace = metadata("namespace").filter(|_| resource.namespaced);
+    let cache = resource.storage()?.cache().await?;
+    let found = cache.get(namespace, metadata("name").unwrap_or_default());
+    found
+        .map(|found| serde_json::from_slice(&resource.view(found.json())))
+        .transpose()
+        .map_err(ApiError::internal)
 }

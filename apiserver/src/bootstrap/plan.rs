@@ -15,8 +15,10 @@ const AUTOUPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
 /// What the objects say about this server.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where others reach the server.
-    pub advertise: SocketAddr,
+    /// Where pods and nodes reach the server; `None` if there is no such address.
+    pub advertise: Option<SocketAddr>,
+    /// Port of the server.
+    pub port: u16,
     /// Range of the service addresses, in CIDR form.
     pub service_cidr: String,
     /// First address of that range.
@@ -54,12 +56,9 @@ pub static FIXED: LazyLock<Vec<Value>> = LazyLock::new(|| {
 
 /// The objects that tell where and who this server is.
 pub fn own(settings: &Settings) -> Vec<Value> {
-    let (ip, port) = (settings.advertise.ip().to_string(), settings.advertise.port());
     let family = if settings.service_ip.is_ipv4() { "IPv4" } else { "IPv6" };
-    let address_type = if settings.advertise.is_ipv4() { "IPv4" } else { "IPv6" };
     let service_ip = settings.service_ip.to_string();
-    let https = json!([{ "name": "https", "protocol": "TCP", "port": port }]);
-    vec![
+    let mut objects = vec![
         json!({
             "apiVersion": "v1", "kind": "ConfigMap",
             "metadata": { "name": "extension-apiserver-authentication", "namespace": "kube-system" },
@@ -88,12 +87,30 @@ pub fn own(settings: &Settings) -> Vec<Value> {
                 "labels": { "component": "apiserver", "provider": "kubernetes" },
             },
             "spec": {
-                "ports": [{ "name": "https", "protocol": "TCP", "port": 443, "targetPort": port }],
+                "ports": [{
+                    "name": "https", "protocol": "TCP", "port": 443, "targetPort": settings.port,
+                }],
                 "clusterIP": service_ip, "clusterIPs": [service_ip],
                 "type": "ClusterIP", "sessionAffinity": "None",
                 "ipFamilies": [family], "ipFamilyPolicy": "SingleStack",
             },
         }),
+        json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
+            "metadata": { "name": "kubernetes" },
+            "spec": { "cidrs": [settings.service_cidr] },
+        }),
+    ];
+    if let Some(advertise) = settings.advertise {
+        objects.extend(endpoints(advertise));
+    }
+    objects
+}
+
+fn endpoints(advertise: SocketAddr) -> [Value; 2] {
+    let (ip, port) = (advertise.ip().to_string(), advertise.port());
+    let https = json!([{ "name": "https", "protocol": "TCP", "port": port }]);
+    [
         json!({
             "apiVersion": "v1", "kind": "Endpoints",
             "metadata": {
@@ -108,14 +125,9 @@ pub fn own(settings: &Settings) -> Vec<Value> {
                 "name": "kubernetes", "namespace": "default",
                 "labels": { "kubernetes.io/service-name": "kubernetes" },
             },
-            "addressType": address_type,
+            "addressType": if advertise.is_ipv4() { "IPv4" } else { "IPv6" },
             "endpoints": [{ "addresses": [ip], "conditions": { "ready": true } }],
             "ports": https,
-        }),
-        json!({
-            "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
-            "metadata": { "name": "kubernetes" },
-            "spec": { "cidrs": [settings.service_cidr] },
         }),
     ]
 }
@@ -238,7 +250,8 @@ mod tests {
 
     fn settings() -> Settings {
         Settings {
-            advertise: "192.0.2.1:6443".parse().unwrap(),
+            advertise: "192.0.2.1:6443".parse().ok(),
+            port: 6443,
             service_cidr: "10.96.0.0/16".into(),
             service_ip: [10, 96, 0, 1].into(),
             client_ca: "CA".into(),
@@ -301,7 +314,8 @@ mod tests {
     #[test]
     fn the_endpoints_follow_the_server() {
         let first = own(&settings());
-        let moved = own(&Settings { advertise: "192.0.2.2:7443".parse().unwrap(), ..settings() });
+        let moved =
+            own(&Settings { advertise: "192.0.2.2:7443".parse().ok(), port: 7443, ..settings() });
         let changed: Vec<&str> = first
             .iter()
             .zip(&moved)

@@ -1,19 +1,135 @@
-//! Documents about what is served, and health.
+//! Documents about what is served, and health: every path that is no resource.
 
 pub mod documents;
 pub mod health;
 pub mod metrics;
+pub mod openapi;
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwapOption;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
-use http::{StatusCode, header};
-use serde_json::Value;
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
+use self::health::Endpoint;
+use crate::registry::{Group, Registry};
 use crate::request::{RequestInfo, User};
 use crate::server::Core;
 use crate::status::ApiError;
+
+/// The version that clients see: upstream's whose behaviour this is, and whose it is.
+pub const GIT_VERSION: &str = "v1.36.2+improv";
+
+const JSON: &str = "application/json";
+
+/// Documents with more bytes than this are sent compressed to those who ask for it, as upstream has it.
+const COMPRESS_ABOVE: usize = 128 * 1024;
+
+const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+
+/// Documents made from the registry; made again when the registry is another one.
+#[derive(Default)]
+pub struct Documents {
+    current: ArcSwapOption<Made>,
+}
+
+struct Made {
+    registry: Arc<Registry>,
+    groups: Vec<Group>,
+    aggregated_core: OnceLock<Document>,
+    aggregated: OnceLock<Document>,
+    openapi_v2: OnceLock<Document>,
+    openapi_v3: Mutex<BTreeMap<String, Arc<Document>>>,
+}
+
+/// A document with what tells its versions apart.
+struct Document {
+    body: Bytes,
+    hash: String,
+    compressed: OnceLock<Bytes>,
+}
+
+impl Document {
+    fn new(value: &Value) -> Self {
+        let body: Bytes = value.to_string().into();
+        let hash = Sha256::digest(&body).iter().map(|byte| format!("{byte:02X}")).collect();
+        Self { body, hash, compressed: OnceLock::new() }
+    }
+
+    fn compressed(&self) -> &Bytes {
+        self.compressed.get_or_init(|| {
+            let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+            // Writing to a vector cannot fail; if it did, the empty body would be noticed.
+            let written = encoder.write_all(&self.body).and_then(|()| encoder.finish());
+            written.unwrap_or_default().into()
+        })
+    }
+}
+
+impl Made {
+    /// The v3 document at a path such as `apis/apps/v1`.
+    fn v3(&self, path: &str) -> Option<Arc<Document>> {
+        if let Some(document) = self.openapi_v3.lock().get(path) {
+            return Some(document.clone());
+        }
+        let (group, version) = match path.split('/').collect::<Vec<_>>()[..] {
+            ["api", version] => ("", version),
+            ["apis", group, version] => (group, version),
+            _ => return None,
+        };
+        let group = self.groups.iter().find(|g| g.name == group)?;
+        let version = group.versions.iter().find(|v| v.name == version)?;
+        let document = Arc::new(Document::new(&openapi::v3(&group.name, version)));
+        self.openapi_v3.lock().insert(path.to_owned(), document.clone());
+        Some(document)
+    }
+
+    /// The list of the v3 documents, each with its hash.
+    fn v3_index(&self) -> Value {
+        let mut paths = serde_json::Map::new();
+        for group in &self.groups {
+            for version in &group.versions {
+                let path = match group.name.as_str() {
+                    "" => format!("api/{}", version.name),
+                    name => format!("apis/{name}/{}", version.name),
+                };
+                let Some(document) = self.v3(&path) else { continue };
+                let url = format!("/openapi/v3/{path}?hash={}", document.hash);
+                paths.insert(path, json!({ "serverRelativeURL": url }));
+            }
+        }
+        json!({ "paths": paths })
+    }
+}
+
+impl Documents {
+    fn of(&self, registry: &Arc<Registry>) -> Arc<Made> {
+        if let Some(made) = self.current.load_full()
+            && Arc::ptr_eq(&made.registry, registry)
+        {
+            return made;
+        }
+        let made = Arc::new(Made {
+            registry: registry.clone(),
+            groups: documents::groups(registry),
+            aggregated_core: OnceLock::new(),
+            aggregated: OnceLock::new(),
+            openapi_v2: OnceLock::new(),
+            openapi_v3: Mutex::default(),
+        });
+        self.current.store(Some(made.clone()));
+        made
+    }
+}
 
 /// Answers every path that is no resource.
 pub async fn handle(
@@ -22,33 +138,207 @@ pub async fn handle(
     _user: &User,
     request: Request,
 ) -> Response {
-    let groups = documents::groups(&core.registry());
-    if let Some(answer) =
-        health::answer(&core.health, core.store().as_ref(), &info.path, request.uri().query()).await
-    {
+    let query = request.uri().query();
+    let store = core.store().as_ref();
+    if let Some(answer) = health::answer(&core.health, store, &info.path, query).await {
         return answer;
     }
-    let parts: Vec<&str> = info.path.split('/').filter(|p| !p.is_empty()).collect();
-    let group = |name: &str| groups.iter().find(|g| g.name == name);
-    let version = |group: &crate::registry::Group, name: &str| {
-        let found = group.versions.iter().find(|v| v.name == name);
-        found.map(|version| documents::resource_list(&group.name, version))
-    };
-    let document = match parts.as_slice() {
-        ["api"] => Some(documents::api_versions(
-            &core.address().map(|a| a.to_string()).unwrap_or_default(),
-        )),
-        ["apis"] => Some(documents::group_list(&groups)),
-        ["api", name] => group("").and_then(|g| version(g, name)),
-        ["apis", name] => group(name).map(documents::group),
-        ["apis", name, v] => group(name).and_then(|g| version(g, v)),
-        ["metrics"] => return core.metrics.render().map_err(ApiError::internal).into_response(),
-        _ => None,
-    };
-    document.map_or_else(|| ApiError::NoPath.into_response(), |d| json(&d))
+    let made = core.documents.of(&core.registry());
+    answer(core, &made, &info.path, query, request.headers())
+        .unwrap_or_else(|| ApiError::NoPath.into_response())
 }
 
-fn json(document: &Value) -> Response {
-    (StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], document.to_string())
-        .into_response()
+fn answer(
+    core: &Core,
+    made: &Made,
+    path: &str,
+    query: Option<&str>,
+    headers: &HeaderMap,
+) -> Option<Response> {
+    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    let group = |name: &str| made.groups.iter().find(|group| group.name == name);
+    let resources = |group: &Group, name: &str| {
+        let version = group.versions.iter().find(|version| version.name == name)?;
+        Some(plain(&documents::resource_list(&group.name, version)))
+    };
+    match parts.as_slice() {
+        [] => Some(plain(&documents::root_paths(&made.groups, &fixed_paths()))),
+        ["version"] => Some(plain(&version())),
+        ["metrics"] => Some(metrics(core)),
+        ["api"] if wants_aggregated(headers) => {
+            let only = || Document::new(&documents::aggregated(group("")));
+            Some(tagged(made.aggregated_core.get_or_init(only), AGGREGATED, headers))
+        }
+        ["apis"] if wants_aggregated(headers) => {
+            let others = || made.groups.iter().filter(|group| !group.name.is_empty());
+            let all = || Document::new(&documents::aggregated(others()));
+            Some(tagged(made.aggregated.get_or_init(all), AGGREGATED, headers))
+        }
+        ["api"] => {
+            let address = core.address().map(|address| address.to_string()).unwrap_or_default();
+            Some(plain(&documents::api_versions(&address)))
+        }
+        ["apis"] => Some(plain(&documents::group_list(&made.groups))),
+        ["api", version] => resources(group("")?, version),
+        ["apis", name] if !name.is_empty() => Some(plain(&documents::group(group(name)?))),
+        ["apis", name, version] => resources(group(name)?, version),
+        [".well-known", "openid-configuration"] => {
+            Some(plain(&core.authenticator.keys().discovery()))
+        }
+        ["openid", "v1", "jwks"] => Some(key_set(core)),
+        ["openapi", "v2"] => {
+            let all = || Document::new(&openapi::v2(&made.groups));
+            Some(tagged(made.openapi_v2.get_or_init(all), JSON, headers))
+        }
+        ["openapi", "v3"] => Some(plain(&made.v3_index())),
+        ["openapi", "v3", rest @ ..] => {
+            let path = rest.join("/");
+            let document = made.v3(&path)?;
+            Some(hashed(&document, &path, query, headers))
+        }
+        _ => None,
+    }
+}
+
+/// Whether the client knows the aggregated form and likes it best.
+fn wants_aggregated(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let is_aggregated = |range: &str| {
+        let has = |wanted: &str| range.split(';').any(|part| part.trim() == wanted);
+        has("application/json")
+            && has("g=apidiscovery.k8s.io")
+            && has("v=v2")
+            && has("as=APIGroupDiscoveryList")
+    };
+    accepted.flat_map(|value| value.split(',')).any(is_aggregated)
+}
+
+fn plain(document: &Value) -> Response {
+    let headers = [(header::CONTENT_TYPE, "application/json")];
+    (StatusCode::OK, headers, document.to_string()).into_response()
+}
+
+/// The document, or only that it is the one the client has.
+fn tagged(document: &Document, kind: &'static str, headers: &HeaderMap) -> Response {
+    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let etag = format!("\"{}\"", document.hash);
+    let has_it = text(header::IF_NONE_MATCH).is_some_and(|known| known == etag);
+    let unpacks = text(header::ACCEPT_ENCODING).is_some_and(|list| list.contains("gzip"));
+    let large = document.body.len() > COMPRESS_ABOVE;
+    let mut response = if has_it {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else if unpacks && large {
+        let headers = [(header::CONTENT_TYPE, kind), (header::CONTENT_ENCODING, "gzip")];
+        (StatusCode::OK, headers, document.compressed().clone()).into_response()
+    } else {
+        (StatusCode::OK, [(header::CONTENT_TYPE, kind)], document.body.clone()).into_response()
+    };
+    if let Ok(etag) = HeaderValue::from_str(&etag) {
+        response.headers_mut().insert(header::ETAG, etag);
+    }
+    let vary = HeaderValue::from_static("Accept, Accept-Encoding");
+    response.headers_mut().insert(header::VARY, vary);
+    response
+}
+
+/// A document under a URL with its hash, which may be kept for ever; another hash is redirected.
+fn hashed(document: &Document, path: &str, query: Option<&str>, headers: &HeaderMap) -> Response {
+    let mut parameters = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+    let asked = parameters.find(|(key, _)| key == "hash").map(|(_, hash)| hash);
+    match asked {
+        Some(hash) if hash != document.hash => {
+            let url = format!("/openapi/v3/{path}?hash={}", document.hash);
+            (StatusCode::MOVED_PERMANENTLY, [(header::LOCATION, url)]).into_response()
+        }
+        asked => {
+            let mut response = tagged(document, JSON, headers);
+            if asked.is_some() {
+                let forever = HeaderValue::from_static("public, immutable");
+                response.headers_mut().insert(header::CACHE_CONTROL, forever);
+            }
+            response
+        }
+    }
+}
+
+fn metrics(core: &Core) -> Response {
+    const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    match core.metrics.render() {
+        Ok(text) => (StatusCode::OK, [(header::CONTENT_TYPE, TEXT)], text).into_response(),
+        Err(error) => ApiError::internal(error).into_response(),
+    }
+}
+
+fn key_set(core: &Core) -> Response {
+    match core.authenticator.keys().key_set() {
+        Ok(keys) => {
+            let headers = [
+                (header::CONTENT_TYPE, "application/jwk-set+json"),
+                (header::CACHE_CONTROL, "public, max-age=3600"),
+            ];
+            (StatusCode::OK, headers, keys.to_string()).into_response()
+        }
+        Err(error) => ApiError::internal(error).into_response(),
+    }
+}
+
+fn version() -> Value {
+    json!({
+        "major": "1",
+        "minor": "36",
+        "emulationMajor": "1",
+        "emulationMinor": "36",
+        "minCompatibilityMajor": "1",
+        "minCompatibilityMinor": "35",
+        "gitVersion": GIT_VERSION,
+        "gitCommit": "",
+        "gitTreeState": "clean",
+        "buildDate": "1970-01-01T00:00:00Z",
+        "goVersion": "none",
+        "compiler": "rustc",
+        "platform": format!("{}/{}", std::env::consts::OS, architecture()),
+    })
+}
+
+/// The processor by the name that Kubernetes gives it.
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+fn fixed_paths() -> Vec<String> {
+    let mut paths: Vec<String> = [
+        "/.well-known/openid-configuration",
+        "/metrics",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/openapi/v3/",
+        "/openid/v1/jwks",
+        "/version",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    paths.extend(Endpoint::ALL.into_iter().flat_map(Endpoint::paths));
+    paths
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_aggregated_form_is_asked_for_by_all_its_parameters() {
+        let asks = |accept: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT, accept.parse().unwrap());
+            wants_aggregated(&headers)
+        };
+        assert!(asks(AGGREGATED));
+        assert!(asks(&format!("application/json;q=0.5, {AGGREGATED},application/json")));
+        assert!(!asks("application/json"));
+        assert!(!asks("application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList"));
+    }
 }

@@ -78,7 +78,11 @@ async fn authorize(State(core): State<Arc<Core>>, request: Request, next: Next) 
         let info = request.extensions().get::<RequestInfo>();
         let user = request.extensions().get::<User>();
         match (user, info) {
-            (Some(user), Some(info)) => core.authorizer.require(&Attributes::of(user, info)).err(),
+            (Some(user), Some(info)) => {
+                let selector = field_selector(request.uri().query());
+                let asked = Attributes { field_selector: &selector, ..Attributes::of(user, info) };
+                core.authorizer.require(&asked).err()
+            }
             _ => Some(ApiError::Unauthorized),
         }
     };
@@ -86,4 +90,13 @@ async fn authorize(State(core): State<Arc<Core>>, request: Request, next: Next) 
         None => next.run(request).await,
         Some(error) => error.into_response(),
     }
+}
+
+/// What the query narrows a list or watch to; node agents may only ask for their own.
+fn field_selector(query: Option<&str>) -> String {
+    let mut parameters = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+    parameters
+        .find(|(key, _)| key == "fieldSelector")
+        .map(|(_, v)| v.into_owned())
+        .unwrap_or_default()
 }

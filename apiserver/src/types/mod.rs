@@ -2,10 +2,14 @@
 //!
 //! A strategy also exists for well-known types that arrive as CustomResourceDefinitions.
 
+mod apiservices;
+mod roles;
+
 use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::identity::rbac::{self, Kind};
 use crate::registry::Selectable;
 use crate::request::{RequestInfo, User};
 use crate::server::Core;
@@ -126,8 +130,16 @@ pub struct Plain;
 impl Strategy for Plain {}
 
 /// The strategy of a resource.
-pub fn strategy(_group: &str, _resource: &str) -> Arc<dyn Strategy> {
-    Arc::new(Plain)
+pub fn strategy(group: &str, resource: &str) -> Arc<dyn Strategy> {
+    match (group, resource) {
+        ("apiregistration.k8s.io", "apiservices") => Arc::new(apiservices::ApiService),
+        (rbac::GROUP, _) => match Kind::of_resource(resource) {
+            Some(kind @ (Kind::Role | Kind::ClusterRole)) => Arc::new(roles::Role(kind)),
+            Some(kind) => Arc::new(roles::Binding(kind)),
+            None => Arc::new(Plain),
+        },
+        _ => Arc::new(Plain),
+    }
 }
 
 /// Two forms of one stored type: events of two groups, autoscalers of two versions.

@@ -1,0 +1,73 @@
+//! Keeps the rules of aggregated ClusterRoles up to date, so that `admin`, `edit` and `view` grow
+//! with the roles that others bring, without any controller.
+
+use std::sync::Arc;
+
+use http::{Method, Request, header};
+use kube::Client;
+use serde_json::{Value, json};
+use store::cache::{Cache, Interest};
+
+use crate::identity::aggregate::outdated;
+use crate::registry::Storage;
+use crate::server::{Server, StartError};
+
+/// Follows all ClusterRoles in a task.
+///
+/// # Errors
+/// [`StartError::Bootstrap`] if ClusterRoles are not served, which is a bug.
+pub(super) fn start(server: &Server, client: Client) -> Result<(), StartError> {
+    let failed = |error| StartError::Bootstrap { what: "aggregated roles".to_owned(), error };
+    let registry = server.core().registry();
+    let roles = registry
+        .find("rbac.authorization.k8s.io", "clusterroles")
+        .ok_or(crate::ApiError::NoResource)
+        .map_err(failed)?;
+    let storage = roles.storage().map_err(failed)?.clone();
+    server.spawn(follow(storage, client));
+    Ok(())
+}
+
+async fn follow(storage: Arc<Storage>, client: Client) {
+    while let Ok(cache) = storage.cache().await {
+        let (_, mut changes) = cache.list_and_subscribe(None, Interest::All);
+        mend(cache, &client).await;
+        while changes.recv().await.is_some() {
+            while changes.try_recv().is_some() {} // One pass for all that changed.
+            mend(cache, &client).await;
+        }
+        if !changes.was_slow() {
+            return; // The server is going.
+        }
+    }
+}
+
+async fn mend(cache: &Cache, client: &Client) {
+    let roles: Vec<Value> = cache
+        .list(None)
+        .iter()
+        .filter_map(|role| serde_json::from_slice(role.stored()).ok())
+        .collect();
+    for (name, rules) in outdated(&roles.iter().collect::<Vec<_>>()) {
+        if let Err(error) = write(client, &name, &rules).await {
+            // The next change of any role tries again.
+            tracing::warn!(error = &*error, role = name, "aggregated role was not written");
+        }
+    }
+}
+
+async fn write(
+    client: &Client,
+    name: &str,
+    rules: &[Value],
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let path = format!("/apis/rbac.authorization.k8s.io/v1/clusterroles/{name}");
+    let request = Request::builder()
+        .method(Method::PATCH)
+        .uri(path)
+        .header(header::CONTENT_TYPE, "application/merge-patch+json")
+        .header(header::USER_AGENT, "clusterrole-aggregation-controller")
+        .body(serde_json::to_vec(&json!({ "rules": rules }))?)?;
+    client.request::<Value>(request).await?;
+    Ok(())
+}
