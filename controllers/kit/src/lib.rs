@@ -15,7 +15,7 @@
 //! pub static PLAYER: Player =
 //!     Player::new("replicaset", env!("CARGO_PKG_VERSION"), |stage| Box::pin(run(stage)))
 //!         .source("replicaset-controller") // What `kubectl describe` shows in "From".
-//!         .crds(&["apps_replicasets.yaml"])
+//!         .crds(&["replicasets.apps.yaml"])
 //!         .rules(rules);
 //!
 //! fn rules() -> Vec<PolicyRule> {

@@ -28,7 +28,7 @@ pub use reconcile::{Error, reconcile};
 pub static PLAYER: Player =
     Player::new("replicaset", env!("CARGO_PKG_VERSION"), |stage| Box::pin(run(stage)))
         .source("replicaset-controller")
-        .crds(&["apps_replicasets.yaml"])
+        .crds(&["replicasets.apps.yaml"])
         .rules(rules);
 
 fn rules() -> Vec<PolicyRule> {

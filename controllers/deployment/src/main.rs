@@ -1,0 +1,7 @@
+//! The Deployment player as a process of its own.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    kit::main(&deployment_controller::PLAYER)
+}
