@@ -1,7 +1,8 @@
 //! From OpenAPI JSON to nodes.
 
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 
 use serde_json::{Map, Value};
 
@@ -27,19 +28,33 @@ pub enum CompileError {
 /// Levels of nesting that a schema may have; the deepest upstream type has 23.
 pub(crate) const MAX_DEPTH: usize = 128;
 
+/// Key of a schema that names the upstream definition that it is.
+const DEFINITION: &str = "x-improv-definition";
+
 const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 
 /// The node of an upstream definition; made once.
 pub(crate) fn definition(name: &str) -> Option<Arc<Node>> {
+    Compiler::default().definition(facts::static_name(name)?).ok()
+}
+
+/// Compiled definitions; they stay, since every write of their types needs them.
+fn known() -> MutexGuard<'static, HashMap<&'static str, Arc<Node>>> {
     static KNOWN: LazyLock<Mutex<HashMap<&'static str, Arc<Node>>>> = LazyLock::new(Mutex::default);
-    let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(node) = known().get(name) {
-        return Some(node.clone());
-    }
-    let name = facts::names().find(|known| *known == name)?;
-    let node = Compiler::default().definition(name).ok()?;
-    known().insert(name, node.clone());
-    Some(node)
+    KNOWN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Nodes of parts that carry the name of a definition, by the hash of their JSON: workloads
+/// share most of theirs, and a part that is known need not be compiled to be found equal.
+struct Parts {
+    keys: RandomState,
+    nodes: HashMap<u64, Weak<Node>>,
+}
+
+fn parts() -> MutexGuard<'static, Parts> {
+    static PARTS: LazyLock<Mutex<Parts>> =
+        LazyLock::new(|| Mutex::new(Parts { keys: RandomState::new(), nodes: HashMap::new() }));
+    PARTS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The node of a CustomResourceDefinition's `openAPIV3Schema`.
@@ -81,7 +96,6 @@ fn with_metadata(mut node: Node) -> Node {
 struct Compiler {
     /// Definitions being compiled: one that is met again contains itself.
     open: Vec<&'static str>,
-    done: HashMap<&'static str, Arc<Node>>,
     depth: usize,
     /// Inside an upstream definition: its scalars, lists and maps are Go's too.
     typed: bool,
@@ -89,7 +103,7 @@ struct Compiler {
 
 impl Compiler {
     fn definition(&mut self, name: &'static str) -> Result<Arc<Node>, CompileError> {
-        if let Some(node) = self.done.get(name) {
+        if let Some(node) = known().get(name) {
             return Ok(node.clone());
         }
         let unknown = || CompileError::UnknownDefinition(name.to_owned());
@@ -98,26 +112,38 @@ impl Compiler {
         let node = self.node(&schema);
         self.open.pop();
         let node = intern(node?);
-        self.done.insert(name, node.clone());
+        known().insert(name, node.clone());
         Ok(node)
     }
 
     fn target(&mut self, schema: &Value) -> Result<Target, CompileError> {
         let reference = schema.get("$ref").and_then(Value::as_str);
         let Some(name) = reference.map(|r| r.strip_prefix(REF_PREFIX).unwrap_or(r)) else {
-            let node = self.node(schema)?;
-            return Ok(Target::Node(if node.embedded {
-                intern(with_metadata(node))
-            } else {
-                intern(node)
-            }));
+            return Ok(Target::Node(self.part(schema)?));
         };
         let unknown = || CompileError::UnknownDefinition(name.to_owned());
-        let name = facts::names().find(|known| *known == name).ok_or_else(unknown)?;
+        let name = facts::static_name(name).ok_or_else(unknown)?;
         if self.open.contains(&name) {
             return Ok(Target::Recursive(name));
         }
         Ok(Target::Node(self.definition(name)?))
+    }
+
+    fn part(&mut self, schema: &Value) -> Result<Arc<Node>, CompileError> {
+        let key = schema.get(DEFINITION).map(|_| {
+            let keys = parts().keys.clone();
+            keys.hash_one(schema)
+        });
+        let found = key.and_then(|key| parts().nodes.get(&key)?.upgrade());
+        if let Some(node) = found {
+            return Ok(node);
+        }
+        let node = self.node(schema)?;
+        let node = intern(if node.embedded { with_metadata(node) } else { node });
+        if let Some(key) = key {
+            parts().nodes.insert(key, Arc::downgrade(&node));
+        }
+        Ok(node)
     }
 
     fn edge(&mut self, schema: &Value) -> Result<Edge, CompileError> {
@@ -134,7 +160,7 @@ impl Compiler {
             return Err(CompileError::TooDeep);
         }
         let outside = self.typed;
-        self.typed |= schema.get("x-improv-definition").is_some();
+        self.typed |= schema.get(DEFINITION).is_some();
         let node = self.node_here(schema);
         self.typed = outside;
         self.depth -= 1;
@@ -145,7 +171,7 @@ impl Compiler {
         let Value::Object(map) = schema else {
             return Err(CompileError::NotAnObject(schema.to_string()));
         };
-        let definition = map.get("x-improv-definition").and_then(Value::as_str);
+        let definition = map.get(DEFINITION).and_then(Value::as_str);
         let flag = |key: &str| map.get(key).and_then(Value::as_bool).unwrap_or_default();
         let text = |key: &str| map.get(key).and_then(Value::as_str);
         let kind = kind(map, definition);

@@ -101,6 +101,11 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     index().keys().copied()
 }
 
+/// The embedded name that equals `name`.
+pub(crate) fn static_name(name: &str) -> Option<&'static str> {
+    index().get_key_value(name).map(|(name, _)| *name)
+}
+
 /// The definition of that name, such as `io.k8s.api.core.v1.Pod`.
 #[must_use]
 pub fn definition(name: &str) -> Option<Definition> {
