@@ -39,6 +39,13 @@ pub struct Definition {
     unions: Option<Value>,
 }
 
+impl Definition {
+    /// `atomic` if an apply owns the whole object.
+    pub(crate) fn map(&self) -> Option<&str> {
+        self.map.as_deref()
+    }
+}
+
 /// What is known of one field, list entry or map value.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Field {
@@ -258,7 +265,7 @@ fn special(name: &str) -> Option<Map<String, Value>> {
     }
 }
 
-fn field_openapi(facts: &Field) -> Map<String, Value> {
+pub(crate) fn field_openapi(facts: &Field) -> Map<String, Value> {
     let mut out = Map::new();
     let mut put = |key: &str, value: Value| _ = out.insert(key.to_owned(), value);
     if let Some(name) = &facts.r#ref {

@@ -47,6 +47,7 @@ pub mod cause;
 pub mod crdgen;
 pub mod facts;
 pub mod json;
+pub mod openapi;
 pub mod patch;
 pub mod quantity;
 

@@ -1,0 +1,126 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+const VERBS: [&str; 8] =
+    ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+
+fn deployments<'a>() -> Resource<'a> {
+    Resource {
+        group: "apps",
+        version: "v1",
+        kind: "Deployment",
+        plural: "deployments",
+        namespaced: true,
+        verbs: &VERBS,
+        subresources: &[Subresource {
+            name: "scale",
+            gvk: ("autoscaling", "v1", "Scale"),
+            definition: Some("io.k8s.api.autoscaling.v1.Scale"),
+            verbs: &["get", "patch", "update"],
+        }],
+        source: Source::Definition("io.k8s.api.apps.v1.Deployment"),
+    }
+}
+
+fn widgets(schema: &Value) -> Resource<'_> {
+    Resource {
+        group: "my.example.com",
+        version: "v1",
+        kind: "Widget",
+        plural: "widgets",
+        namespaced: false,
+        verbs: &VERBS,
+        subresources: &[],
+        source: Source::Custom(schema),
+    }
+}
+
+/// Every reference in a document must lead to something in it.
+fn check_references(document: &Value, value: &Value) {
+    match value {
+        Value::Object(map) => {
+            if let Some(Value::String(reference)) = map.get("$ref") {
+                let pointer = reference.trim_start_matches('#');
+                assert!(document.pointer(pointer).is_some(), "{reference}");
+            }
+            map.values().for_each(|value| check_references(document, value));
+        }
+        Value::Array(list) => list.iter().for_each(|value| check_references(document, value)),
+        _ => (),
+    }
+}
+
+#[test]
+fn references_lead_somewhere() {
+    let schema = json!({"type": "object", "properties": {"spec": {"type": "object"}}});
+    let resources = [deployments(), widgets(&schema)];
+    for document in [v2(&resources), v3(&resources)] {
+        check_references(&document, &document);
+    }
+}
+
+#[test]
+fn upstream_types_have_upstream_names_and_merge_keys() {
+    let document = v3(&[deployments()]);
+    let schemas = &document["components"]["schemas"];
+    let deployment = &schemas["io.k8s.api.apps.v1.Deployment"];
+    assert_eq!(
+        deployment["x-kubernetes-group-version-kind"],
+        json!([{"group": "apps", "version": "v1", "kind": "Deployment"}])
+    );
+    assert_eq!(
+        deployment["properties"]["spec"],
+        json!({"default": {}, "allOf": [{"$ref": "#/components/schemas/io.k8s.api.apps.v1.DeploymentSpec"}]})
+    );
+    let containers = &schemas["io.k8s.api.core.v1.PodSpec"]["properties"]["containers"];
+    assert_eq!(containers["x-kubernetes-patch-merge-key"], "name");
+    assert_eq!(containers["x-kubernetes-list-map-keys"], json!(["name"]));
+    assert!(schemas["io.k8s.api.apps.v1.DeploymentList"].is_object());
+    assert!(!document.to_string().contains("x-improv-"));
+}
+
+#[test]
+fn kubectl_finds_kinds_patches_and_field_validation() {
+    let document = v3(&[deployments()]);
+    let path = &document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"];
+    let gvk = json!({"group": "apps", "version": "v1", "kind": "Deployment"});
+    assert_eq!(path["get"]["x-kubernetes-group-version-kind"], gvk);
+    assert_eq!(path["patch"]["x-kubernetes-group-version-kind"], gvk);
+    let parameters = path["patch"]["parameters"].as_array().unwrap();
+    assert!(parameters.iter().any(|p| p["name"] == "fieldValidation"));
+    let content = &path["patch"]["requestBody"]["content"];
+    assert!(content["application/strategic-merge-patch+json"].is_object());
+    let collection = &document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments"];
+    assert_eq!(collection["get"]["x-kubernetes-action"], "list");
+    assert!(document["paths"]["/apis/apps/v1/deployments"]["get"].is_object());
+    let scale = &document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}/scale"];
+    assert_eq!(scale["get"]["x-kubernetes-group-version-kind"]["kind"], "Scale");
+}
+
+#[test]
+fn custom_resources_are_published_under_their_group() {
+    let schema = json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
+        "maybe": {"type": "string", "nullable": true, "default": "x"}}}}});
+    let document = v3(&[widgets(&schema)]);
+    let widget = &document["components"]["schemas"]["com.example.my.v1.Widget"];
+    assert_eq!(widget["properties"]["spec"], schema["properties"]["spec"]);
+    assert_eq!(
+        widget["properties"]["metadata"]["allOf"][0]["$ref"],
+        "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"
+    );
+    // Version 2 cannot say that null is allowed.
+    let widget = &v2(&[widgets(&schema)])["definitions"]["com.example.my.v1.Widget"];
+    assert_eq!(widget["properties"]["spec"]["properties"]["maybe"], json!({"type": "string"}));
+}
+
+#[test]
+fn the_index_names_documents_by_hash() {
+    let hash = hash(b"{}");
+    assert_eq!(hash.len(), 128);
+    assert_eq!(
+        v3_index([("apis/apps/v1", hash.as_str())]),
+        json!({"paths": {"apis/apps/v1":
+            {"serverRelativeURL": format!("/openapi/v3/apis/apps/v1?hash={hash}")}}})
+    );
+}
