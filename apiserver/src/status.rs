@@ -422,9 +422,11 @@ impl ApiError {
             Self::ApplyConflict { causes, .. } => {
                 Some(Details { causes: causes.clone(), ..Details::default() })
             }
-            Self::Forbidden { .. } | Self::NoResource | Self::MethodNotAllowed => {
-                Some(Details::default())
-            }
+            Self::Forbidden { .. }
+            | Self::NoResource
+            | Self::MethodNotAllowed
+            | Self::NotAcceptableMedia(_)
+            | Self::PatchFailed => Some(Details::default()),
             Self::TooManyRequests { retry_after, causes, .. }
             | Self::Timeout { retry_after, causes, .. } => Some(Details {
                 causes: causes.clone(),

@@ -70,6 +70,7 @@ impl Decoder {
                 if value.is_object() && (!node.fields.is_empty() || node.items.is_some()) => {
                     self.object(node, value, path, structure);
                 }
+            Kind::Any => (),
             _ if node.typed => self.scalar(node, value, path, structure),
             _ => (),
         }

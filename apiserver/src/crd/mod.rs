@@ -17,7 +17,7 @@ use store::Store;
 use crate::registry::facts::{FACTS, ResourceFacts};
 use crate::registry::{
     Column, Custom, LazySchema, Resource, ScalePaths, SchemaSource, Selectable, Storage,
-    Subresource,
+    Subresource, version_rank,
 };
 use crate::{bytes, types};
 
@@ -122,11 +122,8 @@ fn resource(spec: &Value, version: &Value, stored: &Value, storage: &Arc<Storage
         head: bytes::head(&kind, &api_version),
         stored_head: bytes::head(&kind, &stored_version),
         bare_items: facts.is_some(),
-        custom: Some(Custom {
-            storage_version: text(stored, "name"),
-            deprecation: deprecation(version, &api_version, &kind),
-            scale: scale(version),
-        }),
+        deprecation: deprecation(spec, version, &kind),
+        custom: Some(Custom { storage_version: text(stored, "name"), scale: scale(version) }),
         group,
         version: name,
         name: plural,
@@ -202,10 +199,24 @@ fn scale(version: &Value) -> Option<ScalePaths> {
     })
 }
 
-fn deprecation(version: &Value, api_version: &str, kind: &str) -> Option<String> {
+/// What requests to a deprecated version are told; a newer one is recommended.
+fn deprecation(spec: &Value, version: &Value, kind: &str) -> Option<String> {
     if version["deprecated"] != true {
         return None;
     }
-    let text = version["deprecationWarning"].as_str().map(str::to_owned);
-    Some(text.unwrap_or_else(|| format!("{api_version} {kind} is deprecated")))
+    if let Some(text) = version["deprecationWarning"].as_str() {
+        return Some(text.to_owned());
+    }
+    let (group, name) = (text(spec, "group"), text(version, "name"));
+    let mut newer: Vec<String> = spec["versions"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|v| v["served"] == true && v["deprecated"] != true)
+        .map(|v| text(v, "name"))
+        .filter(|other| version_rank(other) < version_rank(&name))
+        .collect();
+    newer.sort_by_key(|v| version_rank(v));
+    let advice = newer.first().map(|v| format!("; use {group}/{v} {kind}")).unwrap_or_default();
+    Some(format!("{group}/{name} {kind} is deprecated{advice}"))
 }

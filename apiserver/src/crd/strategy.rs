@@ -22,6 +22,13 @@ impl Strategy for Definitions {
                 names["listKind"] = format!("{kind}List").into();
             }
         }
+        let unset = obj["status"]["storedVersions"].as_array().is_none_or(Vec::is_empty);
+        if unset
+            && obj["status"].is_object()
+            && let Some(stored) = stored_version(obj)
+        {
+            obj["status"]["storedVersions"] = json!([stored]);
+        }
         if obj["spec"]["conversion"].is_null() {
             obj["spec"]["conversion"] = json!({"strategy": "None"});
         }

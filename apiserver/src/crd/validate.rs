@@ -3,6 +3,8 @@
 use schema::Cause;
 use serde_json::Value;
 
+use crate::registry::facts::FACTS;
+
 const LABEL_1035: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
 
 /// Everything that is wrong.
@@ -32,7 +34,8 @@ fn names(obj: &Value, causes: &mut Vec<Cause>) {
         for fault in crate::write::names::subdomain(&group) {
             causes.push(Cause::invalid("spec.group", &spec["group"], &fault));
         }
-    } else if !group.contains('.') {
+    } else if !group.contains('.') && !FACTS.groups.contains_key(&group) {
+        // Upstream's own groups without a dot arrive as definitions here.
         causes.push(Cause::invalid(
             "spec.group",
             &spec["group"],

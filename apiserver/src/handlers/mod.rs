@@ -64,14 +64,29 @@ pub async fn handle(State(core): State<Arc<Core>>, request: Request) -> Response
     let query = Query::parse(parts.uri.query());
     let output = Output::negotiate(&parts.headers, &query, &info);
     let format = output.as_ref().map_or(Format::Json, |o| o.format);
-    match resource(&core, &info, &user, query, output, parts, body).await {
-        Ok(response) => response,
-        Err(error) => respond::error(error, format),
+    let registry = core.registry();
+    let found = registry.get(&info.group, &info.version, &info.resource);
+    let answered = match found {
+        Some(found) => {
+            resource(&core, &registry, found, &info, &user, query, output, parts, body).await
+        }
+        None => Err(ApiError::NoResource),
+    };
+    let mut response = answered.unwrap_or_else(|error| respond::error(error, format));
+    if let Some(text) = found.and_then(|r| r.deprecation.as_ref()) {
+        respond::warn(&mut response, std::slice::from_ref(text));
     }
+    response
 }
 
+#[expect(
+    clippy::too_many_arguments,
+    reason = "they become one Call, once the request is known to make sense"
+)]
 async fn resource(
     core: &Arc<Core>,
+    registry: &Arc<Registry>,
+    found: &Arc<Resource>,
     info: &RequestInfo,
     user: &User,
     query: Query,
@@ -79,11 +94,14 @@ async fn resource(
     parts: Parts,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let registry = core.registry();
-    let found =
-        registry.get(&info.group, &info.version, &info.resource).ok_or(ApiError::NoResource)?;
     let subresource = match info.subresource.as_str() {
         "" => None,
+        // Upstream's custom resources always have the routes, and then miss the object.
+        "status" | "scale"
+            if !found.bare_items && !found.subresources.contains_key(&info.subresource) =>
+        {
+            return Err(found.not_found(&info.name));
+        }
         name => Some(found.subresources.get(name).ok_or(ApiError::NoResource)?),
     };
     check_scope(found, info)?;
@@ -93,7 +111,7 @@ async fn resource(
     }
     let call = Call {
         core,
-        registry: &registry,
+        registry,
         resource: found,
         info,
         user,
@@ -102,11 +120,7 @@ async fn resource(
         method: &parts.method,
         output: output?,
     };
-    let mut response = verb(&call, body).await?;
-    if let Some(text) = found.custom.as_ref().and_then(|c| c.deprecation.as_ref()) {
-        respond::warn(&mut response, std::slice::from_ref(text));
-    }
-    Ok(response)
+    verb(&call, body).await
 }
 
 async fn verb(call: &Call<'_>, body: Body) -> Result<Response, ApiError> {
@@ -130,7 +144,11 @@ fn check_scope(resource: &Resource, info: &RequestInfo) -> Result<(), ApiError> 
     } else {
         info.namespace.is_empty() || about_a_namespace
     };
-    if fits { Ok(()) } else { Err(ApiError::NoResource) }
+    match fits {
+        true => Ok(()),
+        false if resource.bare_items => Err(ApiError::NoResource),
+        false => Err(ApiError::NoPath),
+    }
 }
 
 fn check_verb(

@@ -221,9 +221,11 @@ impl WriteOptions {
             let text = format!("Too long: may not be more than {FIELD_MANAGER_BYTES} bytes");
             causes.push(StatusCause::new("FieldValueTooLong", "fieldManager", text));
         }
-        if field_manager.chars().any(char::is_control) {
+        if let Some((at, bad)) = field_manager.char_indices().find(|(_, c)| c.is_control()) {
             let text = format!(
-                "Invalid value: {field_manager:?}: should not contain non-printable characters"
+                "Invalid value: {}: invalid character U+{:04X} (at position {at})",
+                go_quote(&field_manager),
+                u32::from(bad)
             );
             causes.push(StatusCause::new("FieldValueInvalid", "fieldManager", text));
         }
@@ -245,6 +247,24 @@ impl WriteOptions {
             Err(invalid_options(kind, causes))
         }
     }
+}
+
+/// A text as Go's `%q` shows it.
+fn go_quote(text: &str) -> String {
+    let mut out = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '\u{7}' => out += "\\a",
+            '\u{8}' => out += "\\b",
+            '\u{c}' => out += "\\f",
+            '\u{b}' => out += "\\v",
+            c if c.is_control() && !matches!(c, '\n' | '\r' | '\t') => {
+                out += &format!("\\x{:02x}", u32::from(c))
+            }
+            c => out.extend(c.escape_debug()),
+        }
+    }
+    out + "\""
 }
 
 /// Reads `dryRun`, which may only be `All`.

@@ -124,6 +124,10 @@ impl Token {
         let bytes = BASE64
             .decode(token.trim_end_matches('='))
             .map_err(|_| fault("illegal base64 data at input byte 0".to_owned()))?;
+        if let Some(&byte) = bytes.first().filter(|b| !b.is_ascii()) {
+            let what = format!("invalid character '\\u{byte:04x}' looking for beginning of value");
+            return Err(fault(format!("continue key is not valid: {what}")));
+        }
         let token: Self = serde_json::from_slice(&bytes).map_err(|e| {
             let what = crate::write::decode::json(&bytes).err().unwrap_or_else(|| e.to_string());
             fault(format!("continue key is not valid: {what}"))
@@ -250,17 +254,17 @@ pub async fn list(call: &Call<'_>) -> Result<Response, ApiError> {
     let form = Form::agree(call)?;
     match page {
         Some(page) => {
-            let meta = meta(revision, page.token.as_deref(), page.remaining);
+            let meta = meta(call.resource, revision, page.token.as_deref(), page.remaining);
             Ok(form.whole(call, &meta, revision, page.objects.iter(), &page))
         }
         None if form.streams() => {
-            let meta = meta(revision, None, None);
+            let meta = meta(call.resource, revision, None, None);
             Ok(form.stream(call, &meta, snapshot, after, options))
         }
         None => {
             let objects = matching(&snapshot, after.as_deref(), &options).cloned().collect();
             let page = Page { objects, token: None, remaining: None };
-            let meta = meta(revision, None, None);
+            let meta = meta(call.resource, revision, None, None);
             Ok(form.whole(call, &meta, revision, page.objects.iter(), &page))
         }
     }
@@ -277,7 +281,13 @@ pub fn answer_list(
 ) -> Result<Response, ApiError> {
     let form = Form::agree(call)?;
     let page = Page { objects: objects.to_vec(), token: None, remaining: None };
-    Ok(form.whole(call, &meta(revision, None, None), revision, page.objects.iter(), &page))
+    Ok(form.whole(
+        call,
+        &meta(call.resource, revision, None, None),
+        revision,
+        page.objects.iter(),
+        &page,
+    ))
 }
 
 fn matching<'a>(
@@ -301,13 +311,13 @@ impl Page {
         if options.limit == 0 {
             return None;
         }
-        let mut objects: Vec<_> =
-            matching(snapshot, after, options).take(options.limit + 1).cloned().collect();
-        if objects.len() <= options.limit {
-            return Some(Self { objects, token: None, remaining: None });
-        }
-        objects.truncate(options.limit);
-        let last = objects.last()?.key().to_owned();
+        let objects: Vec<_> =
+            matching(snapshot, after, options).take(options.limit).cloned().collect();
+        // As upstream: there is a next page while there are objects, whether they match or not.
+        let last =
+            objects.last().filter(|_| objects.len() == options.limit).map(|o| o.key().to_owned());
+        let last = last.filter(|key| snapshot.iter_after(key).next().is_some());
+        let Some(last) = last else { return Some(Self { objects, token: None, remaining: None }) };
         let selective = !options.labels.is_empty() || !options.fields.is_empty();
         let remaining = (!selective).then(|| snapshot.iter_after(&last).count());
         let token =
@@ -317,9 +327,15 @@ impl Page {
 }
 
 /// `metadata` of a list, as JSON.
-fn meta(revision: Revision, token: Option<&str>, remaining: Option<usize>) -> String {
+fn meta(
+    resource: &Resource,
+    revision: Revision,
+    token: Option<&str>,
+    remaining: Option<usize>,
+) -> String {
     let mut out = format!("{{\"resourceVersion\":\"{revision}\"");
-    if let Some(token) = token {
+    // Lists of custom resources always have the field.
+    if let Some(token) = token.or((!resource.bare_items).then_some("")) {
         out += &format!(",\"continue\":\"{token}\"");
     }
     if let Some(n) = remaining {

@@ -8,7 +8,7 @@ use store::Store;
 
 use super::facts::{FACTS, ResourceFacts};
 use super::{HOSTED_GROUPS, LazySchema, Resource, SchemaSource, Storage, Subresource};
-use crate::{bytes, types};
+use crate::{bytes, crd, types};
 
 type Storages = HashMap<(String, String), Arc<Storage>>;
 
@@ -73,13 +73,26 @@ fn resource(group: &str, version: &str, name: &str, facts: &ResourceFacts) -> Re
         subresources: subresources.collect(),
         storage_version_hash: facts.storage_version_hash.clone(),
         columns: Vec::new(),
-        strategy: types::strategy(group, name),
+        strategy: match name {
+            "customresourcedefinitions" => Arc::new(crd::Definitions),
+            _ => types::strategy(group, name),
+        },
         storage: None,
         schema: LazySchema::new(definition(group, version, &facts.kind)),
         conversion: types::conversion(group, version, name),
         head: bytes::head(&facts.kind, &api_version(group, version)),
         stored_head: bytes::head(&facts.kind, &api_version(group, version)),
         bare_items: true,
+        deprecation: match (group, name) {
+            ("", "componentstatuses") => {
+                Some("v1 ComponentStatus is deprecated in v1.19+".to_owned())
+            }
+            ("", "endpoints") => Some(
+                "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"
+                    .to_owned(),
+            ),
+            _ => None,
+        },
         custom: None,
     }
 }

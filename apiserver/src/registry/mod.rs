@@ -78,6 +78,8 @@ pub struct Resource {
     pub stored_head: Vec<u8>,
     /// Whether list items leave out kind and version, as upstream's own types do.
     pub bare_items: bool,
+    /// Text of the warning that every request gets.
+    pub deprecation: Option<String>,
     /// Set for types that come from a CustomResourceDefinition.
     pub custom: Option<Custom>,
 }
@@ -87,8 +89,6 @@ pub struct Resource {
 pub struct Custom {
     /// Version that is stored.
     pub storage_version: String,
-    /// Text of the warning that requests to this version get.
-    pub deprecation: Option<String>,
     /// Paths of the scale subresource.
     pub scale: Option<ScalePaths>,
 }
@@ -342,7 +342,9 @@ fn order_resources(group: &str, version: &str, resources: &mut [Arc<Resource>]) 
 /// Sorts versions as clients expect: stable ones first, then beta, then alpha, newest first.
 ///
 /// Source: kubernetes.io, "Versions in CustomResourceDefinitions", "Version priority".
-fn version_rank(version: &str) -> (u8, std::cmp::Reverse<u64>, std::cmp::Reverse<u64>, String) {
+pub(crate) fn version_rank(
+    version: &str,
+) -> (u8, std::cmp::Reverse<u64>, std::cmp::Reverse<u64>, String) {
     let parse = || -> Option<(u8, u64, u64)> {
         let rest = version.strip_prefix('v')?;
         let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());

@@ -10,7 +10,8 @@ use axum::response::Response;
 use http::{Request, header};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{Api, Patch, PatchParams};
+use kube::ResourceExt as _;
+use kube::api::{Api, PostParams};
 use tower::{Service, ServiceExt as _};
 
 use super::{Server, StartError};
@@ -95,12 +96,22 @@ pub(super) async fn install(server: &Server, text: &str) -> Result<(), StartErro
     let documents = serde_saphyr::from_multiple::<serde_json::Value>(text)
         .map_err(|error| failed("custom resource definitions", error.to_string()))?;
     for document in documents.into_iter().filter(|d| !d.is_null()) {
-        let name = document["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        let params = PatchParams::apply("improv").force();
-        definitions
-            .patch(&name, &params, &Patch::Apply(&document))
-            .await
-            .map_err(|e| failed(&name, e.to_string()))?;
+        let refused = |error: String| {
+            failed(document["metadata"]["name"].as_str().unwrap_or_default(), error)
+        };
+        let mut definition: CustomResourceDefinition =
+            serde_json::from_value(document.clone()).map_err(|error| refused(error.to_string()))?;
+        let name = definition.name_any();
+        let params = PostParams::default();
+        let written =
+            match definitions.get_opt(&name).await.map_err(|error| refused(error.to_string()))? {
+                None => definitions.create(&params, &definition).await,
+                Some(known) => {
+                    definition.metadata.resource_version = known.metadata.resource_version;
+                    definitions.replace(&name, &params, &definition).await
+                }
+            };
+        written.map_err(|error| refused(error.to_string()))?;
     }
     Ok(())
 }

@@ -1,18 +1,127 @@
-//! Server-side apply.
+//! Server-side apply: the client says what it wants, the server knows who wants what.
 
 use axum::response::Response;
+use http::StatusCode;
+use schema::apply::ApplyError;
+use serde_json::Value;
 
-use super::Writer;
+use super::update::{Change, Plan, update};
+use super::{Writer, answer, create, decode, meta, patch};
 use crate::handlers::Call;
-use crate::status::ApiError;
+use crate::handlers::options::FieldValidation;
+use crate::status::{ApiError, StatusCause};
 
-/// Answers an apply.
+/// Answers an apply: creates the object, or merges into it.
 pub(super) async fn handle(
     call: &Call<'_>,
-    writer: Writer<'_>,
+    mut writer: Writer<'_>,
     body: &[u8],
     subresource: Option<&str>,
 ) -> Result<Response, ApiError> {
-    let _ = (call, writer, body, subresource);
-    Err(ApiError::UnsupportedMediaType("apply is not supported yet".to_owned()))
+    let config = parse(&mut writer, body)?;
+    let name = call.info.name.clone();
+    let plan = Plan { name: name.clone(), subresource, agent: None };
+    // The object may come or go between two attempts; whoever goes on for long is unlucky.
+    for _ in 0..3 {
+        if writer.load(&name).await?.is_none() {
+            if subresource.is_some() {
+                return Err(call.resource.not_found(&name));
+            }
+            no_uid(&writer, &name, &config)?;
+            let object = merged(&mut writer, None, &config, &plan)?;
+            match create(&mut writer, object, None).await {
+                Ok(created) => return answer(call, &writer, StatusCode::CREATED, created),
+                Err(ApiError::AlreadyExists { .. }) => continue,
+                Err(other) => return Err(other),
+            }
+        }
+        let applied = update(&mut writer, &plan, |writer, old| {
+            Ok(Change::To(merged(writer, Some(old), &config, &plan)?))
+        });
+        match applied.await {
+            Ok(applied) => return answer(call, &writer, StatusCode::OK, applied),
+            Err(ApiError::NotFound { .. }) => (),
+            Err(other) => return Err(other),
+        }
+    }
+    Err(writer.conflict(&name))
+}
+
+fn parse(writer: &mut Writer<'_>, body: &[u8]) -> Result<Value, ApiError> {
+    let decoded = decode::decode(body, decode::BodyFormat::Yaml)
+        .map_err(|fault| ApiError::BadRequest(format!("error decoding YAML: {fault}")))?;
+    let mut config = decoded.value;
+    writer.check_kind(&mut config, body)?;
+    match writer.options.field_validation {
+        _ if decoded.complaints.is_empty() => (),
+        FieldValidation::Ignore => (),
+        FieldValidation::Warn => writer.warnings.extend(decoded.complaints),
+        FieldValidation::Strict => {
+            let fault = format!("error strict decoding YAML: {}", decoded.complaints.join(", "));
+            return Err(ApiError::BadRequest(fault));
+        }
+    }
+    Ok(config)
+}
+
+/// An apply that means a certain object does not make another one.
+fn no_uid(writer: &Writer<'_>, name: &str, config: &Value) -> Result<(), ApiError> {
+    let Some(uid) = config["metadata"]["uid"].as_str().filter(|u| !u.is_empty()) else {
+        return Ok(());
+    };
+    Err(ApiError::Conflict {
+        resource: writer.resource.group_resource(),
+        name: name.to_owned(),
+        message: format!(
+            "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
+        ),
+    })
+}
+
+/// The object with the configuration merged into it.
+fn merged(
+    writer: &mut Writer<'_>,
+    old: Option<&Value>,
+    config: &Value,
+    plan: &Plan<'_>,
+) -> Result<Value, ApiError> {
+    let resource = writer.resource.clone();
+    let schema = resource.schema.get().ok_or(ApiError::MethodNotAllowed)?;
+    let (api_version, time) = (resource.api_version(), meta::now());
+    let who = schema::apply::Writer {
+        manager: &writer.options.field_manager,
+        api_version: &api_version,
+        subresource: plan.subresource.unwrap_or_default(),
+        time: &time,
+    };
+    let force = writer.options.force.unwrap_or(false);
+    let has_status = resource.subresources.contains_key("status");
+    let mut object = schema.apply(old, config, &who, force, has_status).map_err(refused)?;
+    if object["metadata"]["name"].is_null() {
+        object["metadata"]["name"] = plan.name.clone().into();
+    }
+    // Only a version that the client named guards the object.
+    object["metadata"]["resourceVersion"] = config["metadata"]["resourceVersion"].clone();
+    let unknown =
+        schema.decode(&mut object).map_err(|fault| ApiError::Unknown(fault.to_string()))?;
+    let complaints = unknown.iter().map(|path| format!("unknown field \"{path}\""));
+    if writer.options.field_validation != FieldValidation::Ignore {
+        writer.warnings.extend(complaints);
+    }
+    patch::fit(writer, &plan.name, &mut object)?;
+    Ok(object)
+}
+
+fn refused(error: ApplyError) -> ApiError {
+    match &error {
+        ApplyError::Conflicts(conflicts) => ApiError::ApplyConflict {
+            message: error.to_string(),
+            causes: conflicts
+                .iter()
+                .map(|c| StatusCause::new("FieldManagerConflict", &c.field, c.message()))
+                .collect(),
+        },
+        ApplyError::Typed { .. } => ApiError::Unknown(error.to_string()),
+        ApplyError::ManagedFields => ApiError::BadRequest(error.to_string()),
+    }
 }

@@ -31,18 +31,19 @@ pub(super) async fn handle(call: &Call<'_>, body: &[u8]) -> Result<Response, Api
     let mut writer = Writer::new(call, options);
     let object = writer.decode(body, format)?;
     let agent = meta::agent(call.headers);
-    let created = create(&mut writer, object, &agent).await?;
+    let created = create(&mut writer, object, Some(&agent)).await?;
     answer(call, &writer, StatusCode::CREATED, created)
 }
 
-/// Creates an object that was decoded; answers its text.
+/// Creates an object that was decoded; answers its text. Without an `agent` its `managedFields` are
+/// final already (apply).
 ///
 /// # Errors
 /// Why it was not created.
 pub async fn create(
     writer: &mut Writer<'_>,
     mut object: Value,
-    agent: &str,
+    agent: Option<&str>,
 ) -> Result<Bytes, ApiError> {
     meta::fit_namespace(writer, &mut object)?;
     let meta = metadata(&mut object);
@@ -54,6 +55,10 @@ pub async fn create(
     let base = meta.get("generateName").and_then(Value::as_str).unwrap_or_default().to_owned();
     let named = meta.get("name").and_then(Value::as_str).is_some_and(|n| !n.is_empty());
     meta::prepare_create(meta);
+    // Nodes register with their status; all other types begin without one.
+    if writer.resource.subresources.contains_key("status") && writer.resource.kind != "Node" {
+        meta::drop_status(writer.resource, &mut object);
+    }
     writer.default(&mut object);
     if named || base.is_empty() {
         return attempt(writer, object, agent).await;
@@ -73,36 +78,30 @@ pub async fn create(
 async fn attempt(
     writer: &mut Writer<'_>,
     mut object: Value,
-    agent: &str,
+    agent: Option<&str>,
 ) -> Result<Bytes, ApiError> {
+    if let Some(agent) = agent {
+        meta::track(writer, None, &mut object, agent);
+    }
     admission::mutate(writer, &mut object, None).await?;
     let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     let strategy = writer.resource.strategy.clone();
     if strategy.counts_generation() || writer.resource.custom.is_some() {
         metadata(&mut object).insert("generation".to_owned(), 1.into());
     }
-    if writer.resource.custom.is_some() && writer.resource.subresources.contains_key("status") {
-        meta::drop_status(writer.resource, &mut object);
-    }
     strategy.prepare_create(&writer.ctx(), &mut object)?;
     writer.default(&mut object);
-    let outcome = finish(writer, &mut object, &name, agent).await;
+    let outcome = finish(writer, &object, &name).await;
     if outcome.is_err() {
         strategy.after_delete(&writer.ctx(), &object); // Gives back what was allocated.
     }
     outcome
 }
 
-async fn finish(
-    writer: &mut Writer<'_>,
-    object: &mut Value,
-    name: &str,
-    agent: &str,
-) -> Result<Bytes, ApiError> {
+async fn finish(writer: &mut Writer<'_>, object: &Value, name: &str) -> Result<Bytes, ApiError> {
     writer.validate(object, None, None)?;
     admission::validate(writer, Some(object), None).await?;
     writer.warnings.extend(writer.resource.strategy.warnings(object));
-    meta::track(writer, None, object, agent)?;
     let taken = || ApiError::AlreadyExists {
         resource: writer.resource.group_resource(),
         name: name.to_owned(),

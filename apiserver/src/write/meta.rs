@@ -307,12 +307,15 @@ fn immutable(meta: &Value, old: &Value, causes: &mut Vec<Cause>) {
 }
 
 /// Keeps `managedFields` up to date with a write that is no apply.
-pub(super) fn track(
-    writer: &Writer<'_>,
-    old: Option<&Value>,
-    object: &mut Value,
-    agent: &str,
-) -> Result<(), ApiError> {
-    let _ = (writer, old, object, agent);
-    Ok(())
+pub(super) fn track(writer: &Writer<'_>, old: Option<&Value>, object: &mut Value, agent: &str) {
+    let Some(schema) = writer.resource.schema.get() else { return };
+    let (manager, api_version, time) =
+        (writer.manager(agent), writer.resource.api_version(), now());
+    let who = schema::apply::Writer {
+        manager: &manager,
+        api_version: &api_version,
+        subresource: &writer.info.subresource,
+        time: &time,
+    };
+    schema.track_update(old, object, &who);
 }

@@ -208,7 +208,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Kind and version may be left out, but must not be others.
-    fn check_kind(&self, value: &mut Value, body: &[u8]) -> Result<(), ApiError> {
+    pub(super) fn check_kind(&self, value: &mut Value, body: &[u8]) -> Result<(), ApiError> {
         let (kind, api_version) = (&self.resource.kind, self.resource.api_version());
         let Some(map) = value.as_object_mut() else {
             return Err(ApiError::BadRequest(format!(

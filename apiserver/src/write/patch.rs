@@ -118,6 +118,10 @@ pub(super) fn patched(
         }
     };
     done.map_err(|fault| engine_fault(fault, &shown))?;
+    if object["metadata"]["resourceVersion"] == old["metadata"]["resourceVersion"] {
+        // The patch does not insist on a version, so that it can be tried again.
+        super::metadata(&mut object).remove("resourceVersion");
+    }
     check_kind(writer, &object).map_err(|fault| not_a_result(&shown, &fault))?;
     let Some(schema) = writer.resource.schema.get() else { return Ok(object) };
     let unknown = schema.decode(&mut object).map_err(|fault| {

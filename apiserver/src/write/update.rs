@@ -45,7 +45,7 @@ pub(super) async fn handle(call: &Call<'_>, body: &[u8]) -> Result<Response, Api
     let may_create = subresource.is_none() && writer.resource.strategy.creates_on_update();
     if may_create && writer.load(&name).await?.is_none() {
         metadata(&mut object).remove("resourceVersion");
-        let created = create(&mut writer, object, &agent).await?;
+        let created = create(&mut writer, object, Some(&agent)).await?;
         return answer(call, &writer, StatusCode::CREATED, created);
     }
     let plan = Plan { name, subresource, agent: Some(&agent) };
@@ -172,6 +172,9 @@ async fn replace(
     }
     isolate(writer, plan.subresource, &mut object, old);
     writer.default(&mut object);
+    if let Some(agent) = plan.agent {
+        meta::track(writer, Some(old), &mut object, agent);
+    }
     admission::mutate(writer, &mut object, Some(old)).await?;
     resource.strategy.prepare_update(&writer.ctx(), &mut object, old, plan.subresource)?;
     if counts(writer) && changed(&resource, &object, old) {
@@ -181,9 +184,6 @@ async fn replace(
     writer.validate(&object, Some(old), plan.subresource)?;
     admission::validate(writer, Some(&object), Some(old)).await?;
     writer.warnings.extend(resource.strategy.warnings(&object));
-    if let Some(agent) = plan.agent {
-        meta::track(writer, Some(old), &mut object, agent)?;
-    }
     if super::delete::is_released(&resource, &object) {
         return remove(writer, plan, &object, current).await;
     }
