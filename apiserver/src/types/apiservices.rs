@@ -15,8 +15,10 @@ impl Strategy for ApiService {
     }
 
     fn default(&self, obj: &mut Value) {
-        let service = &mut obj["spec"]["service"];
-        if service.is_object() && service["port"].is_null() {
+        let service = obj.pointer_mut("/spec/service").filter(|service| service.is_object());
+        if let Some(service) = service
+            && service["port"].is_null()
+        {
             service["port"] = 443.into();
         }
     }

@@ -86,10 +86,13 @@ impl Strategy for Binding {
     }
 
     fn default(&self, obj: &mut Value) {
-        if is_blank(&obj["roleRef"]["apiGroup"]) && obj["roleRef"].is_object() {
-            obj["roleRef"]["apiGroup"] = GROUP.into();
+        if let Some(role) = obj.get_mut("roleRef").filter(|role| role.is_object())
+            && is_blank(&role["apiGroup"])
+        {
+            role["apiGroup"] = GROUP.into();
         }
-        for subject in obj["subjects"].as_array_mut().into_iter().flatten() {
+        let subjects = obj.get_mut("subjects").and_then(Value::as_array_mut);
+        for subject in subjects.into_iter().flatten() {
             let in_group = matches!(subject["kind"].as_str(), Some("User" | "Group"));
             if in_group && is_blank(&subject["apiGroup"]) {
                 subject["apiGroup"] = GROUP.into();
