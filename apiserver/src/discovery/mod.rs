@@ -3,7 +3,7 @@
 pub mod documents;
 pub mod health;
 pub mod metrics;
-pub mod openapi;
+mod openapi;
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -88,7 +88,7 @@ impl Made {
         };
         let group = self.groups.iter().find(|g| g.name == group)?;
         let version = group.versions.iter().find(|v| v.name == version)?;
-        let document = Arc::new(Document::new(&openapi::v3(&group.name, version)));
+        let document = Arc::new(Document::new(&openapi::v3(version)));
         self.openapi_v3.lock().insert(path.to_owned(), document.clone());
         Some(document)
     }
