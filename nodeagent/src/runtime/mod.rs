@@ -6,6 +6,7 @@
 //! Every operation is idempotent where Kubernetes needs it: creating a sandbox that exists answers the one
 //! that is there; killing or removing what has gone is a success.
 
+pub mod containerd;
 mod error;
 mod reference;
 mod secrets;

@@ -1,0 +1,278 @@
+//! The loop of a logger: read, format, write, rotate, and serve attach.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::jiff::Timestamp;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+
+use super::Task;
+use super::format::Lines;
+use crate::sys;
+
+/// Bytes read at once; the size of a pipe.
+const CHUNK: usize = 64 << 10;
+
+/// Unsent bytes after which a slow attach client is dropped: the container must never wait for it.
+const MAX_PENDING: usize = 4 << 20;
+
+/// How often a fifo logger looks whether its fifos are still wanted, in milliseconds.
+const FIFO_CHECK_MILLIS: u16 = 10_000;
+
+/// Kinds of frames on the attach socket: kind, length as 4 bytes big-endian, bytes.
+pub(crate) const STDOUT: u8 = 1;
+pub(crate) const STDERR: u8 = 2;
+
+/// Logs from the descriptors 3 (stdout) and 4 (stderr); the shim waits until 5 is closed.
+pub(super) fn from_shim(task: Option<Task>) -> i32 {
+    sys::close_from(6);
+    let (stdout, stderr, ready) =
+        (sys::claim_inherited(3), sys::claim_inherited(4), sys::claim_inherited(5));
+    let Some(task) = task else { return 2 };
+    let opened = sys::ignore(Signal::SIGTERM).and_then(|()| Logger::open(task));
+    match opened {
+        Ok(logger) => {
+            drop(ready);
+            exit_code(logger.run(vec![(STDOUT, stdout.into()), (STDERR, stderr.into())], None))
+        }
+        Err(error) => {
+            eprintln!("cannot open the container log: {error}");
+            1
+        }
+    }
+}
+
+/// Logs from two fifos. Started by the agent, for containers whose stdin is a fifo.
+pub(super) fn from_fifos(
+    task: Option<Task>,
+    stdout: Option<PathBuf>,
+    stderr: Option<PathBuf>,
+) -> i32 {
+    let (Some(task), Some(stdout), Some(stderr)) = (task, stdout, stderr) else { return 2 };
+    let read =
+        |path: &Path| OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let work = || {
+        sys::ignore(Signal::SIGTERM)?;
+        let sources = vec![(STDOUT, read(&stdout)?), (STDERR, read(&stderr)?)];
+        Logger::open(task)?.run(sources, Some(&stdout))
+    };
+    exit_code(work())
+}
+
+/// Holds a process namespace: reaps orphans, ends on SIGTERM.
+pub(super) fn pause() -> i32 {
+    let mut signals = SigSet::empty();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD] {
+        signals.add(signal);
+    }
+    if signals.thread_block().is_err() {
+        return 1;
+    }
+    loop {
+        match signals.wait() {
+            Ok(Signal::SIGCHLD) => while reaped_one() {},
+            Ok(_) => return 0,
+            Err(_) => (),
+        }
+    }
+}
+
+fn reaped_one() -> bool {
+    !matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Ok(WaitStatus::StillAlive) | Err(_))
+}
+
+fn exit_code(result: io::Result<()>) -> i32 {
+    i32::from(result.is_err())
+}
+
+struct Logger {
+    task: Task,
+    file: File,
+    size: u64,
+    listener: Option<UnixListener>,
+    clients: Vec<Client>,
+}
+
+struct Client {
+    stream: UnixStream,
+    pending: Vec<u8>,
+}
+
+struct Source {
+    kind: u8,
+    file: File,
+    lines: Lines,
+}
+
+impl Logger {
+    fn open(task: Task) -> io::Result<Self> {
+        if let Some(folder) = task.log_path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        let file = open_log(&task.log_path)?;
+        let size = file.metadata()?.len();
+        // Without the socket attach does not work, but the log does.
+        let listener = listen(&task.socket).ok();
+        Ok(Self { task, file, size, listener, clients: Vec::new() })
+    }
+
+    fn run(mut self, sources: Vec<(u8, File)>, wanted: Option<&Path>) -> io::Result<()> {
+        let name = |kind| if kind == STDOUT { "stdout" } else { "stderr" };
+        let tty = self.task.tty;
+        let mut sources: Vec<Source> = sources
+            .into_iter()
+            .map(|(kind, file)| Source { kind, file, lines: Lines::new(name(kind), tty) })
+            .collect();
+        let mut buffer = vec![0; CHUNK];
+        while !sources.is_empty() && wanted.is_none_or(Path::exists) {
+            let (ready, accept) = self.wait(&sources, wanted.is_some())?;
+            for index in ready.into_iter().rev() {
+                if !self.copy(&mut sources[index], &mut buffer)? {
+                    let mut source = sources.swap_remove(index);
+                    let mut rest = Vec::new();
+                    source.lines.finish(Timestamp::now(), &mut rest);
+                    self.write(&rest)?;
+                }
+            }
+            if accept {
+                self.accept();
+            }
+            self.clients.retain_mut(Client::flush);
+        }
+        let _ = fs::remove_file(&self.task.socket);
+        Ok(())
+    }
+
+    /// Indices of the sources that have something, and whether a client knocks.
+    fn wait(&self, sources: &[Source], checks: bool) -> io::Result<(Vec<usize>, bool)> {
+        let mut fds: Vec<PollFd<'_>> = sources
+            .iter()
+            .map(|source| PollFd::new(source.file.as_fd(), PollFlags::POLLIN))
+            .collect();
+        fds.extend(
+            self.listener.iter().map(|listener| PollFd::new(listener.as_fd(), PollFlags::POLLIN)),
+        );
+        for client in self.clients.iter().filter(|client| !client.pending.is_empty()) {
+            fds.push(PollFd::new(client.stream.as_fd(), PollFlags::POLLOUT));
+        }
+        let timeout = if checks { PollTimeout::from(FIFO_CHECK_MILLIS) } else { PollTimeout::NONE };
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => (),
+            Err(errno) => return Err(errno.into()),
+        }
+        let busy = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
+        let ready = (0..sources.len()).filter(|index| busy(&fds[*index])).collect();
+        Ok((ready, self.listener.is_some() && busy(&fds[sources.len()])))
+    }
+
+    /// Takes what a source has; `false` at its end.
+    fn copy(&mut self, source: &mut Source, buffer: &mut [u8]) -> io::Result<bool> {
+        let n = match source.file.read(buffer) {
+            Ok(0) => return Ok(false),
+            Ok(n) => n,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) =>
+            {
+                return Ok(true);
+            }
+            Err(_) => return Ok(false), // EIO is how a terminal ends.
+        };
+        let mut records = Vec::with_capacity(n + n / 2);
+        source.lines.push(Timestamp::now(), &buffer[..n], &mut records);
+        self.write(&records)?;
+        for client in &mut self.clients {
+            client.queue(source.kind, &buffer[..n]);
+        }
+        Ok(true)
+    }
+
+    /// Writes whole records. A full disk loses records; it does not stop the container.
+    fn write(&mut self, records: &[u8]) -> io::Result<()> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        if self.size > 0 && self.size + records.len() as u64 > self.task.max_size {
+            self.rotate()?;
+        }
+        if self.file.write_all(records).is_ok() {
+            self.size += records.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// `0.log` becomes `0.log.1`, that `0.log.2`, and so on; the last one goes.
+    fn rotate(&mut self) -> io::Result<()> {
+        let numbered = |n: u32| PathBuf::from(format!("{}.{n}", self.task.log_path.display()));
+        for n in (1..self.task.max_files.saturating_sub(1)).rev() {
+            let _ = fs::rename(numbered(n), numbered(n + 1));
+        }
+        match self.task.max_files {
+            0 | 1 => fs::remove_file(&self.task.log_path)?,
+            _ => fs::rename(&self.task.log_path, numbered(1))?,
+        }
+        self.file = open_log(&self.task.log_path)?;
+        self.size = 0;
+        Ok(())
+    }
+
+    fn accept(&mut self) {
+        let Some(listener) = &self.listener else { return };
+        if let Ok((stream, _)) = listener.accept()
+            && stream.set_nonblocking(true).is_ok()
+        {
+            self.clients.push(Client { stream, pending: Vec::new() });
+        }
+    }
+}
+
+impl Client {
+    fn queue(&mut self, kind: u8, bytes: &[u8]) {
+        self.pending.push(kind);
+        self.pending
+            .extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes());
+        self.pending.extend_from_slice(bytes);
+    }
+
+    /// Sends what the client takes now; `false` if it is gone or too slow.
+    fn flush(&mut self) -> bool {
+        while !self.pending.is_empty() {
+            match self.stream.write(&self.pending) {
+                Ok(0) => return false,
+                Ok(n) => drop(self.pending.drain(..n)),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return self.pending.len() < MAX_PENDING;
+                }
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+}
+
+fn open_log(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).mode(0o640).open(path)
+}
+
+/// Binds through the folder's descriptor, since a socket's path may have 107 characters only.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    fs::create_dir_all(folder)?;
+    let _ = fs::remove_file(path);
+    let handle = File::open(folder)?;
+    let short = Path::new("/proc/self/fd").join(handle.as_raw_fd().to_string()).join(name);
+    let listener = UnixListener::bind(short)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
