@@ -35,6 +35,7 @@ const LOOPBACK: u32 = 1;
 pub(super) struct Bridge {
     handle: Handle,
     index: u32,
+    mtu: Option<u32>,
     config: Config,
     addresses: Mutex<Addresses>,
     /// Host ports are changed by one nft call at a time.
@@ -46,9 +47,10 @@ impl Bridge {
         fs::create_dir_all(config.state_dir.join("ports"))?;
         let handle = connect()?;
         let name = config.bridge();
+        let mtu = config.mtu.or_else(uplink_mtu);
         let index = match find(&handle, &name).await? {
             Some(index) => index,
-            None => create_bridge(&handle, &name, config.mtu).await?,
+            None => create_bridge(&handle, &name, mtu).await?,
         };
         let gateway = config.pod_cidr.gateway();
         handle
@@ -64,6 +66,7 @@ impl Bridge {
         Ok(Self {
             handle,
             index,
+            mtu,
             config: config.clone(),
             addresses: Mutex::new(addresses),
             ports: AsyncMutex::new(()),
@@ -82,7 +85,7 @@ impl Bridge {
             self.handle.link().del(index).execute().await.map_err(netlink)?; // Left by an attempt that was killed.
         }
         let pin = fs::File::open(namespace)?;
-        let pair = veth(&outside, self.index, self.config.mtu, &pin);
+        let pair = veth(&outside, self.index, self.mtu, &pin);
         self.handle.link().add(pair).execute().await.map_err(netlink)?;
         set_up_inside(namespace, address, self.config.pod_cidr.gateway()).await?;
         self.forward(uid, address, ports).await?;
@@ -162,6 +165,26 @@ pub(super) async fn teardown(bridge: &str) -> io::Result<()> {
     Ok(())
 }
 
+/// MTU of the interface that leads out of the node: the pods' packets must fit it.
+fn uplink_mtu() -> Option<u32> {
+    let routes = fs::read_to_string("/proc/net/route").ok()?;
+    let interface = default_interface(&routes)?;
+    fs::read_to_string(Path::new("/sys/class/net").join(interface).join("mtu"))
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
+}
+
+/// The interface of the default route in the text of /proc/net/route.
+fn default_interface(routes: &str) -> Option<&str> {
+    routes.lines().skip(1).find_map(|line| {
+        let mut fields = line.split_whitespace();
+        let (interface, destination) = (fields.next()?, fields.next()?);
+        (destination == "00000000").then_some(interface)
+    })
+}
+
 fn connect() -> io::Result<Handle> {
     let (connection, handle, _) = rtnetlink::new_connection()?;
     tokio::spawn(connection);
@@ -198,8 +221,7 @@ async fn create_bridge(handle: &Handle, name: &str, mtu: Option<u32>) -> io::Res
 fn veth(outside: &str, bridge: u32, mtu: Option<u32>, namespace: &fs::File) -> LinkMessage {
     let mut inside = LinkMessageBuilder::<LinkUnspec>::new()
         .name(POD_INTERFACE.to_owned())
-        .setns_by_fd(namespace.as_raw_fd())
-        .up();
+        .setns_by_fd(namespace.as_raw_fd());
     let mut outside = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
         .name(outside.to_owned())
         .controller(bridge)
@@ -224,6 +246,8 @@ async fn set_up_inside(namespace: &Path, address: Ipv4Addr, gateway: Ipv4Addr) -
     let index = find(handle, POD_INTERFACE)
         .await?
         .ok_or_else(|| io::Error::other("the pod has no eth0"))?;
+    let up = LinkUnspec::new_with_index(index).up().build();
+    handle.link().change(up).execute().await.map_err(netlink)?;
     handle.address().add(index, address.into(), 32).execute().await.map_err(netlink)?;
     let route = || RouteMessageBuilder::<Ipv4Addr>::new().output_interface(index);
     let to_gateway = route().destination_prefix(gateway, 32).scope(RouteScope::Link).build();
@@ -311,6 +335,14 @@ fn netlink(error: rtnetlink::Error) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_default_route_names_the_uplink() {
+        let routes =
+            "Iface\tDestination\tGateway\neth1\t0001A8C0\t00000000\neth0\t00000000\t0101A8C0\n";
+        assert_eq!(default_interface(routes), Some("eth0"));
+        assert_eq!(default_interface("Iface\tDestination\n"), None);
+    }
 
     #[test]
     fn interface_names_fit_the_kernel() {

@@ -42,7 +42,7 @@ pub struct Config {
     pub pod_cidr: Cidr,
     /// Addresses of all pods of the cluster: traffic to them is not masqueraded.
     pub cluster_cidr: Cidr,
-    /// Largest packet of the pods' interfaces; `None` takes the kernel's default.
+    /// Largest packet of the pods' interfaces; `None` takes that of the node's way out.
     pub mtu: Option<u32>,
     /// Where addresses and plugin results are remembered; should not outlive a reboot.
     pub state_dir: PathBuf,
