@@ -179,6 +179,10 @@ impl Compiler {
         let items = self.items(map)?;
         let has_defaults = fields.iter().any(|f| has_defaults(&f.edge) || f.zero == Zero::Null)
             || items.as_ref().is_some_and(has_defaults);
+        let rules = self.rules(map)?;
+        let has_cel = fields.iter().any(|field| has_cel(&field.edge))
+            || items.as_ref().is_some_and(has_cel)
+            || rules.as_ref().is_some_and(|rules| !rules.cel.is_empty());
         Ok(Node {
             kind,
             list: match text("x-kubernetes-list-type") {
@@ -192,11 +196,12 @@ impl Compiler {
             embedded: flag("x-kubernetes-embedded-resource"),
             atomic: text("x-kubernetes-map-type") == Some("atomic"),
             has_defaults,
+            has_cel,
             keys: strings(map.get("x-kubernetes-list-map-keys")).collect(),
             definition: definition.map(interned),
             fields,
             items,
-            rules: self.rules(map)?,
+            rules,
         })
     }
 
@@ -314,6 +319,14 @@ fn has_defaults(edge: &Edge) -> bool {
             Target::Node(node) => node.has_defaults,
             Target::Recursive(_) => true,
         }
+}
+
+fn has_cel(edge: &Edge) -> bool {
+    match &edge.target {
+        Target::Node(node) => node.has_cel,
+        // Upstream's own types have no rules.
+        Target::Recursive(_) => false,
+    }
 }
 
 /// Strategic merge markers, if there are any.

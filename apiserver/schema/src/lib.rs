@@ -44,6 +44,7 @@ mod validate;
 
 pub mod apply;
 pub mod cause;
+pub mod cel;
 pub mod crdgen;
 pub mod facts;
 pub mod json;
@@ -156,6 +157,14 @@ impl Schema {
     #[must_use]
     pub fn validate(&self, value: &Value, old: Option<&Value>) -> Vec<Cause> {
         validate::validate(&self.root, value, old)
+    }
+
+    /// What the CEL rules (`x-kubernetes-validations`) say of `value`.
+    ///
+    /// Run it when [`Schema::validate`] found nothing: rules rely on types being right.
+    #[must_use]
+    pub fn validate_rules(&self, value: &Value, old: Option<&Value>) -> Vec<Cause> {
+        cel::validate(&self.root, value, old)
     }
 }
 

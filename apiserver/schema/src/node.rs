@@ -57,6 +57,8 @@ pub(crate) struct Node {
     pub(crate) atomic: bool,
     /// Whether defaults are here or below.
     pub(crate) has_defaults: bool,
+    /// Whether CEL rules are here or below.
+    pub(crate) has_cel: bool,
     /// Keys of a list map.
     pub(crate) keys: Box<[Name]>,
     /// Upstream's definition, such as `io.k8s.api.core.v1.PodSpec`.
@@ -186,6 +188,7 @@ impl Node {
             embedded: false,
             atomic: false,
             has_defaults: false,
+            has_cel: false,
             keys: Box::default(),
             definition: None,
             fields: Box::default(),

@@ -268,7 +268,7 @@ fn actual(value: &Value) -> &'static str {
 }
 
 /// The entry of the old list that `value` took the place of.
-fn counterpart<'a>(
+pub(crate) fn counterpart<'a>(
     node: &Node,
     value: &Value,
     index: usize,

@@ -1,0 +1,102 @@
+use serde_json::{Value as Json, json};
+
+use crate::Schema;
+
+fn widget() -> Schema {
+    Schema::from_crd(&json!({"type": "object", "properties": {"spec": {
+        "type": "object", "required": ["min", "max"],
+        "x-kubernetes-validations": [
+            {"rule": "self.min <= self.max", "message": "min over max",
+             "reason": "FieldValueInvalid", "fieldPath": ".min"},
+            {"rule": "!has(self.fixed) || !has(oldSelf.fixed) || self.fixed == oldSelf.fixed",
+             "message": "fixed is immutable"}],
+        "properties": {
+            "min": {"type": "integer"}, "max": {"type": "integer"}, "fixed": {"type": "string"},
+            "ratio": {"type": "number", "x-kubernetes-validations": [{"rule": "self <= 1.0"}]},
+            "when": {"type": "string", "format": "date-time", "x-kubernetes-validations": [
+                {"rule": "self >= timestamp('2020-01-01T00:00:00Z')"}]},
+            "once": {"type": "string", "x-kubernetes-validations": [
+                {"rule": "!oldSelf.hasValue() || oldSelf.value() == self",
+                 "optionalOldSelf": true, "message": "set once"}]},
+            "list": {"type": "array", "items": {"type": "string", "x-kubernetes-validations": [
+                {"rule": "self.startsWith('x')", "messageExpression": "'got ' + self"}]}},
+            "nested": {"type": "array", "items": {"type": "array", "items": {"type": "integer"}},
+                "x-kubernetes-validations": [{"rule":
+                    "self.all(a, self.all(b, self.all(c, self.all(d, a == b || c == d))))"}]},
+            "code": {"type": "string", "x-kubernetes-validations": [
+                {"rule": "self.matches('^[0-9]+$')", "reason": "FieldValueForbidden"}]}}}}}))
+    .unwrap()
+}
+
+#[track_caller]
+fn check(spec: Json, old: Option<Json>, expected: &[&str]) {
+    let old = old.map(|spec| json!({ "spec": spec }));
+    let causes = widget().validate_rules(&json!({ "spec": spec }), old.as_ref());
+    let causes: Vec<String> = causes.iter().map(ToString::to_string).collect();
+    assert_eq!(causes, expected);
+}
+
+#[test]
+fn rules_answer_as_recorded() {
+    check(json!({"min": 1, "max": 5}), None, &[]);
+    check(json!({"min": 5, "max": 1}), None, &["spec.min: Invalid value: min over max"]);
+    check(
+        json!({"min": 1, "max": 2, "list": ["xa", "b"], "code": "12z"}),
+        None,
+        &[
+            "spec.code: Forbidden: failed rule: self.matches('^[0-9]+$')",
+            "spec.list[1]: Invalid value: \"b\": got b",
+        ],
+    );
+    check(
+        json!({"min": 1, "max": 2, "fixed": "g"}),
+        Some(json!({"min": 1, "max": 2, "fixed": "f"})),
+        &["spec: Invalid value: fixed is immutable"],
+    );
+}
+
+#[test]
+fn values_have_the_types_of_their_schema() {
+    check(json!({"min": 1, "max": 2, "ratio": 1, "when": "2024-01-01T00:00:00Z"}), None, &[]);
+    check(
+        json!({"min": 1, "max": 2, "when": "2019-01-01T00:00:00Z"}),
+        None,
+        &["spec.when: Invalid value: \"2019-01-01T00:00:00Z\": \
+           failed rule: self >= timestamp('2020-01-01T00:00:00Z')"],
+    );
+}
+
+#[test]
+fn old_self_may_be_optional() {
+    check(json!({"min": 1, "max": 2, "once": "a"}), None, &[]);
+    let old = || Some(json!({"min": 1, "max": 2, "once": "a"}));
+    check(json!({"min": 1, "max": 2, "once": "a"}), old(), &[]);
+    check(
+        json!({"min": 1, "max": 2, "once": "b"}),
+        old(),
+        &["spec.once: Invalid value: \"b\": set once"],
+    );
+}
+
+#[test]
+fn what_did_not_change_is_not_judged_again() {
+    let bad = json!({"min": 5, "max": 1, "code": "x"});
+    check(bad.clone(), Some(bad.clone()), &[]);
+    let mut new = bad.clone();
+    new["min"] = 6.into();
+    check(new, Some(bad), &["spec.min: Invalid value: min over max"]);
+}
+
+#[test]
+fn hostile_expressions_are_refused() {
+    let deep = format!("{}1{} == 1", "(".repeat(5_000), ")".repeat(5_000));
+    assert!(super::compile(&deep).is_err());
+    let long = vec!["1"; 20_000].join("+");
+    assert!(super::compile(&long).is_err());
+    assert!(super::compile("1 +").is_err());
+    // Four nested visits of thousands of entries are not begun.
+    let list: Vec<Json> = (0..2_000).map(|n| json!([n])).collect();
+    let causes =
+        widget().validate_rules(&json!({"spec": {"min": 1, "max": 2, "nested": list}}), None);
+    assert!(causes[0].message.contains("cost limit exceeded"), "{causes:?}");
+}

@@ -1,0 +1,102 @@
+//! From JSON to CEL values, by the schema: `1` is an int or a double, a text may be a time.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use kube_cel::cel::Value;
+use kube_cel::cel::objects::{Key, Map};
+use serde_json::Value as Json;
+
+use crate::node::{Kind, Node};
+
+/// Words that CEL keeps for itself; as field names they are written `__word__`.
+const RESERVED: [&str; 21] = [
+    "true",
+    "false",
+    "null",
+    "in",
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "for",
+    "function",
+    "if",
+    "import",
+    "let",
+    "loop",
+    "package",
+    "namespace",
+    "return",
+    "var",
+    "void",
+    "while",
+];
+
+/// The value of `json` in an expression; counts into `size` how many values it has.
+pub(super) fn convert(node: Option<&Node>, json: &Json, size: &mut u64) -> Value {
+    *size += 1;
+    match json {
+        Json::Null => Value::Null,
+        Json::Bool(value) => Value::Bool(*value),
+        Json::Number(number) => match (node.map(|node| node.kind), number.as_i64()) {
+            (Some(Kind::Number), _) | (_, None) => {
+                Value::Float(number.as_f64().unwrap_or_default())
+            }
+            (_, Some(value)) => Value::Int(value),
+        },
+        Json::String(text) => convert_text(node, text),
+        Json::Array(list) => {
+            let items = node.and_then(|node| node.items.as_ref()).map(|edge| edge.node());
+            let list: Vec<Value> =
+                list.iter().map(|value| convert(items.as_deref(), value, size)).collect();
+            Value::List(Arc::new(list))
+        }
+        Json::Object(map) => {
+            let mut entries = HashMap::with_capacity(map.len());
+            for (name, value) in map {
+                let (key, child) = match node.map(|node| (node.field(name), &node.items)) {
+                    Some((Some(field), _)) => (escape(name), Some(field.edge.node())),
+                    Some((None, Some(items))) => (name.clone(), Some(items.node())),
+                    _ => (name.clone(), None),
+                };
+                let value = convert(child.as_deref(), value, size);
+                entries.insert(Key::String(Arc::new(key)), value);
+            }
+            Value::Map(Map { map: Arc::new(entries) })
+        }
+    }
+}
+
+fn convert_text(node: Option<&Node>, text: &str) -> Value {
+    let plain = || Value::String(Arc::new(text.to_owned()));
+    let format = node.and_then(|node| node.rules.as_deref()?.format.as_deref());
+    let function = match format {
+        Some("date-time" | "datetime") => "timestamp(x)",
+        Some("date") => "timestamp(x + 'T00:00:00Z')",
+        Some("duration") => "duration(x)",
+        Some("byte") => "base64.decode(x)",
+        _ => return plain(),
+    };
+    // The crate's own functions make its own values; what does not parse stays text.
+    super::compile(function)
+        .and_then(|program| program.run(&[("x", plain())], 1))
+        .unwrap_or_else(|_| plain())
+}
+
+/// A field name as an expression writes it.
+///
+/// Source: API documentation of `x-kubernetes-validations`, "escaping".
+fn escape(name: &str) -> String {
+    if RESERVED.contains(&name) {
+        return format!("__{name}__");
+    }
+    if !name.contains(['.', '-', '/']) && !name.contains("__") {
+        return name.to_owned();
+    }
+    name.replace("__", "__underscores__")
+        .replace('.', "__dot__")
+        .replace('-', "__dash__")
+        .replace('/', "__slash__")
+}
