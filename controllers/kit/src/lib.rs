@@ -88,6 +88,7 @@ pub mod reflector;
 pub mod rules;
 pub mod slow_start;
 pub mod tasks;
+pub mod testing;
 
 mod controller;
 mod error;

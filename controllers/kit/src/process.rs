@@ -207,10 +207,28 @@ pub struct InProcess {
     /// Must name this process alone, and be the same after a restart: a process that was killed
     /// then goes on at once instead of waiting for its own Leases to expire.
     pub identity: String,
+    /// Rank in the election: [`BUILT_IN`], so that a chart's instance takes over.
+    pub priority: u32,
     /// Values of the player's flags.
     pub options: Options,
     /// Shared by all players of the process.
     pub clock: Arc<dyn Clock>,
+}
+
+impl InProcess {
+    /// A process of one player, with the rank of a built-in one.
+    #[must_use]
+    pub fn new(client: Client, identity: &str) -> Self {
+        Self {
+            reflectors: Reflectors::new(client.clone()),
+            client,
+            registry: Registry::default(),
+            identity: identity.to_owned(),
+            priority: BUILT_IN,
+            options: Options::default(),
+            clock: RealClock::new(),
+        }
+    }
 }
 
 /// Runs a built-in player until `shutdown`: the same election, with the lower rank. A player that
@@ -232,7 +250,7 @@ pub async fn run_in_process(
             reflectors: with.reflectors.clone(),
             registry: with.registry.clone(),
             identity: with.identity.clone(),
-            priority: BUILT_IN,
+            priority: with.priority,
             lease_namespace: "kube-system".to_owned(),
             options: with.options.clone(),
             clock: Arc::clone(&with.clock),

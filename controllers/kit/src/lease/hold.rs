@@ -306,7 +306,7 @@ impl Election {
             }
             spec.acquire_time = Some(MicroTime(now));
             spec.holder_identity = Some(self.me.identity.clone());
-            spec.lease_duration_seconds = i32::try_from(self.timing.duration.as_secs()).ok();
+            spec.lease_duration_seconds = i32::try_from(self.timing.duration.as_secs().max(1)).ok();
             lease.annotations_mut().remove(CLAIM);
         }
         lease.annotations_mut().insert(HOLDER.to_owned(), to_json(&note));
