@@ -1,5 +1,7 @@
 //! Elections on a real server.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::time::Duration;
 
 use apiserver::testing::TestServer;

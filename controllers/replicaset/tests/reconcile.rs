@@ -1,5 +1,7 @@
 //! The player on a real server. There is no node agent here: the tests say what pods do.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use apiserver::testing::TestServer;
