@@ -22,6 +22,7 @@ pub mod crd;
 pub mod discovery;
 pub mod handlers;
 pub mod identity;
+mod protobuf;
 pub mod registry;
 pub mod request;
 pub mod server;

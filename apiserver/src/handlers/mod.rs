@@ -22,7 +22,7 @@ use crate::registry::{Registry, Resource, Subresource};
 use crate::request::{RequestInfo, User};
 use crate::server::Core;
 use crate::status::ApiError;
-use crate::{discovery, watch, write};
+use crate::{discovery, protobuf, watch, write};
 
 /// One request for a resource, with all that its handler needs.
 pub struct Call<'a> {
@@ -62,7 +62,7 @@ pub async fn handle(State(core): State<Arc<Core>>, request: Request) -> Response
         return discovery::handle(&core, &info, &user, Request::from_parts(parts, body)).await;
     }
     let query = Query::parse(parts.uri.query());
-    let output = Output::negotiate(&parts.headers, &query, &info);
+    let output = Output::negotiate(&parts.headers, &query, &info, has_protobuf(&core, &info));
     let format = output.as_ref().map_or(Format::Json, |o| o.format);
     let registry = core.registry();
     let found = registry.get(&info.group, &info.version, &info.resource);
@@ -83,6 +83,13 @@ pub async fn handle(State(core): State<Arc<Core>>, request: Request) -> Response
     clippy::too_many_arguments,
     reason = "they become one Call, once the request is known to make sense"
 )]
+/// Whether what the request is answered with has a protobuf form: types of Kubernetes have.
+fn has_protobuf(core: &Core, info: &RequestInfo) -> bool {
+    let registry = core.registry();
+    let resource = registry.get(&info.group, &info.version, &info.resource);
+    resource.is_none_or(|r| protobuf::is_known(&r.group, &r.version, &r.kind))
+}
+
 async fn resource(
     core: &Arc<Core>,
     registry: &Arc<Registry>,

@@ -3,10 +3,11 @@
 use http::{HeaderMap, header};
 
 use super::options::Query;
+use crate::protobuf;
 use crate::request::RequestInfo;
 use crate::status::ApiError;
 
-/// The formats that are served. Protobuf is not among them yet, and so it is refused honestly.
+/// The formats of types that have no protobuf.
 const ACCEPTED: &str = "application/json, application/yaml";
 
 /// How bytes are written.
@@ -16,6 +17,8 @@ pub enum Format {
     Json,
     /// `application/yaml`.
     Yaml,
+    /// `application/vnd.kubernetes.protobuf`.
+    Protobuf,
 }
 
 /// What an object is shown as.
@@ -54,10 +57,11 @@ impl Output {
         match self.format {
             Format::Json => "application/json",
             Format::Yaml => "application/yaml",
+            Format::Protobuf => protobuf::MEDIA_TYPE,
         }
     }
 
-    /// The best of what the client accepts.
+    /// The best of what the client accepts; `has_protobuf` says whether the type knows that.
     ///
     /// # Errors
     /// [`ApiError::NotAcceptable`] if nothing fits.
@@ -65,7 +69,10 @@ impl Output {
         headers: &HeaderMap,
         query: &Query,
         info: &RequestInfo,
+        has_protobuf: bool,
     ) -> Result<Self, ApiError> {
+        // Watches are sent as JSON lines alone.
+        let has_protobuf = has_protobuf && info.verb != "watch";
         let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
         let mut clauses: Vec<Clause> = accept.split(',').filter_map(Clause::parse).collect();
         clauses.sort_by(|a, b| b.quality.total_cmp(&a.quality)); // Stable: equal ones keep their order.
@@ -73,7 +80,8 @@ impl Output {
         let chosen = if any {
             Some((Format::Json, Shape::Object))
         } else {
-            clauses.iter().find_map(Clause::choose)
+            let fits = |(format, _): &(Format, Shape)| *format != Format::Protobuf || has_protobuf;
+            clauses.iter().find_map(|clause| clause.choose().filter(fits))
         };
         let Some((format, shape)) = chosen else {
             return Err(not_acceptable(&clauses));
@@ -138,6 +146,7 @@ impl Clause {
         let format = match self.media.as_str() {
             "application/json" | "*/*" => Format::Json,
             "application/yaml" => Format::Yaml,
+            protobuf::MEDIA_TYPE if self.convert.is_none() => Format::Protobuf,
             _ => return None,
         };
         let Some((kind, version, group)) = &self.convert else {
@@ -164,7 +173,7 @@ mod tests {
     fn check(accept: &str, expected: Option<(Format, Shape)>) {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, accept.parse().unwrap());
-        let got = Output::negotiate(&headers, &Query::default(), &RequestInfo::default());
+        let got = Output::negotiate(&headers, &Query::default(), &RequestInfo::default(), true);
         assert_eq!(got.ok().map(|o| (o.format, o.shape)), expected, "{accept}");
     }
 
@@ -181,8 +190,11 @@ mod tests {
         check("application/json;as=Picture;v=v1;g=meta.k8s.io", None);
         check(
             "application/vnd.kubernetes.protobuf,application/json",
+            Some((Format::Protobuf, Shape::Object)),
+        );
+        check(
+            "application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io,application/json",
             Some((Format::Json, Shape::Object)),
         );
-        check("application/vnd.kubernetes.protobuf", None);
     }
 }

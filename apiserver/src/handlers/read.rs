@@ -442,7 +442,7 @@ impl Form {
         let mut first = walk.form.open(&walk.resource, meta);
         walk.fill(&mut first);
         let plain = Output { pretty: false, ..call.output.clone() };
-        if walk.done || call.output.pretty || call.output.format == Format::Yaml {
+        if walk.done || call.output.pretty || call.output.format != Format::Json {
             while !walk.done {
                 walk.fill(&mut first);
             }

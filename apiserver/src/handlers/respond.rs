@@ -15,6 +15,7 @@ use serde_json::Value;
 use super::negotiate::{Format, Output, Shape};
 use super::options::Query;
 use crate::bytes as text;
+use crate::protobuf;
 use crate::registry::Resource;
 use crate::status::ApiError;
 use crate::table;
@@ -119,6 +120,7 @@ pub fn formatted(output: &Output, status: StatusCode, json: Bytes) -> Response {
         },
         Format::Json => json,
         Format::Yaml => yaml(&json),
+        Format::Protobuf => encoded(&json),
     };
     let mut encoding = None;
     if output.gzip && body.len() >= GZIP_FROM {
@@ -136,6 +138,12 @@ pub fn formatted(output: &Output, status: StatusCode, json: Bytes) -> Response {
 fn yaml(json: &[u8]) -> Bytes {
     let value: Value = serde_json::from_slice(json).unwrap_or_default();
     serde_saphyr::to_string(&value).unwrap_or_default().into()
+}
+
+/// Protobuf was agreed on only for types that have it; anything else would come out empty.
+fn encoded(json: &[u8]) -> Bytes {
+    let value: Value = serde_json::from_slice(json).unwrap_or_default();
+    protobuf::encode(&value).unwrap_or_default().into()
 }
 
 fn answer(

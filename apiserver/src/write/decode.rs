@@ -3,6 +3,7 @@
 use http::{HeaderMap, header};
 use serde_json::Value;
 
+use crate::protobuf;
 use crate::status::ApiError;
 
 /// A decoded body.
@@ -21,6 +22,8 @@ pub enum BodyFormat {
     Json,
     /// `application/yaml`.
     Yaml,
+    /// `application/vnd.kubernetes.protobuf`.
+    Protobuf,
 }
 
 /// Reads `Content-Type`; without one the body is JSON.
@@ -32,8 +35,9 @@ pub fn body_format(headers: &HeaderMap) -> Result<BodyFormat, ApiError> {
     match media.as_str() {
         "" | "application/json" | "*/*" => Ok(BodyFormat::Json),
         "application/yaml" => Ok(BodyFormat::Yaml),
+        protobuf::MEDIA_TYPE => Ok(BodyFormat::Protobuf),
         _ => Err(ApiError::UnsupportedMediaType(
-            "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml".to_owned(),
+            "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf".to_owned(),
         )),
     }
 }
@@ -52,6 +56,9 @@ pub fn decode(body: &[u8], format: BodyFormat) -> Result<Decoded, String> {
     match format {
         BodyFormat::Json => json(body),
         BodyFormat::Yaml => yaml(body),
+        BodyFormat::Protobuf => {
+            protobuf::decode(body).map(|value| Decoded { value, complaints: Vec::new() })
+        }
     }
 }
 

@@ -170,7 +170,7 @@ impl<'a> Writer<'a> {
                 decode::BodyFormat::Json => {
                     format!("couldn't get version/kind; json parse error: {fault}")
                 }
-                decode::BodyFormat::Yaml => fault,
+                decode::BodyFormat::Yaml | decode::BodyFormat::Protobuf => fault,
             };
             ApiError::BadRequest(format!(
                 "the object provided is unrecognized (must be of type {kind}): {what} ({})",
