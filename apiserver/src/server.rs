@@ -328,10 +328,7 @@ impl Server {
 
     /// Installs CustomResourceDefinitions given as YAML texts and waits until they are served.
     pub(crate) async fn install_crds(&self, texts: &[String]) -> Result<(), StartError> {
-        for text in texts {
-            local::install(self, text).await?;
-        }
-        Ok(())
+        local::install(self, texts).await
     }
 }
 

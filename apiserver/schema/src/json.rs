@@ -19,6 +19,11 @@ pub struct Parsed {
 #[error("{0}")]
 pub struct SyntaxError(pub String);
 
+/// Levels of nesting that a text may have; the parser below stops there too.
+///
+/// Both recurse, so that the limit is what protects the stack.
+const MAX_DEPTH: usize = 128;
+
 /// Parses a JSON text.
 ///
 /// # Errors
@@ -26,7 +31,7 @@ pub struct SyntaxError(pub String);
 pub fn parse(text: &[u8]) -> Result<Parsed, SyntaxError> {
     let mut duplicates = Vec::new();
     let mut deserializer = serde_json::Deserializer::from_slice(text);
-    let seed = Seed { duplicates: &mut duplicates, path: String::new() };
+    let seed = Seed { duplicates: &mut duplicates, path: &Path::Root };
     let value = seed.deserialize(&mut deserializer);
     match value.and_then(|value| deserializer.end().map(|()| value)) {
         Ok(value) => Ok(Parsed { value, duplicates }),
@@ -34,9 +39,27 @@ pub fn parse(text: &[u8]) -> Result<Parsed, SyntaxError> {
     }
 }
 
+/// Where a value stands: a list through the frames of the callers, written out only if needed.
+enum Path<'a> {
+    Root,
+    Field(&'a Path<'a>, &'a str),
+    Item(&'a Path<'a>, usize),
+}
+
+impl fmt::Display for Path<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Path::Root => Ok(()),
+            Path::Field(Path::Root, name) => f.write_str(name),
+            Path::Field(parent, name) => write!(f, "{parent}.{name}"),
+            Path::Item(parent, index) => write!(f, "{parent}[{index}]"),
+        }
+    }
+}
+
 struct Seed<'a> {
     duplicates: &'a mut Vec<String>,
-    path: String,
+    path: &'a Path<'a>,
 }
 
 impl<'de> DeserializeSeed<'de> for Seed<'_> {
@@ -85,8 +108,8 @@ impl<'de> Visitor<'de> for Seed<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
         let mut list = Vec::new();
         loop {
-            let path = format!("{}[{}]", self.path, list.len());
-            let seed = Seed { duplicates: &mut *self.duplicates, path };
+            let path = Path::Item(self.path, list.len());
+            let seed = Seed { duplicates: &mut *self.duplicates, path: &path };
             match seq.next_element_seed(seed)? {
                 Some(value) => list.push(value),
                 None => return Ok(Value::Array(list)),
@@ -97,14 +120,14 @@ impl<'de> Visitor<'de> for Seed<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
         let mut map = Map::new();
         while let Some(name) = access.next_key::<String>()? {
-            let path = match self.path.as_str() {
-                "" => name.clone(),
-                path => format!("{path}.{name}"),
-            };
-            if map.contains_key(&name) && !self.duplicates.contains(&path) {
-                self.duplicates.push(path.clone());
+            let path = Path::Field(self.path, &name);
+            if map.contains_key(&name) {
+                let path = path.to_string();
+                if !self.duplicates.contains(&path) {
+                    self.duplicates.push(path);
+                }
             }
-            let seed = Seed { duplicates: &mut *self.duplicates, path };
+            let seed = Seed { duplicates: &mut *self.duplicates, path: &path };
             let value = access.next_value_seed(seed)?;
             map.insert(name, value);
         }
@@ -161,7 +184,7 @@ impl Scanner<'_> {
 
     fn value(&mut self) -> Result<(), String> {
         self.depth += 1;
-        if self.depth > 10_000 {
+        if self.depth > MAX_DEPTH {
             return Err("exceeded max depth".to_owned());
         }
         let result = match self.peek() {
@@ -319,6 +342,12 @@ impl Scanner<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn depth_is_limited() {
+        assert_eq!(parse("[".repeat(100_000).as_bytes()).unwrap_err().0, "exceeded max depth");
+        assert!(parse(format!("{}1{}", "[".repeat(100), "]".repeat(100)).as_bytes()).is_ok());
+    }
 
     #[test]
     fn duplicates_are_told_once() {

@@ -1,20 +1,26 @@
 //! Clients in this process: no socket, no handshake, the user is given.
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::Router;
 use axum::body::Body;
 use axum::response::Response;
+use futures::{StreamExt as _, TryStreamExt as _};
 use http::{Request, header};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::ResourceExt as _;
 use kube::api::{Api, PostParams};
+use sha2::{Digest, Sha256};
+use store::cache::Object;
 use tower::{Service, ServiceExt as _};
 
 use super::{Server, StartError};
+use crate::bytes;
 use crate::request::User;
 use crate::status::ApiError;
 
@@ -85,31 +91,67 @@ async fn upgraded(router: Router, request: Request<Body>) -> Result<Response<Bod
     Ok(response.map(Body::new))
 }
 
-/// Applies the CustomResourceDefinitions of a YAML text; they are served when this returns.
-pub(super) async fn install(server: &Server, text: &str) -> Result<(), StartError> {
+/// Remembers which text a definition was installed from, so that an unchanged one is not parsed again.
+const SOURCE: &str = "improv.dev/source";
+/// Definitions that are installed at the same time.
+const AT_ONCE: usize = 8;
+
+/// Installs the CustomResourceDefinitions of YAML texts; they are served when this returns.
+pub(super) async fn install(server: &Server, texts: &[String]) -> Result<(), StartError> {
+    let client = server.client("system:apiserver", &["system:masters"]);
+    let definitions: Api<CustomResourceDefinition> = Api::all(client);
+    let known = sources(server).await;
+    let fresh =
+        texts.iter().map(|text| (source(text), text)).filter(|(source, _)| !known.contains(source));
+    futures::stream::iter(fresh)
+        .map(|(source, text)| install_text(&definitions, source, text))
+        .buffer_unordered(AT_ONCE)
+        .try_collect()
+        .await
+}
+
+fn source(text: &str) -> String {
+    Sha256::digest(text).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Sources of the definitions that are there.
+async fn sources(server: &Server) -> HashSet<String> {
+    let registry = server.core.registry();
+    let cache =
+        registry.find("apiextensions.k8s.io", "customresourcedefinitions").and_then(|r| r.cache());
+    let Some(cache) = cache else { return HashSet::new() };
+    // Not fresh only means that a definition is installed again.
+    let _ = cache.fresh().await;
+    let source = |object: &Arc<Object>| -> Option<String> {
+        let metadata: serde_json::Value =
+            serde_json::from_slice(&bytes::metadata(&object.json())).ok()?;
+        Some(metadata["annotations"][SOURCE].as_str()?.to_owned())
+    };
+    cache.list(None).iter().filter_map(source).collect()
+}
+
+async fn install_text(
+    definitions: &Api<CustomResourceDefinition>,
+    source: String,
+    text: &str,
+) -> Result<(), StartError> {
     let failed = |what: &str, error: String| StartError::Bootstrap {
         what: what.to_owned(),
         error: ApiError::Internal(error),
     };
-    let client = server.client("system:apiserver", &["system:masters"]);
-    let definitions: Api<CustomResourceDefinition> = Api::all(client);
     let documents = serde_saphyr::from_multiple::<serde_json::Value>(text)
         .map_err(|error| failed("custom resource definitions", error.to_string()))?;
     for document in documents.into_iter().filter(|d| !d.is_null()) {
-        let refused = |error: String| {
-            failed(document["metadata"]["name"].as_str().unwrap_or_default(), error)
-        };
+        let name = document["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let refused = |error: String| failed(&name, error);
         let mut definition: CustomResourceDefinition =
-            serde_json::from_value(document.clone()).map_err(|error| refused(error.to_string()))?;
-        let name = definition.name_any();
+            serde_json::from_value(document).map_err(|error| refused(error.to_string()))?;
+        definition.annotations_mut().insert(SOURCE.to_owned(), source.clone());
         let params = PostParams::default();
         let written =
             match definitions.get_opt(&name).await.map_err(|error| refused(error.to_string()))? {
                 None => definitions.create(&params, &definition).await,
-                Some(known) => {
-                    definition.metadata.resource_version = known.metadata.resource_version;
-                    definitions.replace(&name, &params, &definition).await
-                }
+                Some(_) => definitions.replace(&name, &params, &definition).await,
             };
         written.map_err(|error| refused(error.to_string()))?;
     }
