@@ -1,9 +1,16 @@
 //! Pods: what is wanted, what is seen, what to do, and what to report.
 
+pub mod adopt;
+pub mod context;
 pub mod dns;
 pub mod env;
 pub mod observed;
 pub mod plan;
 pub mod quantity;
+mod report;
 pub mod spec;
 pub mod status;
+mod steps;
+pub mod worker;
+
+pub use steps::log_path;

@@ -184,9 +184,9 @@ pub fn after(time: Timestamp, wait: Duration) -> Timestamp {
     time.checked_add(wait).unwrap_or(Timestamp::MAX)
 }
 
-/// Whether any main container was ever started: from then on init containers are history.
+/// Whether any main container was started in this sandbox: from then on init containers are history.
 pub fn mains_begun(o: &Observed) -> bool {
-    o.of_role(Role::Main).any(|(_, seen)| seen.attempts > 0)
+    o.of_role(Role::Main).any(|(_, seen)| seen.current.is_some())
 }
 
 /// Whether every init container has done its part.

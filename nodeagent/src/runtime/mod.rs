@@ -8,6 +8,7 @@
 
 pub mod containerd;
 mod error;
+pub mod hollow;
 mod reference;
 mod secrets;
 mod spec;

@@ -1,0 +1,361 @@
+//! Wiring: the watch on the node's pods, a worker for each, what is left over from before, and the node itself.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kube::runtime::{WatchStreamExt, reflector, watcher};
+use kube::{Api, Client};
+use parking_lot::RwLock;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::events::Recorder;
+use crate::metrics::Metrics;
+use crate::node::machine::{Machine, address};
+use crate::node::{self, Identity};
+use crate::objects::Objects;
+use crate::pods::adopt::Legacy;
+use crate::pods::context::Context;
+use crate::pods::dns::Resolver;
+use crate::pods::observed::Wanted;
+use crate::pods::quantity::thousandths;
+use crate::pods::worker::{self, Handle};
+use crate::probes::action::Prober;
+use crate::runtime::{Dns, Runtime};
+use crate::server::{self, Listening};
+use crate::volumes::{self, Places};
+
+/// Longest wait for the first list of services before pods are started without them.
+const SERVICES_WITHIN: Duration = Duration::from_secs(5);
+/// Between two tries to reach the runtime.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Why an agent did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A folder cannot be made.
+    #[error("failed to make {path}")]
+    Folder {
+        /// The folder.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The server cannot listen or its certificate is bad.
+    #[error(transparent)]
+    Server(#[from] server::Error),
+}
+
+/// The workers of all pods, by uid.
+#[derive(Clone, Default)]
+pub struct Pods(Arc<RwLock<HashMap<String, Handle>>>);
+
+impl Pods {
+    /// The worker of the pod of that name.
+    pub fn find(&self, namespace: &str, name: &str) -> Option<Handle> {
+        let pods = self.0.read();
+        let fits = |h: &&Handle| {
+            h.view().wanted.as_ref().is_some_and(|w| w.namespace == namespace && w.name == name)
+        };
+        // While one pod of a name winds down the next one may be there already.
+        pods.values().filter(fits).min_by_key(|h| h.is_over()).cloned()
+    }
+
+    /// All pods that are here.
+    pub fn all(&self) -> Vec<Handle> {
+        self.0.read().values().cloned().collect()
+    }
+
+    fn get(&self, uid: &str) -> Option<Handle> {
+        self.0.read().get(uid).filter(|h| !h.is_over()).cloned()
+    }
+
+    fn insert(&self, uid: String, handle: Handle) {
+        let mut pods = self.0.write();
+        pods.retain(|_, h| !h.is_over());
+        pods.insert(uid, handle);
+    }
+}
+
+/// A running agent.
+pub struct Agent {
+    /// The Node's name.
+    pub node_name: String,
+    /// Where the server listens.
+    pub server: Option<std::net::SocketAddr>,
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+impl Agent {
+    /// Starts an agent: server, node, and the workers of its pods.
+    ///
+    /// Returns once the server listens; registration and adoption go on in the background.
+    ///
+    /// # Errors
+    /// A folder or the server's address cannot be had.
+    pub async fn start(
+        config: Config,
+        client: Client,
+        runtime: Arc<dyn Runtime>,
+        prober: Arc<dyn Prober>,
+    ) -> Result<Self, Error> {
+        for path in [&config.root_dir, &config.run_dir, &config.log_dir] {
+            std::fs::create_dir_all(path)
+                .map_err(|source| Error::Folder { path: path.display().to_string(), source })?;
+        }
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        let pods = Pods::default();
+        let listening = server::bind(&config).await?;
+        let port = listening.as_ref().map(Listening::addr);
+        let ips = match &config.node_ips[..] {
+            [] => vec![address().to_string()],
+            ips => ips.iter().map(ToString::to_string).collect(),
+        };
+        let machine = Machine::read(&config.root_dir);
+        let node_name = config.node_name.clone();
+        let identity = Arc::new(Identity { config, ips, machine, port: port.map(|a| a.port()) });
+        let (store, services) = reflector::store();
+        let ctx = Arc::new(context(&identity, client.clone(), runtime.clone(), prober, store));
+        tasks.spawn(follow_services(client.clone(), services));
+        if let Some(listening) = listening {
+            tasks.spawn(server::run(listening, ctx.clone(), pods.clone(), stop.clone()));
+        }
+        tasks.spawn(node::run(client, identity, runtime));
+        tasks.spawn(run_pods(ctx, pods));
+        Ok(Self { node_name, server: port, stop, tasks })
+    }
+
+    /// Waits until `shutdown`, then stops; the end of any task ends the agent, too.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        tokio::select! {
+            () = shutdown.cancelled() => (),
+            end = self.tasks.join_next() => {
+                tracing::error!(?end, "a task of the node agent ended");
+            }
+        }
+        self.stop().await;
+    }
+
+    /// Stops the agent. Containers go on; the next agent adopts them.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        self.tasks.shutdown().await;
+    }
+}
+
+fn context(
+    identity: &Identity,
+    client: Client,
+    runtime: Arc<dyn Runtime>,
+    prober: Arc<dyn Prober>,
+    services: reflector::Store<Service>,
+) -> Context {
+    let config = identity.config.clone();
+    let own = std::fs::read_to_string(&config.resolv_conf).unwrap_or_default();
+    let allocatable = identity.allocatable();
+    Context {
+        resolver: Resolver {
+            cluster_dns: config.cluster_dns.iter().map(ToString::to_string).collect(),
+            cluster_domain: config.cluster_domain.clone(),
+            node: Dns::parse(&own),
+        },
+        objects: Objects::new(client.clone()),
+        recorder: Recorder::start(client.clone(), config.node_name.clone()),
+        places: Places { disk: config.root_dir.clone(), memory: config.run_dir.clone() },
+        host_ips: identity.ips.clone(),
+        allocatable: allocatable
+            .into_iter()
+            .filter_map(|(k, v)| Some((k, thousandths(&v)?)))
+            .collect(),
+        memory_capacity: identity.machine.memory,
+        privileged: nix::unistd::geteuid().is_root(),
+        metrics: Arc::new(Metrics::default()),
+        services,
+        config,
+        client,
+        runtime,
+        prober,
+    }
+}
+
+async fn follow_services(client: Client, store: reflector::store::Writer<Service>) {
+    let stream = watcher(Api::<Service>::all(client), watcher::Config::default());
+    let stream = reflector(store, stream.default_backoff());
+    let mut stream = std::pin::pin!(stream);
+    while let Some(event) = stream.next().await {
+        if let Err(error) = event {
+            tracing::debug!(error = %error, "service watch failed");
+        }
+    }
+}
+
+/// What the runtime has, by pod uid. Waits until the runtime answers.
+async fn legacies(runtime: &dyn Runtime) -> BTreeMap<String, Legacy> {
+    loop {
+        let listed = async {
+            let sandboxes = runtime.sandboxes().await?;
+            Ok::<_, crate::runtime::Error>((sandboxes, runtime.containers().await?))
+        };
+        match listed.await {
+            Ok((sandboxes, containers)) => {
+                let mut found: BTreeMap<String, Legacy> = BTreeMap::new();
+                for sandbox in sandboxes {
+                    let uid = sandbox.pod.uid.clone();
+                    found.entry(uid).or_default().sandbox = Some(sandbox);
+                }
+                for container in containers {
+                    let uid = container.pod.uid.clone();
+                    found.entry(uid).or_default().containers.push(container);
+                }
+                return found;
+            }
+            Err(error) => {
+                tracing::warn!(error = %error, "container runtime does not answer");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+async fn run_pods(ctx: Arc<Context>, pods: Pods) {
+    let mut legacies = legacies(ctx.runtime.as_ref()).await;
+    let mut traces = Traces::read(&ctx);
+    for legacy in legacies.values().filter_map(|l| l.sandbox.as_ref()).filter(|s| !s.ready) {
+        // Half made, or from before a reboot: it is made anew where it is still wanted.
+        if let Err(error) = ctx.runtime.remove_sandbox(&legacy.pod.uid).await {
+            tracing::warn!(pod = legacy.pod.name, error = %error, "old sandbox not removed");
+        }
+    }
+    let ready = ctx.services.wait_until_ready();
+    if tokio::time::timeout(SERVICES_WITHIN, ready).await.is_err() {
+        tracing::warn!("services are not known yet; pods start without their variables");
+    }
+    let mut workers = JoinSet::new();
+    let mut first = true;
+    let mut present = BTreeSet::new();
+    let selector = format!("spec.nodeName={}", ctx.config.node_name);
+    let api = Api::<Pod>::all(ctx.client.clone());
+    let stream = watcher(api, watcher::Config::default().fields(&selector)).default_backoff();
+    let mut stream = std::pin::pin!(stream);
+    loop {
+        let event = tokio::select! {
+            event = stream.next() => event,
+            Some(ended) = workers.join_next(), if !workers.is_empty() => {
+                if let Err(error) = ended {
+                    tracing::error!(error = %error, "a pod worker failed");
+                }
+                continue;
+            }
+        };
+        match event {
+            Some(Ok(watcher::Event::Init)) => present.clear(),
+            Some(Ok(watcher::Event::InitApply(pod) | watcher::Event::Apply(pod))) => {
+                let wanted = Arc::new(Wanted::new(Arc::new(pod)));
+                present.insert(wanted.uid.clone());
+                let legacy = legacies.remove(&wanted.uid);
+                if let Some(worker) = apply(&ctx, &pods, wanted, legacy) {
+                    workers.spawn(worker);
+                }
+            }
+            Some(Ok(watcher::Event::Delete(pod))) => {
+                let uid = pod.metadata.uid.unwrap_or_default();
+                if let Some(handle) = pods.get(&uid) {
+                    handle.orphan();
+                }
+            }
+            Some(Ok(watcher::Event::InitDone)) => {
+                for handle in pods.all() {
+                    let uid = handle.view().wanted.as_ref().map(|w| w.uid.clone());
+                    if uid.is_some_and(|uid| !present.contains(&uid)) {
+                        handle.orphan();
+                    }
+                }
+                if std::mem::take(&mut first) {
+                    let orphans = std::mem::take(&mut legacies);
+                    let traces = std::mem::take(&mut traces).without(&present);
+                    tokio::spawn(remove_leftovers(ctx.clone(), orphans, traces));
+                }
+            }
+            Some(Err(error)) => tracing::debug!(error = %error, "pod watch failed"),
+            None => return,
+        }
+    }
+}
+
+fn apply(
+    ctx: &Arc<Context>,
+    pods: &Pods,
+    wanted: Arc<Wanted>,
+    legacy: Option<Legacy>,
+) -> Option<impl Future<Output = ()> + Send + 'static> {
+    if let Some(handle) = pods.get(&wanted.uid) {
+        handle.update(wanted);
+        return None;
+    }
+    let uid = wanted.uid.clone();
+    let (handle, worker) = worker::start(ctx.clone(), wanted, legacy);
+    pods.insert(uid, handle);
+    Some(worker)
+}
+
+/// What pods had left on the disk before any worker of this agent ran.
+#[derive(Default)]
+struct Traces {
+    /// UIDs of pods with volumes.
+    volumes: BTreeSet<String>,
+    /// Folders of logs, `<namespace>_<name>_<uid>`.
+    logs: BTreeSet<String>,
+}
+
+impl Traces {
+    fn read(ctx: &Context) -> Self {
+        let logs = std::fs::read_dir(&ctx.config.log_dir).into_iter().flatten().flatten();
+        let logs = logs.map(|e| e.file_name().to_string_lossy().into_owned());
+        Self {
+            volumes: ctx.places.pods(),
+            logs: logs.filter(|name| name.matches('_').count() == 2).collect(),
+        }
+    }
+
+    fn without(mut self, present: &BTreeSet<String>) -> Self {
+        self.volumes.retain(|uid| !present.contains(uid));
+        self.logs.retain(|name| name.rsplit('_').next().is_some_and(|uid| !present.contains(uid)));
+        self
+    }
+}
+
+/// Takes away what no pod of the API owns: sandboxes, containers, volumes, logs.
+async fn remove_leftovers(ctx: Arc<Context>, orphans: BTreeMap<String, Legacy>, traces: Traces) {
+    for (uid, legacy) in orphans {
+        tracing::info!(pod_uid = uid, "removing a pod that the API does not know");
+        for container in legacy.containers {
+            if let Err(error) = ctx.runtime.remove_container(&container.id).await {
+                tracing::warn!(container = %container.id, error = %error, "container not removed");
+            }
+        }
+        if let Err(error) = ctx.runtime.remove_sandbox(&uid).await {
+            tracing::warn!(pod_uid = uid, error = %error, "sandbox not removed");
+        }
+    }
+    let cleaning = tokio::task::spawn_blocking(move || {
+        for uid in traces.volumes {
+            if let Err(error) = volumes::remove_pod(&ctx.places, &uid) {
+                tracing::warn!(pod_uid = uid, error = %error, "volumes not removed");
+            }
+        }
+        for name in traces.logs {
+            if let Err(error) = std::fs::remove_dir_all(ctx.config.log_dir.join(&name)) {
+                tracing::warn!(name, error = %error, "logs not removed");
+            }
+        }
+    });
+    if let Err(error) = cleaning.await {
+        tracing::warn!(error = %error, "leftovers not removed");
+    }
+}

@@ -1,0 +1,74 @@
+//! Sends a pod's status to the API: the newest one only, one at a time.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use tokio::sync::{mpsc, watch};
+
+use super::context::Context;
+use super::worker::Message;
+
+/// First wait before a patch is sent again; it doubles.
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+/// Longest wait between two tries.
+const RETRY_MAX: Duration = Duration::from_secs(10);
+
+/// A status with its number in the pod's life.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Numbered {
+    /// Counts up; 0 is nothing.
+    pub(super) number: u64,
+    /// The status.
+    pub(super) status: PodStatus,
+}
+
+/// What came of a patch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// The API has it.
+    Taken,
+    /// The pod is gone, or another one has its name.
+    Gone,
+}
+
+/// Patches `pods/status` until the channel closes.
+pub(super) async fn run(
+    ctx: Arc<Context>,
+    namespace: String,
+    name: String,
+    uid: String,
+    mut statuses: watch::Receiver<Numbered>,
+    mailbox: mpsc::UnboundedSender<Message>,
+) {
+    let api = Api::<Pod>::namespaced(ctx.client.clone(), &namespace);
+    while statuses.changed().await.is_ok() {
+        let mut wait = RETRY_FIRST;
+        loop {
+            let Numbered { number, status } = statuses.borrow_and_update().clone();
+            let patch = serde_json::json!({"metadata": {"uid": uid}, "status": status});
+            let result =
+                api.patch_status(&name, &PatchParams::default(), &Patch::Strategic(patch)).await;
+            ctx.metrics.status_patches.fetch_add(1, Ordering::Relaxed);
+            let sent = match result {
+                Ok(_) => Sent::Taken,
+                Err(kube::Error::Api(s)) if s.code == 404 || s.code == 409 => Sent::Gone,
+                Err(kube::Error::Api(s)) if s.code == 422 || s.code == 400 => {
+                    tracing::warn!(pod = %name, error = %s, "status refused");
+                    Sent::Taken // The same again would be refused again.
+                }
+                Err(error) => {
+                    tracing::debug!(pod = %name, error = %error, "status not sent");
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(RETRY_MAX);
+                    continue;
+                }
+            };
+            let _ = mailbox.send(Message::Reported { number, sent });
+            break;
+        }
+    }
+}
