@@ -1,0 +1,151 @@
+//! A server, an agent, and helpers that wait for a state with a deadline.
+
+use std::time::Duration;
+
+use apiserver::testing::TestServer;
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod};
+use kube::api::{DeleteParams, ListParams, PostParams};
+use kube::{Api, Client};
+use nodeagent::runtime::hollow;
+use nodeagent::{Agent, Config};
+use serde_json::{Value, json};
+
+/// Longest wait for any state.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) struct World {
+    pub(crate) client: Client,
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) agent: Option<Agent>,
+    _server: TestServer,
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        let server = TestServer::start().await.unwrap();
+        let client = server.client();
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = Config::new("node-1");
+        config.root_dir = folder.path().join("root");
+        config.run_dir = folder.path().join("run");
+        config.log_dir = folder.path().join("logs");
+        config.server.bind = Some("127.0.0.1:0".parse().unwrap());
+        config.node_ips = vec!["10.0.0.1".parse().unwrap()];
+        let (runtime, prober) = hollow::pair(Some("10.244.3.0/24"));
+        let agent = Agent::start(config, client.clone(), runtime, prober).await.unwrap();
+        Self { client, folder, agent: Some(agent), _server: server }
+    }
+
+    pub(crate) fn pods(&self) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), "default")
+    }
+
+    pub(crate) async fn create(&self, name: &str, spec: Value) -> Pod {
+        self.create_with(name, spec, json!({})).await
+    }
+
+    pub(crate) async fn create_with(&self, name: &str, spec: Value, annotations: Value) -> Pod {
+        let mut spec = spec;
+        spec["nodeName"] = json!("node-1");
+        spec["automountServiceAccountToken"] = json!(false);
+        let meta = json!({"name": name, "namespace": "default", "annotations": annotations});
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec});
+        let pod: Pod = serde_json::from_value(pod).unwrap();
+        self.pods().create(&PostParams::default(), &pod).await.unwrap()
+    }
+
+    /// Waits until the pod's status, rendered, is as expected.
+    pub(crate) async fn expect(&self, name: &str, expected: &str) -> Pod {
+        let mut last = String::new();
+        let begin = tokio::time::Instant::now();
+        while begin.elapsed() < PATIENCE {
+            if let Some(pod) = self.pods().get_opt(name).await.unwrap() {
+                last = render(&pod);
+                if last == expected {
+                    return pod;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("{name} is {last:?}, expected {expected:?}");
+    }
+
+    pub(crate) async fn expect_gone(&self, name: &str) {
+        let begin = tokio::time::Instant::now();
+        while begin.elapsed() < PATIENCE {
+            if self.pods().get_opt(name).await.unwrap().is_none() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("{name} is still there");
+    }
+
+    /// Waits for an event about a pod.
+    pub(crate) async fn expect_event(&self, pod: &str, reason: &str, message: &str) {
+        let api = Api::<Event>::namespaced(self.client.clone(), "default");
+        let begin = tokio::time::Instant::now();
+        let mut seen = Vec::new();
+        while begin.elapsed() < PATIENCE {
+            let events = api.list(&ListParams::default()).await.unwrap();
+            let about = events.items.into_iter().filter(|e| e.involved_object.name.as_deref() == Some(pod));
+            seen = about.map(|e| (e.reason.unwrap(), e.message.unwrap())).collect();
+            if seen.iter().any(|(r, m)| r == reason && m == message) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("no {reason} event {message:?} among {seen:#?}");
+    }
+
+    pub(crate) async fn config_map(&self, name: &str, data: Value) {
+        let map = json!({"apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": name, "namespace": "default"}, "data": data});
+        let map: ConfigMap = serde_json::from_value(map).unwrap();
+        let api = Api::<ConfigMap>::namespaced(self.client.clone(), "default");
+        if api.get_opt(name).await.unwrap().is_some() {
+            api.replace(name, &PostParams::default(), &map).await.unwrap();
+        } else {
+            api.create(&PostParams::default(), &map).await.unwrap();
+        }
+    }
+
+    pub(crate) async fn delete(&self, name: &str) {
+        self.pods().delete(name, &DeleteParams::default()).await.unwrap();
+    }
+
+    pub(crate) async fn node(&self) -> Node {
+        let api = Api::<Node>::all(self.client.clone());
+        let begin = tokio::time::Instant::now();
+        loop {
+            let node = api.get_opt("node-1").await.unwrap();
+            if let Some(node) = node.filter(|n| n.status.as_ref().is_some_and(|s| s.node_info.is_some())) {
+                return node;
+            }
+            assert!(begin.elapsed() < PATIENCE, "no node");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+/// Phase, then each container: state, restarts, ready.
+fn render(pod: &Pod) -> String {
+    let Some(status) = &pod.status else { return "none".into() };
+    let all = [&status.init_container_statuses, &status.container_statuses];
+    let containers = all.into_iter().flatten().flatten().map(|s| {
+        let state = s.state.clone().unwrap_or_default();
+        let state = if let Some(w) = state.waiting {
+            w.reason.unwrap_or_default()
+        } else if let Some(t) = state.terminated {
+            format!("exit {}", t.exit_code)
+        } else if state.running.is_some() {
+            "running".to_owned()
+        } else {
+            "?".to_owned()
+        };
+        let ready = if s.ready { " ready" } else { "" };
+        format!("{} {state} x{}{ready}", s.name, s.restart_count)
+    });
+    let list: Vec<_> = containers.collect();
+    format!("{}: {}", status.phase.as_deref().unwrap_or("none"), list.join(", "))
+}
