@@ -155,7 +155,8 @@ fn config(args: &Args) -> anyhow::Result<Config> {
     config.cluster_domain.clone_from(&args.cluster_domain);
     config.max_pods = args.max_pods;
     for label in &args.node_labels {
-        let (key, value) = label.split_once('=').with_context(|| format!("{label} is not key=value"))?;
+        let (key, value) =
+            label.split_once('=').with_context(|| format!("{label} is not key=value"))?;
         config.labels.insert(key.to_owned(), value.to_owned());
     }
     Ok(config)
@@ -169,7 +170,10 @@ async fn runtime(args: &Args) -> anyhow::Result<(Arc<dyn Runtime>, Arc<dyn Probe
                 mode: network::Mode::Bridge,
                 cluster: String::new(),
                 pod_cidr: args.pod_cidr.parse().context("--pod-cidr is not a network")?,
-                cluster_cidr: args.cluster_cidr.parse().context("--cluster-cidr is not a network")?,
+                cluster_cidr: args
+                    .cluster_cidr
+                    .parse()
+                    .context("--cluster-cidr is not a network")?,
                 mtu: None,
                 state_dir: args.run_dir.join("network"),
             };
@@ -179,9 +183,9 @@ async fn runtime(args: &Args) -> anyhow::Result<(Arc<dyn Runtime>, Arc<dyn Probe
                 std::env::current_exe()?,
                 network,
             );
-            let runtime = Containerd::start(options)
-                .await
-                .with_context(|| format!("cannot use containerd at {}", args.containerd.display()))?;
+            let runtime = Containerd::start(options).await.with_context(|| {
+                format!("cannot use containerd at {}", args.containerd.display())
+            })?;
             Ok((Arc::new(runtime), Arc::new(NetworkProber)))
         }
     }

@@ -37,19 +37,23 @@ async fn a_pod_runs_and_is_deleted_without_a_trace() {
     let probe = json!({"httpGet": {"port": 80}});
     let mut container = c("a");
     container["readinessProbe"] = probe;
-    world.create("p", json!({"containers": [container, c("b")], "terminationGracePeriodSeconds": 1})).await;
+    world
+        .create("p", json!({"containers": [container, c("b")], "terminationGracePeriodSeconds": 1}))
+        .await;
     let pod = world.expect("p", "Running: a running x0 ready, b running x0 ready").await;
     let status = pod.status.unwrap();
     assert_eq!(status.pod_ip.as_deref().map(|ip| ip.starts_with("10.244.3.")), Some(true));
     assert_eq!(status.host_ip.as_deref(), Some("10.0.0.1"));
-    let ready: Vec<_> = status.conditions.unwrap().into_iter().map(|c| (c.type_, c.status)).collect();
+    let ready: Vec<_> =
+        status.conditions.unwrap().into_iter().map(|c| (c.type_, c.status)).collect();
     assert!(ready.iter().all(|(_, s)| s == "True"), "{ready:?}");
     world.expect_event("p", "Started", "Container started").await;
     world.delete("p").await;
     world.expect_gone("p").await;
     world.expect_event("p", "Killing", "Stopping container a").await;
     tokio::time::sleep(Duration::from_millis(100)).await;
-    let left = |name: &str| std::fs::read_dir(world.folder.path().join(name)).map_or(0, Iterator::count);
+    let left =
+        |name: &str| std::fs::read_dir(world.folder.path().join(name)).map_or(0, Iterator::count);
     assert_eq!((left("logs"), left("root/pods"), left("run/pods")), (0, 0, 0));
 }
 
@@ -142,11 +146,14 @@ async fn volumes_follow_their_config_map() {
 async fn probes_end_and_hooks_hold() {
     let world = World::new().await;
     let mut container = c("a");
-    container["livenessProbe"] = json!({"exec": {"command": ["false"]}, "periodSeconds": 1, "failureThreshold": 1});
+    container["livenessProbe"] =
+        json!({"exec": {"command": ["false"]}, "periodSeconds": 1, "failureThreshold": 1});
     container["lifecycle"] = json!({"postStart": {"exec": {"command": ["true"]}}});
     world.create("p", json!({"containers": [container], "terminationGracePeriodSeconds": 1})).await;
     world.expect("p", "Running: a running x1 ready").await;
-    world.expect_event("p", "Killing", "Container a failed liveness probe, will be restarted").await;
+    world
+        .expect_event("p", "Killing", "Container a failed liveness probe, will be restarted")
+        .await;
 }
 
 /// How long it takes from the create of the pods until all are ready. Prints a figure; fails only if it is absurd.

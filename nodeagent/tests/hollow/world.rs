@@ -22,6 +22,10 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn new() -> Self {
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .with_test_writer()
+            .try_init();
         let server = TestServer::start().await.unwrap();
         let client = server.client();
         let folder = tempfile::tempdir().unwrap();
@@ -88,7 +92,8 @@ impl World {
         let mut seen = Vec::new();
         while begin.elapsed() < PATIENCE {
             let events = api.list(&ListParams::default()).await.unwrap();
-            let about = events.items.into_iter().filter(|e| e.involved_object.name.as_deref() == Some(pod));
+            let about =
+                events.items.into_iter().filter(|e| e.involved_object.name.as_deref() == Some(pod));
             seen = about.map(|e| (e.reason.unwrap(), e.message.unwrap())).collect();
             if seen.iter().any(|(r, m)| r == reason && m == message) {
                 return;
@@ -119,7 +124,9 @@ impl World {
         let begin = tokio::time::Instant::now();
         loop {
             let node = api.get_opt("node-1").await.unwrap();
-            if let Some(node) = node.filter(|n| n.status.as_ref().is_some_and(|s| s.node_info.is_some())) {
+            if let Some(node) =
+                node.filter(|n| n.status.as_ref().is_some_and(|s| s.node_info.is_some()))
+            {
                 return node;
             }
             assert!(begin.elapsed() < PATIENCE, "no node");
