@@ -8,7 +8,7 @@ mod encode;
 mod messages;
 mod wire;
 
-use schema::facts;
+use schema::{Schema, facts};
 use serde_json::Value;
 
 pub(crate) use encode::encode;
@@ -38,8 +38,12 @@ pub(crate) fn decode(body: &[u8]) -> Result<Value, String> {
     })?;
     let mut object = decode::message(message, envelope.raw)
         .ok_or_else(|| format!("the protobuf message {} is damaged", envelope.kind))?;
-    object["kind"] = envelope.kind.into();
+    object["kind"] = envelope.kind.clone().into();
     object["apiVersion"] = envelope.api_version.clone().into();
+    // Go sends the zero values of all fields that are no pointers. In JSON they would be absent.
+    if let Some(schema) = Schema::for_gvk(group, version, &envelope.kind) {
+        schema.decode(&mut object).map_err(|error| error.to_string())?;
+    }
     Ok(object)
 }
 
