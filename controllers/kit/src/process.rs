@@ -1,6 +1,8 @@
 //! How a player gets onto its stage: in a process of its own, or beside others.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration,
+};
 
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 use kube::{
@@ -96,11 +98,10 @@ fn command(player: &'static Player) -> Command {
             .value_name("VALUE")
             .default_value(flag.default)
     });
-    let command = Command::new(player.name)
-        .version(player.version)
-        .about(format!("The {} player of Improv, as a process of its own", player.name))
-        .args(own);
+    let command = Command::new(player.name).version(player.version).args(own);
+    // The description last: that of the common flags would replace it.
     Flags::augment_args(command)
+        .about(format!("The {} player of Improv, as a process of its own", player.name))
 }
 
 fn options(player: &Player, matches: &ArgMatches) -> Options {
@@ -115,6 +116,7 @@ fn options(player: &Player, matches: &ArgMatches) -> Options {
 fn init_logs(flags: &Flags) {
     let filter = tracing_subscriber::EnvFilter::new(&flags.log);
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let logs = logs.with_ansi(std::io::stderr().is_terminal());
     if flags.log_json { logs.json().init() } else { logs.init() }
 }
 
@@ -207,8 +209,6 @@ pub struct InProcess {
     /// Must name this process alone, and be the same after a restart: a process that was killed
     /// then goes on at once instead of waiting for its own Leases to expire.
     pub identity: String,
-    /// Rank in the election: [`BUILT_IN`], so that a chart's instance takes over.
-    pub priority: u32,
     /// Values of the player's flags.
     pub options: Options,
     /// Shared by all players of the process.
@@ -224,7 +224,6 @@ impl InProcess {
             client,
             registry: Registry::default(),
             identity: identity.to_owned(),
-            priority: BUILT_IN,
             options: Options::default(),
             clock: RealClock::new(),
         }
@@ -242,6 +241,17 @@ pub async fn run_in_process(
     leadership: watch::Sender<Leadership>,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
+    run_with_priority(player, with, BUILT_IN, leadership, shutdown).await
+}
+
+/// [`run_in_process`] with another rank, for tests of what charts do.
+pub(crate) async fn run_with_priority(
+    player: &'static Player,
+    with: InProcess,
+    priority: u32,
+    leadership: watch::Sender<Leadership>,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
     let mut pause = RESTART.0;
     while !shutdown.is_cancelled() {
         let performance = Performance {
@@ -250,7 +260,7 @@ pub async fn run_in_process(
             reflectors: with.reflectors.clone(),
             registry: with.registry.clone(),
             identity: with.identity.clone(),
-            priority: with.priority,
+            priority,
             lease_namespace: "kube-system".to_owned(),
             options: with.options.clone(),
             clock: Arc::clone(&with.clock),

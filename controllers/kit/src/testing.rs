@@ -6,7 +6,11 @@ use kube::Client;
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Error, InProcess, Player, lease::Leadership, run_in_process};
+use crate::{
+    Error, InProcess, Player,
+    lease::{BUILT_IN, CHART, Leadership},
+    process::run_with_priority,
+};
 
 /// A player that plays until it is stopped, or killed by dropping this.
 pub struct Playing {
@@ -16,18 +20,29 @@ pub struct Playing {
 }
 
 impl Playing {
-    /// Starts `player` as the process named `identity`, through `client`.
+    /// Starts `player` as the process named `identity`, through `client`, with a built-in one's rank.
     #[must_use]
     pub fn start(player: &'static Player, client: Client, identity: &str) -> Self {
-        Self::start_with(player, InProcess::new(client, identity))
+        Self::start_ranked(player, client, identity, BUILT_IN)
     }
 
-    /// Starts `player` with all that it gets.
+    /// The same with the rank of a chart's instance.
     #[must_use]
-    pub fn start_with(player: &'static Player, with: InProcess) -> Self {
+    pub fn start_as_chart(player: &'static Player, client: Client, identity: &str) -> Self {
+        Self::start_ranked(player, client, identity, CHART)
+    }
+
+    fn start_ranked(
+        player: &'static Player,
+        client: Client,
+        identity: &str,
+        priority: u32,
+    ) -> Self {
+        let with = InProcess::new(client, identity);
         let (sender, leadership) = watch::channel(Leadership::Unknown);
         let shutdown = CancellationToken::new();
-        let task = tokio::spawn(run_in_process(player, with, sender, shutdown.clone()));
+        let task =
+            tokio::spawn(run_with_priority(player, with, priority, sender, shutdown.clone()));
         Self { task, shutdown, leadership }
     }
 

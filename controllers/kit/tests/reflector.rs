@@ -1,7 +1,5 @@
 //! Shared reflectors on a real server.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-
 use std::{collections::BTreeMap, time::Duration};
 
 use apiserver::testing::TestServer;

@@ -8,7 +8,7 @@ use apiserver::testing::TestServer;
 use futures::StreamExt;
 use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::Pod, events::v1::Event};
 use kit::{
-    Change, InProcess, Reflectors, owner,
+    Change, Reflectors, owner,
     testing::{Playing, eventually},
 };
 use kube::{
@@ -229,11 +229,8 @@ async fn no_pod_is_created_twice_when_leadership_moves_to_and_fro() {
         .await;
     world.create(100).await;
     for round in 0..3 {
-        let chart = InProcess {
-            priority: 10,
-            ..InProcess::new(server.client(), &format!("chart-{round}"))
-        };
-        let chart = Playing::start_with(&PLAYER, chart);
+        let name = format!("chart-{round}");
+        let chart = Playing::start_as_chart(&PLAYER, server.client(), &name);
         eventually(SOON, async || if chart.leads() { Ok(()) } else { Err("no swap".into()) }).await;
         assert!(!built_in.leads(), "two leaders");
         world.scale(100 + (round + 1) * 20).await;
