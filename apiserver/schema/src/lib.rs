@@ -45,6 +45,7 @@ mod validate;
 pub mod apply;
 pub mod cause;
 pub mod cel;
+pub mod crd;
 pub mod crdgen;
 pub mod facts;
 pub mod json;
@@ -150,18 +151,35 @@ impl Schema {
         default::zero(&self.root)
     }
 
-    /// What is wrong with `value`.
+    /// What is wrong with `value`: by its structure, and if that is sound by its CEL rules.
     ///
     /// Parts that equal their counterpart in `old` are not judged again, so that a rule that
     /// became stricter does not stop unrelated updates (KEP-4008).
     #[must_use]
     pub fn validate(&self, value: &Value, old: Option<&Value>) -> Vec<Cause> {
-        validate::validate(&self.root, value, old)
+        let mut causes = validate::validate(&self.root, value, old);
+        if !self.root.has_cel {
+            return causes;
+        }
+        // Rules rely on types and sizes being right.
+        let blocks = |cause: &Cause| {
+            use Reason::{Required, TooLong, TooMany, TypeInvalid};
+            matches!(cause.reason, Required | TooLong | TooMany | TypeInvalid)
+        };
+        if causes.iter().any(blocks) {
+            causes.push(Cause::invalid(
+                "<nil>",
+                &Value::Null,
+                "some validation rules were not checked because the object was invalid; \
+                 correct the existing errors to complete validation",
+            ));
+        } else {
+            causes.extend(self.validate_rules(value, old));
+        }
+        causes
     }
 
-    /// What the CEL rules (`x-kubernetes-validations`) say of `value`.
-    ///
-    /// Run it when [`Schema::validate`] found nothing: rules rely on types being right.
+    /// What the CEL rules (`x-kubernetes-validations`) alone say of `value`.
     #[must_use]
     pub fn validate_rules(&self, value: &Value, old: Option<&Value>) -> Vec<Cause> {
         cel::validate(&self.root, value, old)

@@ -56,6 +56,16 @@ fn rules_answer_as_recorded() {
 }
 
 #[test]
+fn rules_wait_for_a_sound_structure() {
+    let causes = widget().validate(&json!({"spec": {"min": 5}}), None);
+    let causes: Vec<String> = causes.iter().map(ToString::to_string).collect();
+    assert_eq!(causes[0], "spec.max: Required value");
+    assert!(causes[1].starts_with("<nil>: Invalid value: null: some validation rules were not"));
+    let causes = widget().validate(&json!({"spec": {"min": 5, "max": 1}}), None);
+    assert_eq!(causes[0].to_string(), "spec.min: Invalid value: min over max");
+}
+
+#[test]
 fn values_have_the_types_of_their_schema() {
     check(json!({"min": 1, "max": 2, "ratio": 1, "when": "2024-01-01T00:00:00Z"}), None, &[]);
     check(

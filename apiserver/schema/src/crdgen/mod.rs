@@ -239,15 +239,19 @@ fn inline(schema: &Value) -> Value {
     out.into()
 }
 
-/// Whether `{}`, with its defaults filled in, has all that is required.
+/// Whether `{}`, with all defaults filled in, has all that is required.
+///
+/// Structs that Go always writes are filled in even where their default was not valid.
 fn empty_is_valid(schema: &Map<String, Value>) -> bool {
     let properties = schema.get("properties").and_then(Value::as_object);
-    let required = schema.get("required").and_then(Value::as_array);
-    let has_default = |name: &Value| {
-        let property = name.as_str().and_then(|name| properties?.get(name));
-        property.is_some_and(|property| property.get("default").is_some())
-    };
-    required.is_none_or(|required| required.iter().all(has_default))
+    let has_default =
+        |name: &str| properties.and_then(|all| all.get(name)?.get("default")).is_some();
+    let required = schema.get("required").and_then(Value::as_array).into_iter().flatten();
+    let definition = schema.get("x-improv-definition").and_then(Value::as_str);
+    let written = definition.and_then(facts::definition).unwrap_or_default().fields;
+    let written = written.iter().filter(|(_, field)| field.default == Some(json!({})));
+    required.filter_map(Value::as_str).all(has_default)
+        && written.into_iter().all(|(name, _)| name == "metadata" || has_default(name))
 }
 
 /// Keys of a list map must be required or have a default: upstream has `""` for a few, and one
