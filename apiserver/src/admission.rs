@@ -19,7 +19,7 @@ pub async fn mutate(
 ) -> Result<(), ApiError> {
     if old.is_none() {
         namespace_lifecycle(writer).await?;
-        writer.resource.strategy.admit(&writer.ctx(), object)?;
+        writer.resource.strategy.admit(&writer.ctx(), object).await?;
     }
     Ok(())
 }

@@ -3,13 +3,27 @@
 //! A strategy also exists for well-known types that arrive as CustomResourceDefinitions.
 
 mod apiservices;
+mod apps;
+mod batch;
+mod catalog;
+mod check;
+mod cluster;
+mod config;
+mod events;
+mod limits;
+mod network;
+mod pod;
 mod roles;
+mod service;
+mod storage;
+mod words;
 
 use std::sync::Arc;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use serde_json::Value;
 
-use crate::identity::rbac::{self, Kind};
 use crate::registry::Selectable;
 use crate::request::{RequestInfo, User};
 use crate::server::Core;
@@ -88,6 +102,11 @@ pub trait Strategy: Send + Sync {
         false
     }
 
+    /// Whether a new object gets generation 1, even if changes are not counted.
+    fn starts_generation(&self) -> bool {
+        self.counts_generation()
+    }
+
     /// Whether PUT and apply may create.
     fn creates_on_update(&self) -> bool {
         false
@@ -103,8 +122,12 @@ pub trait Strategy: Send + Sync {
     ///
     /// # Errors
     /// The write is refused.
-    fn admit(&self, _ctx: &Ctx<'_>, _obj: &mut Value) -> Result<(), ApiError> {
-        Ok(())
+    fn admit<'a>(
+        &'a self,
+        _ctx: &'a Ctx<'a>,
+        _obj: &'a mut Value,
+    ) -> BoxFuture<'a, Result<(), ApiError>> {
+        async { Ok(()) }.boxed()
     }
 
     /// Changes an object that is marked as deleted (a namespace's phase).
@@ -131,15 +154,23 @@ impl Strategy for Plain {}
 
 /// The strategy of a resource.
 pub fn strategy(group: &str, resource: &str) -> Arc<dyn Strategy> {
-    match (group, resource) {
-        ("apiregistration.k8s.io", "apiservices") => Arc::new(apiservices::ApiService),
-        (rbac::GROUP, _) => match Kind::of_resource(resource) {
-            Some(kind @ (Kind::Role | Kind::ClusterRole)) => Arc::new(roles::Role(kind)),
-            Some(kind) => Arc::new(roles::Binding(kind)),
-            None => Arc::new(Plain),
-        },
-        _ => Arc::new(Plain),
-    }
+    catalog::strategy(group, resource)
+}
+
+/// Another object, as it is stored now; `None` if it or its type is absent.
+pub(crate) async fn lookup(
+    ctx: &Ctx<'_>,
+    group: &str,
+    resource: &str,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<Value>, ApiError> {
+    let registry = ctx.core.registry();
+    let Some(resource) = registry.find(group, resource) else { return Ok(None) };
+    let storage = resource.storage()?;
+    let entry =
+        storage.store().get(&storage.key(namespace, name)).await.map_err(ApiError::internal)?;
+    entry.map(|entry| serde_json::from_slice(&entry.value).map_err(ApiError::internal)).transpose()
 }
 
 /// Two forms of one stored type: events of two groups, autoscalers of two versions.
@@ -152,6 +183,6 @@ pub trait Conversion: Send + Sync {
 }
 
 /// How a version of a resource differs from what is stored; `None` if at most kind and version do.
-pub fn conversion(_group: &str, _version: &str, _resource: &str) -> Option<Arc<dyn Conversion>> {
-    None
+pub fn conversion(group: &str, _version: &str, resource: &str) -> Option<Arc<dyn Conversion>> {
+    catalog::conversion(group, resource)
 }

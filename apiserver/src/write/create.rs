@@ -86,7 +86,8 @@ async fn attempt(
     admission::mutate(writer, &mut object, None).await?;
     let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     let strategy = writer.resource.strategy.clone();
-    if strategy.counts_generation() || writer.resource.custom.is_some() {
+    let foreign = writer.resource.custom.is_some() && !writer.resource.bare_items;
+    if strategy.starts_generation() || foreign {
         metadata(&mut object).insert("generation".to_owned(), 1.into());
     }
     strategy.prepare_create(&writer.ctx(), &mut object)?;

@@ -250,7 +250,8 @@ fn copy(object: &mut Value, old: &Value, key: &str) {
 }
 
 fn counts(writer: &Writer<'_>) -> bool {
-    writer.resource.strategy.counts_generation() || writer.resource.custom.is_some()
+    let foreign = writer.resource.custom.is_some() && !writer.resource.bare_items;
+    writer.resource.strategy.counts_generation() || foreign
 }
 
 /// Whether anything but metadata (and the status, where it is a subresource) differs.

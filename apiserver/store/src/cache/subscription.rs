@@ -135,6 +135,11 @@ impl Subscription {
         (self.backlog.is_empty() && self.queue.is_empty()).then(|| delivered.max(self.seen))
     }
 
+    /// Whether no more changes will come, once those that wait are received.
+    pub fn is_closed(&self) -> bool {
+        self.queue.is_closed()
+    }
+
     /// Whether the subscription was closed because its queue was full.
     pub fn was_slow(&self) -> bool {
         self.slow.load(Ordering::Acquire)

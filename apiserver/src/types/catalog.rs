@@ -1,0 +1,68 @@
+//! Which strategy a resource has.
+
+use std::sync::Arc;
+
+use super::{
+    Conversion, Plain, Strategy, apiservices, apps, batch, cluster, config, events, limits,
+    network, pod, roles, service, storage,
+};
+use crate::identity::rbac::{self, Kind};
+
+/// The strategy of a resource, hosted or from a CustomResourceDefinition.
+pub(super) fn strategy(group: &str, resource: &str) -> Arc<dyn Strategy> {
+    match (group, resource) {
+        ("", "configmaps") => Arc::new(config::ConfigMaps),
+        ("", "limitranges") => Arc::new(limits::LimitRanges),
+        ("", "namespaces") => Arc::new(cluster::Namespaces),
+        ("", "nodes") => Arc::new(cluster::Nodes),
+        ("", "persistentvolumeclaims") => Arc::new(storage::Claims),
+        ("", "persistentvolumes") => Arc::new(storage::Volumes),
+        ("", "pods") => Arc::new(pod::Pods),
+        ("", "podtemplates") => Arc::new(pod::Templates),
+        ("", "resourcequotas") => Arc::new(config::Quotas),
+        ("", "secrets") => Arc::new(config::Secrets),
+        ("", "serviceaccounts") => Arc::new(config::ServiceAccounts),
+        ("", "services") => Arc::new(service::Services::new()),
+        ("", "endpoints") => Arc::new(network::Endpoints),
+        ("", "replicationcontrollers") => Arc::new(apps::ReplicationControllers),
+        ("" | "events.k8s.io", "events") => Arc::new(events::Events),
+        ("apps", "controllerrevisions") => Arc::new(apps::Revisions),
+        ("apps", "daemonsets") => Arc::new(apps::DaemonSets),
+        ("apps", "deployments") => Arc::new(apps::Deployments),
+        ("apps", "replicasets") => Arc::new(apps::ReplicaSets),
+        ("apps", "statefulsets") => Arc::new(apps::StatefulSets),
+        ("batch", "cronjobs") => Arc::new(batch::CronJobs),
+        ("batch", "jobs") => Arc::new(batch::Jobs),
+        ("coordination.k8s.io", "leases") => Arc::new(network::Leases),
+        ("discovery.k8s.io", "endpointslices") => Arc::new(network::Slices),
+        ("networking.k8s.io", "ingressclasses") => Arc::new(network::IngressClasses),
+        ("networking.k8s.io", "ingresses") => Arc::new(network::Ingresses),
+        ("networking.k8s.io", "ipaddresses") => Arc::new(network::Addresses),
+        ("networking.k8s.io", "networkpolicies") => Arc::new(network::Policies),
+        ("networking.k8s.io", "servicecidrs") => Arc::new(network::Ranges),
+        ("node.k8s.io", "runtimeclasses") => Arc::new(network::Runtimes),
+        ("policy", "poddisruptionbudgets") => Arc::new(network::Budgets),
+        ("scheduling.k8s.io", "priorityclasses") => Arc::new(network::Priorities),
+        ("storage.k8s.io", "csidrivers") => Arc::new(storage::Drivers),
+        ("storage.k8s.io", "csinodes") => Arc::new(storage::DriverNodes),
+        ("storage.k8s.io", "csistoragecapacities") => Arc::new(storage::Capacities),
+        ("storage.k8s.io", "storageclasses") => Arc::new(storage::Classes),
+        ("storage.k8s.io", "volumeattachments") => Arc::new(storage::Attachments),
+        ("storage.k8s.io", "volumeattributesclasses") => Arc::new(storage::AttributesClasses),
+        ("apiregistration.k8s.io", "apiservices") => Arc::new(apiservices::ApiService),
+        (rbac::GROUP, _) => match Kind::of_resource(resource) {
+            Some(kind @ (Kind::Role | Kind::ClusterRole)) => Arc::new(roles::Role(kind)),
+            Some(kind) => Arc::new(roles::Binding(kind)),
+            None => Arc::new(Plain),
+        },
+        _ => Arc::new(Plain),
+    }
+}
+
+/// How a version differs from what is stored.
+pub(super) fn conversion(group: &str, resource: &str) -> Option<Arc<dyn Conversion>> {
+    match (group, resource) {
+        ("events.k8s.io", "events") => Some(Arc::new(events::NewForm)),
+        _ => None,
+    }
+}

@@ -1,0 +1,417 @@
+//! Small checks on JSON values, in upstream's words, and the paths that they report.
+
+use std::fmt;
+
+use schema::{Cause, quantity};
+use serde_json::{Map, Value};
+
+use super::words as names;
+
+/// A field's place, kept on the stack and written out only when something is wrong.
+#[derive(Clone, Copy)]
+pub(crate) struct At<'a> {
+    parent: Option<&'a At<'a>>,
+    step: Step<'a>,
+}
+
+#[derive(Clone, Copy)]
+enum Step<'a> {
+    Field(&'a str),
+    Index(usize),
+    Key(&'a str),
+}
+
+impl<'a> At<'a> {
+    /// A field of the object; dots are taken as they are.
+    pub(crate) const fn new(field: &'a str) -> At<'a> {
+        At { parent: None, step: Step::Field(field) }
+    }
+
+    /// A field of this value.
+    pub(crate) const fn field(&'a self, name: &'a str) -> At<'a> {
+        At { parent: Some(self), step: Step::Field(name) }
+    }
+
+    /// An entry of this list.
+    pub(crate) const fn index(&'a self, index: usize) -> At<'a> {
+        At { parent: Some(self), step: Step::Index(index) }
+    }
+
+    /// A value of this map.
+    pub(crate) const fn key(&'a self, key: &'a str) -> At<'a> {
+        At { parent: Some(self), step: Step::Key(key) }
+    }
+}
+
+impl fmt::Display for At<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(parent) = self.parent {
+            write!(f, "{parent}")?;
+        }
+        match self.step {
+            Step::Field(name) if self.parent.is_some() => write!(f, ".{name}"),
+            Step::Field(name) => f.write_str(name),
+            Step::Index(index) => write!(f, "[{index}]"),
+            Step::Key(key) => write!(f, "[{key}]"),
+        }
+    }
+}
+
+/// The causes that were found so far.
+#[derive(Default)]
+pub(crate) struct Causes(pub(crate) Vec<Cause>);
+
+impl Causes {
+    pub(crate) fn required(&mut self, at: &At<'_>, detail: &str) {
+        self.0.push(Cause::required(at.to_string(), detail));
+    }
+
+    pub(crate) fn invalid(&mut self, at: &At<'_>, value: &Value, detail: &str) {
+        self.0.push(Cause::invalid(at.to_string(), value, detail));
+    }
+
+    pub(crate) fn forbidden(&mut self, at: &At<'_>, detail: &str) {
+        self.0.push(Cause::forbidden(at.to_string(), detail));
+    }
+
+    pub(crate) fn duplicate(&mut self, at: &At<'_>, value: &Value) {
+        self.0.push(Cause::duplicate(at.to_string(), value));
+    }
+
+    pub(crate) fn not_supported(&mut self, at: &At<'_>, value: &Value, supported: &[&str]) {
+        self.0.push(Cause::not_supported(at.to_string(), value, supported.iter().copied()));
+    }
+
+    /// A cause a fault.
+    pub(crate) fn faults(&mut self, at: &At<'_>, value: &str, faults: Vec<String>) {
+        for fault in faults {
+            self.invalid(at, &value.into(), &fault);
+        }
+    }
+
+    /// The value must be one of these; an absent one is left to others.
+    pub(crate) fn one_of(&mut self, at: &At<'_>, value: &Value, supported: &[&str]) {
+        if let Some(text) = value.as_str()
+            && !supported.contains(&text)
+        {
+            self.not_supported(at, value, supported);
+        }
+    }
+
+    /// The value must not be empty.
+    pub(crate) fn present(&mut self, at: &At<'_>, value: &Value, detail: &str) -> bool {
+        let there = !is_empty(value);
+        if !there {
+            self.required(at, detail);
+        }
+        there
+    }
+
+    /// An integer that is there must not be negative.
+    pub(crate) fn not_negative(&mut self, at: &At<'_>, value: &Value) {
+        if value.as_i64().is_some_and(|n| n < 0) {
+            self.invalid(at, value, "must be greater than or equal to 0");
+        }
+    }
+
+    /// An integer that is there must be positive.
+    pub(crate) fn positive(&mut self, at: &At<'_>, value: &Value) {
+        if value.as_i64().is_some_and(|n| n <= 0) {
+            self.invalid(at, value, "must be greater than 0");
+        }
+    }
+
+    /// An integer that is there must lie between these, both included.
+    pub(crate) fn between(&mut self, at: &At<'_>, value: &Value, low: i64, high: i64) {
+        if value.as_i64().is_some_and(|n| n < low || n > high) {
+            self.invalid(at, value, &format!("must be between {low} and {high}, inclusive"));
+        }
+    }
+
+    /// A port number or the name of one.
+    pub(crate) fn port_or_name(&mut self, at: &At<'_>, value: &Value) {
+        match value {
+            Value::String(name) => self.faults(at, name, port_name(name)),
+            number => self.between(at, number, 1, 65535),
+        }
+    }
+
+    /// A name that is there must be a DNS subdomain.
+    pub(crate) fn subdomain(&mut self, at: &At<'_>, value: &Value) {
+        if let Some(text) = value.as_str() {
+            self.faults(at, text, names::subdomain(text));
+        }
+    }
+
+    /// Keys and values of a map of labels.
+    pub(crate) fn labels(&mut self, at: &At<'_>, labels: &Value) {
+        for (key, value) in members(labels) {
+            self.faults(at, key, names::qualified(key));
+            let value = value.as_str().unwrap_or_default();
+            self.faults(at, value, names::label_value(value));
+        }
+    }
+
+    /// `metav1.LabelSelector`.
+    pub(crate) fn selector(&mut self, at: &At<'_>, selector: &Value) {
+        self.labels(&at.field("matchLabels"), &selector["matchLabels"]);
+        let at = at.field("matchExpressions");
+        for (n, expression) in items(&selector["matchExpressions"]).iter().enumerate() {
+            let at = at.index(n);
+            let values = items(&expression["values"]);
+            match text(expression, "operator") {
+                "In" | "NotIn" if values.is_empty() => self.required(
+                    &at.field("values"),
+                    "must be specified when `operator` is 'In' or 'NotIn'",
+                ),
+                "Exists" | "DoesNotExist" if !values.is_empty() => self.forbidden(
+                    &at.field("values"),
+                    "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
+                ),
+                "In" | "NotIn" | "Exists" | "DoesNotExist" => (),
+                _ => self.invalid(
+                    &at.field("operator"),
+                    &expression["operator"],
+                    "not a valid selector operator",
+                ),
+            }
+            let key = text(expression, "key");
+            self.faults(&at.field("key"), key, names::qualified(key));
+            for (n, value) in values.iter().enumerate() {
+                let value = value.as_str().unwrap_or_default();
+                self.faults(&at.field("values").index(n), value, names::label_value(value));
+            }
+        }
+    }
+
+    /// The value must equal the old one.
+    pub(crate) fn immutable(&mut self, at: &At<'_>, value: &Value, old: &Value) {
+        if value != old {
+            self.invalid(at, value, "field is immutable");
+        }
+    }
+
+    /// An IP address that is there must be one.
+    pub(crate) fn ip(&mut self, at: &At<'_>, value: &Value) -> Option<std::net::IpAddr> {
+        let ip = value.as_str().unwrap_or_default().parse().ok();
+        if ip.is_none() {
+            let detail = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+            self.invalid(at, value, detail);
+        }
+        ip
+    }
+
+    /// An absolute path, or one within a volume.
+    pub(crate) fn no_backsteps(&mut self, at: &At<'_>, path: &str) {
+        if path.split('/').any(|part| part == "..") {
+            self.invalid(at, &path.into(), "must not contain '..'");
+        }
+    }
+
+    /// A path that stays below the place it is joined to.
+    pub(crate) fn local_path(&mut self, at: &At<'_>, path: &str) {
+        if path.starts_with('/') {
+            self.invalid(at, &path.into(), "must be a relative path");
+        }
+        self.no_backsteps(at, path);
+    }
+
+    /// A number, or a percentage where strings are allowed; neither may be negative.
+    pub(crate) fn count_or_percent(&mut self, at: &At<'_>, value: &Value) {
+        match value {
+            Value::String(text) if percent(text).is_none() => self.invalid(
+                at,
+                value,
+                "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')",
+            ),
+            other => self.not_negative(at, other),
+        }
+    }
+
+    /// A percentage must not be above 100 %.
+    pub(crate) fn at_most_all(&mut self, at: &At<'_>, value: &Value) {
+        if value.as_str().and_then(percent).is_some_and(|p| p > 100) {
+            self.invalid(at, value, "must not be greater than 100%");
+        }
+    }
+}
+
+/// The number before the sign of a percentage.
+pub(crate) fn percent(text: &str) -> Option<u64> {
+    let digits = text.strip_suffix('%')?;
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    Some(digits.parse().unwrap_or(u64::MAX))
+}
+
+/// Whether the value is absent or a zero value of its kind.
+pub(crate) fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+/// A string member, or an empty one.
+pub(crate) fn text<'v>(value: &'v Value, name: &str) -> &'v str {
+    value[name].as_str().unwrap_or_default()
+}
+
+/// Whether a member is `true`.
+pub(crate) fn flag(value: &Value, name: &str) -> bool {
+    value[name].as_bool().unwrap_or_default()
+}
+
+/// Entries of a list; none if it is absent.
+pub(crate) fn items(value: &Value) -> &[Value] {
+    value.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+/// Entries of a member's list, to be changed; none if it is absent.
+pub(crate) fn items_mut<'v>(
+    value: &'v mut Value,
+    name: &str,
+) -> impl Iterator<Item = &'v mut Value> {
+    value.get_mut(name).and_then(Value::as_array_mut).into_iter().flatten()
+}
+
+/// A member that is an object, to be changed.
+///
+/// Indexing would put a null in the place of an absent one.
+pub(crate) fn part<'v>(value: &'v mut Value, name: &str) -> Option<&'v mut Value> {
+    value.get_mut(name).filter(|v| v.is_object())
+}
+
+/// Adds to a member's list, made if it is absent.
+pub(crate) fn push(value: &mut Value, name: &str, entry: impl Into<Value>) {
+    match value.get_mut(name).and_then(Value::as_array_mut) {
+        Some(list) => list.push(entry.into()),
+        None => value[name] = Value::Array(vec![entry.into()]),
+    }
+}
+
+/// Members of a map; none if it is absent.
+pub(crate) fn members(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
+    value.as_object().into_iter().flatten()
+}
+
+/// The object's map under this name, made if it is absent.
+pub(crate) fn ensure<'v>(value: &'v mut Value, name: &str) -> &'v mut Map<String, Value> {
+    if !value[name].is_object() {
+        value[name] = Value::Object(Map::new());
+    }
+    match &mut value[name] {
+        Value::Object(map) => map,
+        _ => unreachable!("it was made an object above"),
+    }
+}
+
+/// Sets a member that is absent.
+pub(crate) fn default(value: &mut Value, name: &str, absent: impl Into<Value>) {
+    if let Some(map) = value.as_object_mut()
+        && map.get(name).is_none_or(Value::is_null)
+    {
+        map.insert(name.to_owned(), absent.into());
+    }
+}
+
+/// Removes a member.
+pub(crate) fn remove(value: &mut Value, name: &str) -> Option<Value> {
+    value.as_object_mut()?.remove(name)
+}
+
+/// Takes a member over from another object, absence included.
+pub(crate) fn copy(to: &mut Value, from: &Value, name: &str) {
+    match from.get(name) {
+        Some(value) => to[name] = value.clone(),
+        None => {
+            remove(to, name);
+        }
+    }
+}
+
+/// Faults of the name of a port.
+pub(crate) fn port_name(name: &str) -> Vec<String> {
+    let mut faults = Vec::new();
+    if name.len() > 15 {
+        faults.push("must be no more than 15 characters".to_owned());
+    }
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    if name.is_empty() || !name.bytes().all(allowed) {
+        faults.push(
+            "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".to_owned(),
+        );
+    }
+    if !name.bytes().any(|b| b.is_ascii_lowercase()) {
+        faults.push("must contain at least one letter (a-z)".to_owned());
+    }
+    if name.contains("--") {
+        faults.push("must not contain consecutive hyphens".to_owned());
+    }
+    if name.starts_with('-') || name.ends_with('-') {
+        faults.push("must not begin or end with a hyphen".to_owned());
+    }
+    faults
+}
+
+/// A quantity in nano-units, for comparing; what is none counts as zero.
+pub(crate) fn nano(value: &Value) -> i128 {
+    let parsed = match value {
+        Value::String(text) => quantity::parse(text),
+        other => quantity::parse(&other.to_string()),
+    };
+    let Ok(parsed) = parsed else { return 0 };
+    let power = u32::try_from(parsed.exponent + 9).unwrap_or_default();
+    let scale = 10_i128.checked_pow(power).unwrap_or(i128::MAX);
+    parsed.mantissa.saturating_mul(scale)
+}
+
+/// A quantity as messages show it.
+pub(crate) fn shown(value: &Value) -> Value {
+    match value {
+        Value::String(_) => value.clone(),
+        other => other.to_string().into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn paths_are_written_as_upstream_writes_them() {
+        let spec = At::new("spec");
+        let list = spec.field("containers");
+        let entry = list.index(2);
+        let limits = entry.field("limits");
+        assert_eq!(limits.key("cpu").to_string(), "spec.containers[2].limits[cpu]");
+    }
+
+    #[test]
+    fn quantities_compare_over_suffixes() {
+        assert!(nano(&json!("1Gi")) > nano(&json!("1G")));
+        assert_eq!(nano(&json!("1000m")), nano(&json!(1)));
+        assert!(nano(&json!("-1")) < 0);
+        assert!(nano(&json!("100E")) > nano(&json!("99E")));
+    }
+
+    #[test]
+    fn percentages() {
+        assert_eq!(percent("25%"), Some(25));
+        assert!(["%", "x%", "25", "-1%"].iter().all(|p| percent(p).is_none()));
+    }
+
+    #[test]
+    fn port_names() {
+        assert!(port_name("http-2").is_empty());
+        for bad in ["", "Bad_Name", "80", "a--b", "-a", "averyverylongname"] {
+            assert!(!port_name(bad).is_empty(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! Namespaces and nodes.
+
+use std::collections::HashSet;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use schema::Cause;
+use serde_json::{Value, json};
+
+use super::check::{At, Causes, copy, ensure, is_empty, items, part, text};
+use super::service::validate::is_cidr;
+use super::{Ctx, Strategy, words};
+use crate::registry::Selectable;
+use crate::status::ApiError;
+
+/// Label with the namespace's own name.
+const NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
+/// Strategy of `namespaces`.
+pub(crate) struct Namespaces;
+
+impl Strategy for Namespaces {
+    fn default(&self, obj: &mut Value) {
+        let name = text(&obj["metadata"], "name").to_owned();
+        if !name.is_empty() {
+            ensure(&mut obj["metadata"], "labels").insert(NAME_LABEL.to_owned(), name.into());
+        }
+    }
+
+    fn prepare_create(&self, _ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {
+        obj["status"] = json!({"phase": "Active"});
+        let spec = ensure(obj, "spec");
+        let finalizers = spec.entry("finalizers").or_insert_with(|| json!([]));
+        if !finalizers.is_array() {
+            *finalizers = json!([]);
+        }
+        if let Some(list) = finalizers.as_array_mut()
+            && !list.iter().any(|f| f == "kubernetes")
+        {
+            list.push("kubernetes".into());
+        }
+        Ok(())
+    }
+
+    fn prepare_update(
+        &self,
+        _ctx: &Ctx<'_>,
+        obj: &mut Value,
+        old: &Value,
+        subresource: Option<&str>,
+    ) -> Result<(), ApiError> {
+        match subresource {
+            // Only these two parts may end a namespace.
+            None => {
+                copy(obj, old, "spec");
+                copy(obj, old, "status");
+            }
+            Some("status") => copy(obj, old, "spec"),
+            Some("finalize") => {
+                copy(obj, old, "status");
+                if is_empty(&obj["spec"]["finalizers"]) {
+                    obj["spec"] = json!({});
+                }
+            }
+            Some(_) => (),
+        }
+        Ok(())
+    }
+
+    fn validate(&self, obj: &Value, _old: Option<&Value>, subresource: Option<&str>) -> Vec<Cause> {
+        let mut causes = Causes::default();
+        if subresource != Some("status") {
+            let at = At::new("spec");
+            let at = at.field("finalizers");
+            for (n, finalizer) in items(&obj["spec"]["finalizers"]).iter().enumerate() {
+                let name = finalizer.as_str().unwrap_or_default();
+                let at = at.index(n);
+                let faults = words::qualified(name);
+                if faults.is_empty() && !name.contains('/') && name != "kubernetes" {
+                    let fault =
+                        "name is neither a standard finalizer name nor is it fully qualified";
+                    causes.invalid(&at, finalizer, fault);
+                }
+                causes.faults(&at, name, faults);
+            }
+        }
+        pod_security(&mut causes, &obj["metadata"]["labels"]);
+        causes.0
+    }
+
+    fn validate_name(&self, name: &str) -> Vec<String> {
+        words::label(name)
+    }
+
+    fn selectable(&self) -> Vec<Selectable> {
+        vec![Selectable::new("status.phase")]
+    }
+
+    fn prepare_delete(&self, _ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {
+        ensure(obj, "status").insert("phase".to_owned(), "Terminating".into());
+        Ok(())
+    }
+
+    fn holds(&self, obj: &Value) -> bool {
+        !items(&obj["spec"]["finalizers"]).is_empty()
+    }
+}
+
+/// Levels and versions of Pod Security.
+fn pod_security(causes: &mut Causes, labels: &Value) {
+    const LEVELS: [&str; 3] = ["privileged", "baseline", "restricted"];
+    let at = At::new("metadata");
+    let at = at.field("labels");
+    for mode in ["enforce", "audit", "warn"] {
+        let key = format!("pod-security.kubernetes.io/{mode}");
+        let version_key = format!("{key}-version");
+        if let Some(level) = labels[&key].as_str()
+            && !LEVELS.contains(&level)
+        {
+            causes.invalid(
+                &at.key(&key),
+                &level.into(),
+                "must be one of privileged, baseline, restricted",
+            );
+        }
+        if let Some(version) = labels[&version_key].as_str() {
+            let minor = version
+                .strip_prefix("v1.")
+                .map(|m| !m.is_empty() && m.bytes().all(|b| b.is_ascii_digit()));
+            if version != "latest" && minor != Some(true) {
+                causes.invalid(
+                    &at.key(&version_key),
+                    &version.into(),
+                    "must be \"latest\" or \"v1.x\"",
+                );
+            }
+        }
+    }
+}
+
+/// Strategy of `nodes`.
+pub(crate) struct Nodes;
+
+impl Strategy for Nodes {
+    fn default(&self, obj: &mut Value) {
+        // Two names of the first range.
+        if let Some(spec) = part(obj, "spec") {
+            let one = text(spec, "podCIDR").to_owned();
+            if !one.is_empty() && items(&spec["podCIDRs"]).is_empty() {
+                spec["podCIDRs"] = json!([one]);
+            } else if one.is_empty()
+                && let Some(first) = items(&spec["podCIDRs"]).first().cloned()
+            {
+                spec["podCIDR"] = first;
+            }
+        }
+        if let Some(status) = part(obj, "status")
+            && !is_empty(&status["capacity"])
+            && is_empty(&status["allocatable"])
+        {
+            status["allocatable"] = status["capacity"].clone();
+        }
+    }
+
+    fn admit<'a>(
+        &'a self,
+        _ctx: &'a Ctx<'a>,
+        obj: &'a mut Value,
+    ) -> BoxFuture<'a, Result<(), ApiError>> {
+        // Nothing is scheduled until the node says that it is ready.
+        const TAINT: &str = "node.kubernetes.io/not-ready";
+        let same = |t: &Value| text(t, "key") == TAINT && text(t, "effect") == "NoSchedule";
+        if !items(&obj["spec"]["taints"]).iter().any(same) {
+            let taint = json!({"key": TAINT, "effect": "NoSchedule"});
+            let spec = ensure(obj, "spec");
+            match spec.get_mut("taints").and_then(Value::as_array_mut) {
+                Some(taints) => taints.push(taint),
+                None => {
+                    spec.insert("taints".to_owned(), json!([taint]));
+                }
+            }
+        }
+        async { Ok(()) }.boxed()
+    }
+
+    fn validate(&self, obj: &Value, old: Option<&Value>, subresource: Option<&str>) -> Vec<Cause> {
+        let mut causes = Causes::default();
+        if subresource.is_some() {
+            return causes.0;
+        }
+        let spec = &obj["spec"];
+        taints(&mut causes, &spec["taints"]);
+        let at = At::new("spec");
+        let ranges = at.field("podCIDRs");
+        for (n, range) in items(&spec["podCIDRs"]).iter().enumerate() {
+            if !is_cidr(range.as_str().unwrap_or_default()) {
+                causes.invalid(
+                    &ranges.index(n),
+                    range,
+                    "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)",
+                );
+            }
+        }
+        if items(&spec["podCIDRs"]).len() > 1 {
+            pair(&mut causes, &ranges, &spec["podCIDRs"]);
+        }
+        if let Some(old) = old.map(|o| &o["spec"]) {
+            if !is_empty(&old["podCIDRs"]) && spec["podCIDRs"] != old["podCIDRs"] {
+                causes.forbidden(
+                    &ranges,
+                    "node updates may not change podCIDR except from \"\" to valid",
+                );
+            }
+            if !is_empty(&old["providerID"]) && spec["providerID"] != old["providerID"] {
+                let detail = "node updates may not change providerID except from \"\" to valid";
+                causes.forbidden(&at.field("providerID"), detail);
+            }
+        }
+        causes.0
+    }
+
+    fn selectable(&self) -> Vec<Selectable> {
+        vec![Selectable::new("spec.unschedulable").or("false")]
+    }
+}
+
+/// Two ranges must be of two families.
+fn pair(causes: &mut Causes, at: &At<'_>, ranges: &Value) {
+    let list = items(ranges);
+    let bad = list.iter().position(|r| !is_cidr(r.as_str().unwrap_or_default()));
+    if let Some(n) = bad {
+        let text = list[n].as_str().unwrap_or_default();
+        causes.0.push(Cause {
+            reason: schema::Reason::InternalError,
+            field: at.to_string(),
+            message: format!(
+                "Internal error: invalid PodCIDRs. failed to check with dual stack with error:invalid CIDR[{n}]: <nil> (invalid CIDR address: {text})"
+            ),
+        });
+    }
+    let v6 = list.iter().filter(|r| r.as_str().unwrap_or_default().contains(':')).count();
+    if list.len() > 2 || v6 != 1 {
+        causes.invalid(at, ranges, "may specify no more than one CIDR for each IP family");
+    }
+}
+
+/// Upstream reports taints below `metadata`.
+fn taints(causes: &mut Causes, taints: &Value) {
+    let at = At::new("metadata");
+    let at = at.field("taints");
+    let mut seen = HashSet::new();
+    for (n, taint) in items(taints).iter().enumerate() {
+        let at = at.index(n);
+        let (key, effect) = (text(taint, "key"), text(taint, "effect"));
+        causes.faults(&at.field("key"), key, words::qualified(key));
+        let value = text(taint, "value");
+        causes.faults(&at.field("value"), value, words::label_value(value));
+        match effect {
+            "" => causes.required(&at.field("effect"), ""),
+            "NoSchedule" | "PreferNoSchedule" | "NoExecute" => (),
+            _ => causes.not_supported(
+                &at.field("effect"),
+                &effect.into(),
+                &["NoSchedule", "PreferNoSchedule", "NoExecute"],
+            ),
+        }
+        if !seen.insert((key, effect)) {
+            let mut cause = Cause::duplicate(at.to_string(), taint);
+            cause.message += ": taints must be unique by key and effect pair";
+            causes.0.push(cause);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_carries_its_name() {
+        let mut namespace =
+            json!({"metadata": {"name": "x", "labels": {NAME_LABEL: "other", "a": "b"}}});
+        Namespaces.default(&mut namespace);
+        assert_eq!(namespace["metadata"]["labels"], json!({"a": "b", NAME_LABEL: "x"}));
+        assert!(Namespaces.holds(&json!({"spec": {"finalizers": ["kubernetes"]}})));
+        assert!(!Namespaces.holds(&json!({"spec": {}})));
+    }
+
+    #[test]
+    fn levels_of_pod_security() {
+        let labels = json!({"pod-security.kubernetes.io/enforce": "tight", "pod-security.kubernetes.io/warn-version": "v1.x"});
+        let faults = Namespaces.validate(&json!({"metadata": {"labels": labels}}), None, None);
+        assert_eq!(faults.len(), 2);
+    }
+
+    #[test]
+    fn nodes_keep_their_range() {
+        let node = |range: &str| json!({"spec": {"podCIDRs": [range]}});
+        assert!(Nodes.validate(&node("10.9.0.0/24"), Some(&json!({"spec": {}})), None).is_empty());
+        assert_eq!(Nodes.validate(&node("10.9.1.0/24"), Some(&node("10.9.0.0/24")), None).len(), 1);
+    }
+
+    #[test]
+    fn taints_are_unique() {
+        let taint = json!({"key": "k", "effect": "NoSchedule"});
+        let node = json!({"spec": {"taints": [taint, taint, {"key": "k", "effect": "Odd"}]}});
+        let fields: Vec<String> =
+            Nodes.validate(&node, None, None).into_iter().map(|c| c.field).collect();
+        assert_eq!(fields, ["metadata.taints[1]", "metadata.taints[2].effect"]);
+    }
+}

@@ -1,0 +1,226 @@
+//! Defaults of pods and pod templates that depend on other fields.
+
+use serde_json::{Map, Value, json};
+
+use crate::types::check::{self, default, flag, items, items_mut, members, nano, text};
+
+/// Lists of containers in a pod spec.
+pub(crate) const CONTAINERS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
+
+/// Defaults of the spec of a pod or of a template.
+pub(crate) fn spec(spec: &mut Value) {
+    if !spec.is_object() {
+        return;
+    }
+    for list in CONTAINERS {
+        for container in items_mut(spec, list) {
+            let policy = pull_policy(text(container, "image"));
+            default(container, "imagePullPolicy", policy);
+            default(container, "resources", json!({}));
+        }
+    }
+    for volume in items_mut(spec, "volumes") {
+        self::volume(volume);
+    }
+    service_account(spec);
+}
+
+/// Defaults of a template's `spec`, if there is one.
+pub(crate) fn template(template: &mut Value) {
+    if let Some(part) = check::part(template, "spec") {
+        spec(part);
+    }
+}
+
+/// Defaults of pods only, not of templates.
+pub(crate) fn pod(pod: &mut Value) {
+    let Some(spec) = check::part(pod, "spec") else { return };
+    default(spec, "enableServiceLinks", true);
+    let on_host = flag(spec, "hostNetwork");
+    for list in ["initContainers", "containers"] {
+        for container in items_mut(spec, list) {
+            if let Some(resources) = check::part(container, "resources") {
+                requests_from_limits(resources);
+            }
+            for port in items_mut(container, "ports").filter(|_| on_host) {
+                if port["hostPort"].as_i64().unwrap_or_default() == 0 {
+                    port["hostPort"] = port["containerPort"].clone();
+                }
+            }
+        }
+    }
+    pod_level_requests(spec);
+}
+
+/// The pull policy of an image without one: `Always` if its tag is, or defaults to, `latest`.
+fn pull_policy(image: &str) -> &'static str {
+    let (name, digest) = image.split_once('@').map_or((image, false), |(name, _)| (name, true));
+    let last = name.rsplit('/').next().unwrap_or_default();
+    match last.split_once(':') {
+        _ if digest => "IfNotPresent",
+        None | Some((_, "latest" | "")) => "Always",
+        Some(_) => "IfNotPresent",
+    }
+}
+
+fn volume(volume: &mut Value) {
+    let only_name =
+        volume.as_object().is_some_and(|map| map.iter().all(|(k, v)| k == "name" || v.is_null()));
+    if only_name {
+        volume["emptyDir"] = json!({});
+    }
+    if let Some(image) = check::part(volume, "image") {
+        let policy = pull_policy(text(image, "reference"));
+        default(image, "pullPolicy", policy);
+    }
+}
+
+/// The two names of the service account are one field.
+fn service_account(spec: &mut Value) {
+    let name = text(spec, "serviceAccountName");
+    let name = if name.is_empty() { text(spec, "serviceAccount") } else { name }.to_owned();
+    if name.is_empty() {
+        check::remove(spec, "serviceAccountName");
+        check::remove(spec, "serviceAccount");
+    } else {
+        spec["serviceAccountName"] = name.clone().into();
+        spec["serviceAccount"] = name.into();
+    }
+}
+
+fn requests_from_limits(resources: &mut Value) {
+    let limits: Vec<(String, Value)> =
+        members(&resources["limits"]).map(|(k, v)| (k.clone(), v.clone())).collect();
+    for (name, limit) in limits {
+        check::ensure(resources, "requests").entry(name).or_insert(limit);
+    }
+}
+
+/// Requests of the whole pod, from those of its containers or from its own limits.
+fn pod_level_requests(spec: &mut Value) {
+    if !spec["resources"].is_object() {
+        return;
+    }
+    let limits: Vec<(String, Value)> =
+        members(&spec["resources"]["limits"]).map(|(k, v)| (k.clone(), v.clone())).collect();
+    let missing: Vec<(String, Value)> = limits
+        .into_iter()
+        .filter(|(name, _)| spec["resources"]["requests"][name].is_null())
+        .map(|(name, limit)| {
+            let asked = containers_request(spec, &name);
+            (name, asked.unwrap_or(limit))
+        })
+        .collect();
+    for (name, value) in missing {
+        check::ensure(&mut spec["resources"], "requests").insert(name, value);
+    }
+}
+
+/// What the containers ask of a resource, if only one of them asks; sums are left to the pod's own limit.
+fn containers_request(spec: &Value, name: &str) -> Option<Value> {
+    let mut asked = items(&spec["containers"])
+        .iter()
+        .map(|c| &c["resources"]["requests"][name])
+        .filter(|v| !v.is_null());
+    let first = asked.next()?;
+    let total = asked.fold(nano(first), |sum, next| sum.saturating_add(nano(next)));
+    if total == nano(first) {
+        return Some(first.clone());
+    }
+    let text = schema::quantity::canonical(&format!("{total}n")).ok()?;
+    Some(text.into())
+}
+
+/// Merges `matchLabelKeys` of spread constraints and affinity terms into their selectors, with the pod's own labels.
+pub(crate) fn merge_label_keys(pod: &mut Value) {
+    let labels = pod["metadata"]["labels"].as_object().cloned().unwrap_or_default();
+    let Some(spec) = check::part(pod, "spec") else { return };
+    for constraint in items_mut(spec, "topologySpreadConstraints") {
+        merge_keys(constraint, &labels);
+    }
+    let Some(affinity) = check::part(spec, "affinity") else { return };
+    for kind in ["podAffinity", "podAntiAffinity"] {
+        let Some(affinity) = check::part(affinity, kind) else { continue };
+        for term in items_mut(affinity, "requiredDuringSchedulingIgnoredDuringExecution") {
+            merge_keys(term, &labels);
+        }
+        for term in items_mut(affinity, "preferredDuringSchedulingIgnoredDuringExecution") {
+            if let Some(term) = check::part(term, "podAffinityTerm") {
+                merge_keys(term, &labels);
+            }
+        }
+    }
+}
+
+fn merge_keys(term: &mut Value, labels: &Map<String, Value>) {
+    if !term["labelSelector"].is_object() {
+        return;
+    }
+    for (list, operator) in [("matchLabelKeys", "In"), ("mismatchLabelKeys", "NotIn")] {
+        let keys: Vec<String> =
+            items(&term[list]).iter().filter_map(|k| k.as_str().map(str::to_owned)).collect();
+        for key in keys {
+            let Some(value) = labels.get(&key) else { continue };
+            let expression = json!({"key": key, "operator": operator, "values": [value]});
+            check::push(&mut term["labelSelector"], "matchExpressions", expression);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tag_decides_the_pull_policy() {
+        for (image, policy) in [
+            ("tool", "Always"),
+            ("tool:latest", "Always"),
+            ("tool:3.1", "IfNotPresent"),
+            ("reg.example.com:5000/tool", "Always"),
+            ("reg.example.com:5000/tool:1", "IfNotPresent"),
+            ("tool@sha256:aa", "IfNotPresent"),
+            ("tool:latest@sha256:aa", "IfNotPresent"),
+        ] {
+            assert_eq!(pull_policy(image), policy, "{image}");
+        }
+    }
+
+    #[test]
+    fn limits_become_requests() {
+        let mut pod = json!({"spec": {"hostNetwork": true, "containers": [
+            {"resources": {"limits": {"cpu": "1", "memory": "2Gi"}, "requests": {"cpu": "500m"}}, "ports": [{"containerPort": 80}]}
+        ]}});
+        super::pod(&mut pod);
+        let container = &pod["spec"]["containers"][0];
+        assert_eq!(container["resources"]["requests"], json!({"cpu": "500m", "memory": "2Gi"}));
+        assert_eq!(container["ports"][0]["hostPort"], 80);
+    }
+
+    #[test]
+    fn pod_level_requests_come_from_containers_then_limits() {
+        let mut pod = json!({"spec": {"resources": {"limits": {"cpu": "2", "memory": "2Gi"}},
+            "containers": [{"resources": {"requests": {"cpu": "300m"}}}, {"resources": {"requests": {"cpu": "200m"}}}]}});
+        super::pod(&mut pod);
+        assert_eq!(pod["spec"]["resources"]["requests"], json!({"cpu": "500m", "memory": "2Gi"}));
+    }
+
+    #[test]
+    fn both_names_of_the_service_account_are_filled() {
+        let mut one = json!({"serviceAccount": "x"});
+        spec(&mut one);
+        assert_eq!(one, json!({"serviceAccount": "x", "serviceAccountName": "x"}));
+    }
+
+    #[test]
+    fn label_keys_join_the_selector() {
+        let mut pod = json!({"metadata": {"labels": {"rev": "r7"}}, "spec": {"topologySpreadConstraints": [
+            {"labelSelector": {"matchLabels": {"a": "b"}}, "matchLabelKeys": ["rev", "absent"]}]}});
+        merge_label_keys(&mut pod);
+        let selector = &pod["spec"]["topologySpreadConstraints"][0]["labelSelector"];
+        assert_eq!(
+            selector["matchExpressions"],
+            json!([{"key": "rev", "operator": "In", "values": ["r7"]}])
+        );
+    }
+}

@@ -1,0 +1,513 @@
+//! Services: defaults, addresses and node ports.
+
+mod allocate;
+pub(crate) mod validate;
+
+use std::net::IpAddr;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use schema::Cause;
+use serde_json::{Value, json};
+
+use super::check::{Causes, copy, default, is_empty, items, items_mut, part, remove, text};
+use super::{Ctx, Strategy, words};
+use crate::registry::Selectable;
+use crate::status::{ApiError, GroupResource};
+use allocate::{Allocator, Range, Refusal};
+
+/// Strategy of `services`.
+pub(crate) struct Services {
+    allocator: Allocator,
+}
+
+impl Services {
+    /// With nothing handed out yet.
+    pub(crate) fn new() -> Self {
+        Services { allocator: Allocator::default() }
+    }
+}
+
+/// The type, which defaults to `ClusterIP`.
+fn kind(spec: &Value) -> &str {
+    match text(spec, "type") {
+        "" => "ClusterIP",
+        kind => kind,
+    }
+}
+
+fn is_headless(spec: &Value) -> bool {
+    text(spec, "clusterIP") == "None"
+        || items(&spec["clusterIPs"]).first().is_some_and(|ip| ip == "None")
+}
+
+/// Whether traffic from outside the cluster is expected.
+fn has_external(spec: &Value) -> bool {
+    matches!(kind(spec), "NodePort" | "LoadBalancer")
+        || (kind(spec) == "ClusterIP" && !is_empty(&spec["externalIPs"]))
+}
+
+fn wants_health_check(spec: &Value) -> bool {
+    kind(spec) == "LoadBalancer" && text(spec, "externalTrafficPolicy") == "Local"
+}
+
+fn wants_node_ports(spec: &Value) -> bool {
+    match kind(spec) {
+        "NodePort" => true,
+        "LoadBalancer" => spec["allocateLoadBalancerNodePorts"] != false,
+        _ => false,
+    }
+}
+
+impl Strategy for Services {
+    fn default(&self, obj: &mut Value) {
+        let Some(spec) = part(obj, "spec") else { return };
+        for port in items_mut(spec, "ports") {
+            let absent = matches!(&port["targetPort"], Value::Null)
+                || port["targetPort"] == 0
+                || port["targetPort"] == "";
+            if absent {
+                copy_field(port, "port", "targetPort");
+            }
+        }
+        match text(spec, "sessionAffinity") {
+            "ClientIP" => {
+                default(spec, "sessionAffinityConfig", json!({}));
+                default(&mut spec["sessionAffinityConfig"], "clientIP", json!({}));
+                default(&mut spec["sessionAffinityConfig"]["clientIP"], "timeoutSeconds", 10800);
+            }
+            "None" => {
+                remove(spec, "sessionAffinityConfig");
+            }
+            _ => (),
+        }
+        if kind(spec) != "ExternalName" {
+            default(spec, "internalTrafficPolicy", "Cluster");
+        }
+        if has_external(spec) && is_empty(&spec["externalTrafficPolicy"]) {
+            spec["externalTrafficPolicy"] = "Cluster".into();
+        }
+        if kind(spec) == "LoadBalancer" {
+            default(spec, "allocateLoadBalancerNodePorts", true);
+            for ingress in part(obj, "status")
+                .and_then(|s| part(s, "loadBalancer"))
+                .into_iter()
+                .flat_map(|b| items_mut(b, "ingress"))
+            {
+                if !text(ingress, "ip").is_empty() {
+                    default(ingress, "ipMode", "VIP");
+                }
+            }
+        }
+    }
+
+    fn admit<'a>(
+        &'a self,
+        ctx: &'a Ctx<'a>,
+        _obj: &'a mut Value,
+    ) -> BoxFuture<'a, Result<(), ApiError>> {
+        async move {
+            let registry = ctx.core.registry();
+            let Some(services) = registry.find("", "services") else { return Ok(()) };
+            let cache = services.storage()?.cache().await?;
+            cache.fresh().await.map_err(ApiError::internal)?;
+            self.allocator.catch_up(cache);
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn prepare_create(&self, ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {
+        obj["status"] = json!({"loadBalancer": {}});
+        let mut early = Causes::default();
+        validate::spec(&mut early, &obj["spec"]);
+        if !early.0.is_empty() || !obj["spec"].is_object() {
+            return Ok(()); // Validation refuses it, and nothing was taken.
+        }
+        let uid = text(&obj["metadata"], "uid").to_owned();
+        let result = families(&mut obj["spec"])
+            .and_then(|()| self.allocate(ctx, &uid, &mut obj["spec"], None));
+        result.map_err(|cause| {
+            if !ctx.dry_run {
+                self.allocator.give_back(&uid);
+            }
+            invalid(obj, cause)
+        })
+    }
+
+    fn prepare_update(
+        &self,
+        ctx: &Ctx<'_>,
+        obj: &mut Value,
+        old: &Value,
+        subresource: Option<&str>,
+    ) -> Result<(), ApiError> {
+        if subresource.is_some() || !obj["spec"].is_object() {
+            return Ok(());
+        }
+        carry_over(&mut obj["spec"], &old["spec"]);
+        let mut early = Causes::default();
+        validate::spec(&mut early, &obj["spec"]);
+        validate::update(&mut early, &obj["spec"], &old["spec"]);
+        if !early.0.is_empty() {
+            return Ok(());
+        }
+        if let Some(cache) = ctx.core.registry().find("", "services").and_then(|r| r.cache()) {
+            self.allocator.catch_up(cache);
+        }
+        let uid = text(&old["metadata"], "uid").to_owned();
+        families(&mut obj["spec"])
+            .and_then(|()| self.allocate(ctx, &uid, &mut obj["spec"], Some(&old["spec"])))
+            .map_err(|cause| invalid(obj, cause))
+    }
+
+    fn validate(&self, obj: &Value, old: Option<&Value>, subresource: Option<&str>) -> Vec<Cause> {
+        let mut causes = Causes::default();
+        match subresource {
+            Some("status") => validate::status(&mut causes, &obj["status"], true),
+            _ => {
+                validate::spec(&mut causes, &obj["spec"]);
+                if let Some(old) = old {
+                    validate::update(&mut causes, &obj["spec"], &old["spec"]);
+                }
+            }
+        }
+        causes.0
+    }
+
+    fn validate_name(&self, name: &str) -> Vec<String> {
+        words::label(name)
+    }
+
+    fn warnings(&self, obj: &Value) -> Vec<String> {
+        let spec = &obj["spec"];
+        let mut warnings = Vec::new();
+        if !is_empty(&spec["externalIPs"]) {
+            warnings.push(
+                "spec.externalIPs is deprecated and may no longer be implemented in some clusters"
+                    .to_owned(),
+            );
+        }
+        if text(spec, "trafficDistribution") == "PreferClose" {
+            warnings.push(
+                "spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\""
+                    .to_owned(),
+            );
+        }
+        if is_headless(spec) && !text(spec, "loadBalancerIP").is_empty() {
+            warnings.push("spec.loadBalancerIP is ignored for headless services".to_owned());
+        }
+        warnings
+    }
+
+    fn selectable(&self) -> Vec<Selectable> {
+        vec![Selectable::new("spec.clusterIP"), Selectable::new("spec.type")]
+    }
+
+    fn after_delete(&self, ctx: &Ctx<'_>, obj: &Value) {
+        if !ctx.dry_run {
+            self.allocator.give_back(text(&obj["metadata"], "uid"));
+        }
+    }
+}
+
+fn copy_field(object: &mut Value, from: &str, to: &str) {
+    if let Some(value) = object.get(from).cloned() {
+        object[to] = value;
+    }
+}
+
+fn invalid(obj: &Value, cause: Cause) -> ApiError {
+    ApiError::Invalid {
+        kind: GroupResource::new("", "Service"),
+        name: text(&obj["metadata"], "name").to_owned(),
+        causes: vec![cause.into()],
+    }
+}
+
+/// Both names of the addresses, and the families that fit; the cluster has IPv4 only.
+fn families(spec: &mut Value) -> Result<(), Cause> {
+    if kind(spec) == "ExternalName" {
+        return Ok(());
+    }
+    let one = text(spec, "clusterIP").to_owned();
+    if !one.is_empty() && items(&spec["clusterIPs"]).is_empty() {
+        spec["clusterIPs"] = json!([one]);
+    } else if one.is_empty()
+        && let Some(first) = items(&spec["clusterIPs"]).first().cloned()
+    {
+        spec["clusterIP"] = first;
+    }
+    let v6 = items(&spec["clusterIPs"]).iter().position(|ip| {
+        ip.as_str().and_then(|ip| ip.parse::<IpAddr>().ok()).is_some_and(|ip| ip.is_ipv6())
+    });
+    if let Some(n) = v6 {
+        let field = format!("spec.clusterIPs[{n}]");
+        return Err(Cause::invalid(
+            field,
+            &spec["clusterIPs"],
+            "IPv6 is not configured on this cluster",
+        ));
+    }
+    let headless_without_selector = is_headless(spec) && is_empty(&spec["selector"]);
+    if headless_without_selector {
+        if is_empty(&spec["ipFamilyPolicy"]) {
+            let one = items(&spec["ipFamilies"]).len() == 1;
+            spec["ipFamilyPolicy"] = if one { "SingleStack" } else { "RequireDualStack" }.into();
+        }
+        if items(&spec["ipFamilies"]).is_empty() {
+            let single = text(spec, "ipFamilyPolicy") == "SingleStack";
+            spec["ipFamilies"] = if single { json!(["IPv4"]) } else { json!(["IPv4", "IPv6"]) };
+        }
+        return Ok(());
+    }
+    if let Some(n) = items(&spec["ipFamilies"]).iter().position(|f| f == "IPv6") {
+        let field = format!("spec.ipFamilies[{n}]");
+        return Err(Cause::invalid(field, &"IPv6".into(), "not configured on this cluster"));
+    }
+    if text(spec, "ipFamilyPolicy") == "RequireDualStack" {
+        let detail = "this cluster is not configured for dual-stack services";
+        return Err(Cause::invalid("spec.ipFamilyPolicy", &spec["ipFamilyPolicy"], detail));
+    }
+    if is_empty(&spec["ipFamilyPolicy"]) {
+        spec["ipFamilyPolicy"] = "SingleStack".into();
+    }
+    if is_empty(&spec["ipFamilies"]) {
+        spec["ipFamilies"] = json!(["IPv4"]);
+    }
+    Ok(())
+}
+
+/// On an update: takes over what the client left out, and drops what the new type does not have.
+fn carry_over(spec: &mut Value, old: &Value) {
+    let has_ip = |spec: &Value| kind(spec) != "ExternalName";
+    if has_ip(spec) && has_ip(old) {
+        let (one, many) = (spec["clusterIP"].clone(), spec["clusterIPs"].clone());
+        if is_empty(&one) && is_empty(&many) {
+            copy(spec, old, "clusterIP");
+            copy(spec, old, "clusterIPs");
+        } else if one != old["clusterIP"] && many == old["clusterIPs"] && !is_empty(&one) {
+            spec["clusterIPs"] = json!([one]);
+        } else if one == old["clusterIP"] && many != old["clusterIPs"] && !is_empty(&many) {
+            spec["clusterIP"] = many[0].clone();
+        }
+        for field in ["ipFamilies", "ipFamilyPolicy"] {
+            if is_empty(&spec[field]) {
+                copy(spec, old, field);
+            }
+        }
+    }
+    if !has_ip(spec) {
+        for field in
+            ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"]
+        {
+            if spec[field] == old[field] {
+                remove(spec, field);
+            }
+        }
+    }
+    if wants_node_ports(spec) && matches!(kind(old), "NodePort" | "LoadBalancer") {
+        for port in items_mut(spec, "ports") {
+            let same = |o: &&Value| o["port"] == port["port"] && o["protocol"] == port["protocol"];
+            if port["nodePort"].as_i64().unwrap_or_default() == 0
+                && let Some(known) =
+                    items(&old["ports"]).iter().find(same).and_then(|o| o.get("nodePort"))
+            {
+                port["nodePort"] = known.clone();
+            }
+        }
+    }
+    if !matches!(kind(spec), "NodePort" | "LoadBalancer")
+        && matches!(kind(old), "NodePort" | "LoadBalancer")
+    {
+        for port in items_mut(spec, "ports") {
+            let number = &port["nodePort"];
+            if items(&old["ports"]).iter().any(|o| o["nodePort"] == *number) {
+                remove(port, "nodePort");
+            }
+        }
+        if !has_external(spec) && spec["externalTrafficPolicy"] == old["externalTrafficPolicy"] {
+            remove(spec, "externalTrafficPolicy");
+        }
+    }
+    if wants_health_check(spec) && wants_health_check(old) {
+        if spec["healthCheckNodePort"].as_i64().unwrap_or_default() == 0 {
+            copy(spec, old, "healthCheckNodePort");
+        }
+    } else if !wants_health_check(spec) && spec["healthCheckNodePort"] == old["healthCheckNodePort"]
+    {
+        remove(spec, "healthCheckNodePort");
+    }
+    if kind(spec) != "LoadBalancer" && kind(old) == "LoadBalancer" {
+        for field in ["allocateLoadBalancerNodePorts", "loadBalancerClass"] {
+            if spec[field] == old[field] {
+                remove(spec, field);
+            }
+        }
+    }
+}
+
+impl Services {
+    /// Takes addresses and ports that the service does not have yet.
+    fn allocate(
+        &self,
+        ctx: &Ctx<'_>,
+        uid: &str,
+        spec: &mut Value,
+        old: Option<&Value>,
+    ) -> Result<(), Cause> {
+        let config = &ctx.core.config;
+        if kind(spec) != "ExternalName" && !is_headless(spec) {
+            let wanted: Option<IpAddr> = text(spec, "clusterIP").parse().ok();
+            let has = old.is_some_and(|old| {
+                kind(old) != "ExternalName" && old["clusterIP"] == spec["clusterIP"]
+            });
+            if !has || wanted.is_none() {
+                let refused =
+                    |Refusal(why)| Cause::invalid("spec.clusterIPs", &spec["clusterIPs"], &why);
+                let range = Range::parse(&config.service_cidr).ok_or_else(|| {
+                    Cause::invalid(
+                        "spec.clusterIPs",
+                        &Value::Null,
+                        "the service range is not usable",
+                    )
+                })?;
+                let ip = self.allocator.ip(uid, range, wanted, ctx.dry_run).map_err(refused)?;
+                spec["clusterIP"] = ip.to_string().into();
+                spec["clusterIPs"] = json!([ip.to_string()]);
+            }
+        }
+        let known = old.is_some();
+        let range = config.node_ports;
+        if matches!(kind(spec), "NodePort" | "LoadBalancer") {
+            self.node_ports(ctx, uid, spec, known)?;
+        }
+        if wants_health_check(spec) {
+            let wanted = spec["healthCheckNodePort"].as_i64().filter(|n| *n != 0);
+            let port = self.allocator.port(uid, range, wanted, known, ctx.dry_run).map_err(
+                |Refusal(why)| {
+                    Cause::invalid("spec.healthCheckNodePort", &spec["healthCheckNodePort"], &why)
+                },
+            )?;
+            spec["healthCheckNodePort"] = port.into();
+        }
+        Ok(())
+    }
+
+    /// Node ports: first those that are wanted, then free ones; one number serves both protocols of a port.
+    fn node_ports(
+        &self,
+        ctx: &Ctx<'_>,
+        uid: &str,
+        spec: &mut Value,
+        known: bool,
+    ) -> Result<(), Cause> {
+        let range = ctx.core.config.node_ports;
+        let automatic = wants_node_ports(spec);
+        let ports = spec.get_mut("ports").and_then(Value::as_array_mut);
+        let ports = ports.map(Vec::as_mut_slice).unwrap_or_default();
+        for (n, port) in ports.iter().enumerate() {
+            if let Some(wanted) = port["nodePort"].as_i64().filter(|w| *w != 0) {
+                self.allocator.port(uid, range, Some(wanted), known, ctx.dry_run).map_err(
+                    |Refusal(why)| {
+                        Cause::invalid(format!("spec.ports[{n}].nodePort"), &port["nodePort"], &why)
+                    },
+                )?;
+            }
+        }
+        for n in (0..ports.len()).filter(|_| automatic) {
+            if ports[n]["nodePort"].as_i64().unwrap_or_default() != 0 {
+                continue;
+            }
+            let twin = ports.iter().find(|p| {
+                p["port"] == ports[n]["port"]
+                    && p["protocol"] != ports[n]["protocol"]
+                    && p["nodePort"].as_i64().unwrap_or_default() != 0
+            });
+            let number = match twin {
+                Some(twin) => twin["nodePort"].clone(),
+                None => {
+                    let free = self.allocator.port(uid, range, None, known, ctx.dry_run);
+                    let refused = |Refusal(why): Refusal| {
+                        Cause::invalid(format!("spec.ports[{n}].nodePort"), &0.into(), &why)
+                    };
+                    free.map_err(refused)?.into()
+                }
+            };
+            ports[n]["nodePort"] = number;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn defaulted(spec: Value) -> Value {
+        let mut obj = json!({"spec": spec});
+        Services::new().default(&mut obj);
+        obj["spec"].clone()
+    }
+
+    #[test]
+    fn defaults_depend_on_the_type() {
+        let spec = defaulted(
+            json!({"type": "NodePort", "ports": [{"port": 80}, {"port": 81, "targetPort": "web"}]}),
+        );
+        assert_eq!(
+            (&spec["ports"][0]["targetPort"], &spec["ports"][1]["targetPort"]),
+            (&json!(80), &json!("web"))
+        );
+        assert_eq!(
+            (&spec["externalTrafficPolicy"], &spec["internalTrafficPolicy"]),
+            (&json!("Cluster"), &json!("Cluster"))
+        );
+        let spec = defaulted(json!({"type": "ExternalName", "externalName": "a.b"}));
+        assert_eq!(spec, json!({"type": "ExternalName", "externalName": "a.b"}));
+        let spec = defaulted(json!({"sessionAffinity": "ClientIP"}));
+        assert_eq!(spec["sessionAffinityConfig"]["clientIP"]["timeoutSeconds"], 10800);
+    }
+
+    #[test]
+    fn families_fit_the_cluster() {
+        let mut headless = json!({"clusterIP": "None"});
+        families(&mut headless).unwrap();
+        assert_eq!(
+            (&headless["ipFamilies"], &headless["ipFamilyPolicy"]),
+            (&json!(["IPv4", "IPv6"]), &json!("RequireDualStack"))
+        );
+        let mut selected = json!({"clusterIP": "None", "selector": {"a": "b"}});
+        families(&mut selected).unwrap();
+        assert_eq!(
+            (&selected["ipFamilies"], &selected["ipFamilyPolicy"]),
+            (&json!(["IPv4"]), &json!("SingleStack"))
+        );
+        let refused = families(&mut json!({"clusterIP": "2001:db8::5"})).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "spec.clusterIPs[0]: Invalid value: [\"2001:db8::5\"]: IPv6 is not configured on this cluster"
+        );
+        assert!(families(&mut json!({"ipFamilyPolicy": "RequireDualStack"})).is_err());
+    }
+
+    #[test]
+    fn an_update_keeps_what_was_allocated() {
+        let old = json!({"type": "NodePort", "clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9"], "ipFamilies": ["IPv4"],
+            "ipFamilyPolicy": "SingleStack", "externalTrafficPolicy": "Cluster", "ports": [{"port": 80, "protocol": "TCP", "nodePort": 30007}]});
+        let mut spec = json!({"type": "NodePort", "ports": [{"port": 80, "protocol": "TCP"}, {"port": 81, "protocol": "TCP"}]});
+        carry_over(&mut spec, &old);
+        assert_eq!(spec["clusterIP"], "10.96.0.9");
+        assert_eq!(spec["ports"][0]["nodePort"], 30007);
+        assert!(spec["ports"][1]["nodePort"].is_null());
+        let mut plain = old.clone();
+        plain["type"] = "ClusterIP".into();
+        carry_over(&mut plain, &old);
+        assert!(
+            plain["ports"][0]["nodePort"].is_null() && plain["externalTrafficPolicy"].is_null()
+        );
+        let mut external = json!({"type": "ExternalName", "externalName": "a", "clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9"]});
+        carry_over(&mut external, &old);
+        assert!(external["clusterIP"].is_null() && external["clusterIPs"].is_null());
+    }
+}
