@@ -195,16 +195,23 @@ impl Logger {
         Ok(true)
     }
 
-    /// Writes whole records. A full disk loses records; it does not stop the container.
-    fn write(&mut self, records: &[u8]) -> io::Result<()> {
-        if records.is_empty() {
-            return Ok(());
-        }
-        if self.size > 0 && self.size + records.len() as u64 > self.task.max_size {
-            self.rotate()?;
-        }
-        if self.file.write_all(records).is_ok() {
-            self.size += records.len() as u64;
+    /// Writes whole records, into the next file where the current one is full. A full disk loses records; it does
+    /// not stop the container.
+    fn write(&mut self, mut records: &[u8]) -> io::Result<()> {
+        while !records.is_empty() {
+            let room = self.task.max_size.saturating_sub(self.size);
+            let n = fitting(records, usize::try_from(room).unwrap_or(usize::MAX));
+            if n == 0 && self.size > 0 {
+                self.rotate()?;
+                continue;
+            }
+            // A record that is larger than a file has a file of its own.
+            let n = if n == 0 { first_record(records) } else { n };
+            let (now, later) = records.split_at(n);
+            if self.file.write_all(now).is_ok() {
+                self.size += now.len() as u64;
+            }
+            records = later;
         }
         Ok(())
     }
@@ -259,6 +266,18 @@ impl Client {
     }
 }
 
+/// Length of as many whole records as fit into `room` bytes.
+fn fitting(records: &[u8], room: usize) -> usize {
+    if records.len() <= room {
+        return records.len();
+    }
+    records[..room].iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1)
+}
+
+fn first_record(records: &[u8]) -> usize {
+    records.iter().position(|byte| *byte == b'\n').map_or(records.len(), |at| at + 1)
+}
+
 fn open_log(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).mode(0o640).open(path)
 }
@@ -275,4 +294,17 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
     let listener = UnixListener::bind(short)?;
     listener.set_nonblocking(true)?;
     Ok(listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_filled_with_whole_records() {
+        assert_eq!(fitting(b"a\nbb\nccc\n", 100), 9);
+        assert_eq!(fitting(b"a\nbb\nccc\n", 8), 5);
+        assert_eq!(fitting(b"a\nbb\nccc\n", 1), 0);
+        assert_eq!(first_record(b"aaaa\nb\n"), 5);
+    }
 }

@@ -73,6 +73,9 @@ impl FromStr for ImageRef {
 }
 
 fn parse(text: &str) -> Result<ImageRef, &'static str> {
+    if text.contains("://") {
+        return Err("it must not begin with a scheme");
+    }
     let (rest, digest) = match text.split_once('@') {
         Some((rest, digest)) => (rest, Some(parse_digest(digest)?)),
         None => (text, None),
@@ -196,9 +199,7 @@ mod tests {
         check("nginx:a b", "error: the tag is not valid");
         check("a//b", "error: the repository is not made of words joined by '.', '_', '__' or '-'");
         check("-a", "error: the repository is not made of words joined by '.', '_', '__' or '-'");
-        check(
-            "http://host/a",
-            "error: the registry's name has characters that a host name cannot have",
-        );
+        check("http://host/a", "error: it must not begin with a scheme");
+        check("a_b.c/d", "error: the registry's name has characters that a host name cannot have");
     }
 }

@@ -74,6 +74,12 @@ impl World {
         world
     }
 
+    /// Drops the agent's side and starts it again, with the options as they are now.
+    pub(crate) async fn restart_client(&mut self) {
+        drop(self.runtime.take());
+        self.runtime = Some(Containerd::start(self.options.clone()).await.unwrap());
+    }
+
     pub(crate) fn runtime(&self) -> &Containerd {
         self.runtime.as_ref().unwrap()
     }

@@ -315,8 +315,7 @@ impl Inner {
 
     /// Deletes task, record, snapshot and streams, whatever there is of them.
     async fn forget(&self, id: &str) -> Result<(), Status> {
-        let request = DeleteTaskRequest { container_id: id.to_owned() };
-        done(self.client.tasks().delete(self.client.request(request)).await)?;
+        self.delete_task(id).await?;
         let request = DeleteContainerRequest { id: id.to_owned() };
         done(self.client.containers().delete(self.client.request(request)).await)?;
         let request =
@@ -325,6 +324,20 @@ impl Inner {
         let _ = fs::remove_dir_all(self.io_folder(id));
         self.untrack(id);
         Ok(())
+    }
+
+    /// Deletes a task. One whose shim was lost is deleted by containerd itself, some moments later.
+    async fn delete_task(&self, id: &str) -> Result<(), Status> {
+        let deadline = tokio::time::Instant::now() + super::KILL_TIMEOUT;
+        loop {
+            let request = DeleteTaskRequest { container_id: id.to_owned() };
+            match done(self.client.tasks().delete(self.client.request(request)).await) {
+                Err(status) if is_shim_lost(&status) && tokio::time::Instant::now() < deadline => {
+                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                }
+                result => return result,
+            }
+        }
     }
 
     pub(super) async fn task(&self, id: &str) -> Result<Option<Process>, Status> {
@@ -464,6 +477,11 @@ pub(super) fn lost() -> Exit {
         oom_killed: false,
         message: "the container's supervisor was lost, and its exit code with it".to_owned(),
     }
+}
+
+/// What calls to a shim that has gone end with.
+fn is_shim_lost(status: &Status) -> bool {
+    status.message().contains("ttrpc: closed")
 }
 
 fn has_ended(task: &Process) -> bool {
