@@ -57,9 +57,22 @@ pub struct Core {
     kubelet_tls: Arc<ClientConfig>,
     anonymous_tls: Arc<ClientConfig>,
     address: OnceLock<SocketAddr>,
+    /// Ends everything that runs beside the requests.
+    stop: CancellationToken,
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
 }
 
 impl Core {
+    /// Cancelled when the server stops, or when its last handle is dropped.
+    pub(crate) fn stop(&self) -> &CancellationToken {
+        &self.stop
+    }
+
     /// What is served now. Keep the result for the length of one request.
     pub fn registry(&self) -> Arc<Registry> {
         self.registry.load_full()
@@ -268,8 +281,7 @@ impl Server {
         }
         let router = Router::new().fallback(handlers::handle).with_state(core.clone());
         let router = identify::layers(router, &core);
-        let server =
-            Self { core, router, stop: CancellationToken::new(), tasks: TaskTracker::new() };
+        let server = Self { stop: core.stop.clone(), core, router, tasks: TaskTracker::new() };
         bootstrap::install(&server).await?;
         server.install_crds(&server.core.config.crds).await?;
         if let Some(address) = server.core.config.bind {
@@ -354,6 +366,7 @@ fn core(config: Config, store: Arc<dyn Store>) -> Result<Core, StartError> {
         definitions: OnceLock::new(),
         roles: OnceLock::new(),
         address: OnceLock::new(),
+        stop: CancellationToken::new(),
         config,
         pki,
         store,

@@ -75,6 +75,12 @@ impl Builder {
     }
 }
 
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        self.server.core().stop().cancel();
+    }
+}
+
 impl TestServer {
     /// Starts with the hosted types alone.
     ///

@@ -49,7 +49,10 @@ impl Follower {
         }
         core.swap(state.registry());
         let (sender, seen) = watch::channel(list.revision());
-        tokio::spawn(run(Arc::downgrade(core), state, subscription, sender));
+        let (stop, core) = (core.stop().clone(), Arc::downgrade(core));
+        tokio::spawn(async move {
+            stop.run_until_cancelled(run(core, state, subscription, sender)).await
+        });
         Ok(Self { seen })
     }
 

@@ -33,7 +33,9 @@ impl Follower {
             let subscription = begin(&core.authorizer, kind, cache);
             let (sender, receiver) = watch::channel(cache.revision());
             seen.insert(kind.resource(), receiver);
-            tokio::spawn(follow(core.authorizer.clone(), kind, storage, subscription, sender));
+            let follower = follow(core.authorizer.clone(), kind, storage, subscription, sender);
+            let stop = core.stop().clone();
+            tokio::spawn(async move { stop.run_until_cancelled(follower).await });
         }
         Ok(Self { seen })
     }
