@@ -168,6 +168,10 @@ impl Strategy for Deployments {
         causes.0
     }
 
+    fn warnings(&self, obj: &Value) -> Vec<String> {
+        pod::template_warnings(obj)
+    }
+
     fn counts_generation(&self) -> bool {
         true
     }
@@ -214,6 +218,10 @@ impl Strategy for ReplicaSets {
         not_negative(&mut causes, &at, spec, &["replicas", "minReadySeconds"]);
         selector_and_template(&mut causes, spec, old);
         causes.0
+    }
+
+    fn warnings(&self, obj: &Value) -> Vec<String> {
+        pod::template_warnings(obj)
     }
 
     fn counts_generation(&self) -> bool {
@@ -280,6 +288,10 @@ impl Strategy for ReplicationControllers {
         }
         template(&mut causes, &template_at, &spec["template"]);
         causes.0
+    }
+
+    fn warnings(&self, obj: &Value) -> Vec<String> {
+        pod::template_warnings(obj)
     }
 
     fn counts_generation(&self) -> bool {
@@ -352,6 +364,10 @@ impl Strategy for StatefulSets {
             }
         }
         causes.0
+    }
+
+    fn warnings(&self, obj: &Value) -> Vec<String> {
+        pod::template_warnings(obj)
     }
 
     fn counts_generation(&self) -> bool {
@@ -499,6 +515,10 @@ impl Strategy for DaemonSets {
             _ => causes.not_supported(&update_at, update, &["RollingUpdate", "OnDelete"]),
         }
         causes.0
+    }
+
+    fn warnings(&self, obj: &Value) -> Vec<String> {
+        pod::template_warnings(obj)
     }
 
     fn counts_generation(&self) -> bool {

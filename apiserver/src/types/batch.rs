@@ -86,6 +86,10 @@ impl Strategy for Jobs {
         causes.0
     }
 
+    fn warnings(&self, obj: &Value) -> Vec<String> {
+        pod::template_warnings(obj)
+    }
+
     fn counts_generation(&self) -> bool {
         true
     }

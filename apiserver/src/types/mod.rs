@@ -16,7 +16,7 @@ mod pod;
 mod roles;
 mod service;
 mod storage;
-mod words;
+pub(crate) mod words;
 
 use std::sync::Arc;
 

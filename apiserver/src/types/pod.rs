@@ -10,6 +10,7 @@ mod security;
 mod update;
 pub(crate) mod validate;
 mod volume;
+mod warnings;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -25,6 +26,7 @@ use crate::write::now;
 pub(crate) use admission::forbidden;
 pub(crate) use placement::{node_selector, tolerations};
 pub(crate) use resources::{amount, known_name, overhead};
+pub(crate) use update::differences;
 pub(crate) use volume::{host_path, nfs};
 
 /// Strategy of `pods`.
@@ -117,6 +119,7 @@ impl Strategy for Pods {
                     validate::spec(&mut causes, &at, &obj["spec"]);
                 }
                 causes.0.extend(faults_before.0);
+                causes.0.extend(late_finalizers(obj, old));
             }
             (Some(_), _) => (),
         }
@@ -124,15 +127,7 @@ impl Strategy for Pods {
     }
 
     fn warnings(&self, obj: &Value) -> Vec<String> {
-        let mut warnings = Vec::new();
-        for (n, constraint) in items(&obj["spec"]["topologySpreadConstraints"]).iter().enumerate() {
-            if constraint["labelSelector"].is_null() {
-                warnings.push(format!(
-                    "spec.topologySpreadConstraints[{n}].labelSelector: a null labelSelector results in matching no pod"
-                ));
-            }
-        }
-        warnings
+        warnings::spec(&At::new("spec"), &obj["spec"])
     }
 
     fn selectable(&self) -> Vec<Selectable> {
@@ -163,6 +158,23 @@ impl Strategy for Pods {
         let seconds = asked.or(own).unwrap_or(30);
         Some(if seconds < 0 { 1 } else { seconds })
     }
+}
+
+/// Upstream checks the metadata of pods twice, and reports this fault twice.
+fn late_finalizers(obj: &Value, old: &Value) -> Option<Cause> {
+    if old["metadata"]["deletionTimestamp"].is_null() {
+        return None;
+    }
+    let before = items(&old["metadata"]["finalizers"]);
+    let new = items(&obj["metadata"]["finalizers"]).iter().filter(|f| !before.contains(f));
+    let shown: Vec<String> = new.map(|f| f.to_string()).collect();
+    (!shown.is_empty()).then(|| {
+        let why = format!(
+            "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
+            shown.join(", ")
+        );
+        Cause::forbidden("metadata.finalizers", &why)
+    })
 }
 
 /// The old pod with the resources of the new one's containers.
@@ -213,6 +225,13 @@ pub(crate) fn template_default(spec: &mut Value) {
         default(template, "metadata", json!({}));
         defaults::template(template);
     }
+}
+
+/// What is a bad idea in the template of a workload.
+pub(crate) fn template_warnings(obj: &Value) -> Vec<String> {
+    let at = At::new("spec");
+    let at = at.field("template");
+    warnings::spec(&at.field("spec"), &obj["spec"]["template"]["spec"])
 }
 
 /// What is wrong with a pod template.

@@ -119,6 +119,7 @@ impl Strategy for Services {
 
     fn prepare_create(&self, ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {
         obj["status"] = json!({"loadBalancer": {}});
+        both_names(&mut obj["spec"]);
         let mut early = Causes::default();
         validate::spec(&mut early, &obj["spec"]);
         if !early.0.is_empty() || !obj["spec"].is_object() {
@@ -225,10 +226,10 @@ fn invalid(obj: &Value, cause: Cause) -> ApiError {
     }
 }
 
-/// Both names of the addresses, and the families that fit; the cluster has IPv4 only.
-fn families(spec: &mut Value) -> Result<(), Cause> {
-    if kind(spec) == "ExternalName" {
-        return Ok(());
+/// The first address has a field of its own.
+fn both_names(spec: &mut Value) {
+    if !spec.is_object() {
+        return;
     }
     let one = text(spec, "clusterIP").to_owned();
     if !one.is_empty() && items(&spec["clusterIPs"]).is_empty() {
@@ -238,6 +239,14 @@ fn families(spec: &mut Value) -> Result<(), Cause> {
     {
         spec["clusterIP"] = first;
     }
+}
+
+/// Both names of the addresses, and the families that fit; the cluster has IPv4 only.
+fn families(spec: &mut Value) -> Result<(), Cause> {
+    if kind(spec) == "ExternalName" {
+        return Ok(());
+    }
+    both_names(spec);
     let v6 = items(&spec["clusterIPs"]).iter().position(|ip| {
         ip.as_str().and_then(|ip| ip.parse::<IpAddr>().ok()).is_some_and(|ip| ip.is_ipv6())
     });

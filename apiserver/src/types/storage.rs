@@ -211,7 +211,8 @@ fn volume_update(causes: &mut Causes, new: &Value, old: &Value) {
     let at = At::new("spec");
     if SOURCES.iter().any(|kind| new[*kind] != old[*kind]) {
         let field = at.field("persistentvolumesource");
-        causes.forbidden(&field, "spec.persistentvolumesource is immutable after creation");
+        let why = "spec.persistentvolumesource is immutable after creation";
+        causes.forbidden(&field, &format!("{why}\n{}", pod::differences(old, new)));
     }
     causes.immutable(&at.field("volumeMode"), &new["volumeMode"], &old["volumeMode"]);
     if !old["nodeAffinity"].is_null() {
@@ -344,7 +345,7 @@ fn claim_update(causes: &mut Causes, new: &Value, old: &Value) {
         copy(&mut expected, spec, "storageClassName");
     }
     if expected != *spec {
-        causes.forbidden(&at, CLAIM_FIXED);
+        causes.forbidden(&at, &format!("{CLAIM_FIXED}\n{}", pod::differences(&expected, spec)));
     }
     let amount = |claim: &Value| nano(&claim["spec"]["resources"]["requests"]["storage"]);
     let capacity = nano(&old["status"]["capacity"]["storage"]);

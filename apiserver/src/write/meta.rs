@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::{Writer, metadata};
 use crate::registry::Resource;
 use crate::status::ApiError;
+use crate::types::words;
 
 /// Most bytes of all annotations together.
 ///
@@ -144,70 +145,23 @@ fn name(resource: &Resource, meta: &Value, causes: &mut Vec<Cause>) {
     }
 }
 
-const QUALIFIED: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
-const LABEL_VALUE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
-
 /// Faults of labels, also of those in selectors and templates.
 pub(super) fn labels(labels: &Value, field: &str, causes: &mut Vec<Cause>) {
     for (key, value) in labels.as_object().into_iter().flatten() {
-        for fault in qualified_name(key) {
+        for fault in words::qualified(key) {
             causes.push(Cause::invalid(field, &key.as_str().into(), &fault));
         }
         let value = value.as_str().unwrap_or_default();
-        if value.len() > 63 {
-            causes.push(Cause::invalid(field, &value.into(), "must be no more than 63 bytes"));
-        }
-        if !value.is_empty() && !is_word(value) {
-            causes.push(Cause::invalid(field, &value.into(), LABEL_VALUE));
+        for fault in words::label_value(value) {
+            causes.push(Cause::invalid(field, &value.into(), &fault));
         }
     }
-}
-
-/// Faults of `prefix/name`.
-pub(super) fn qualified_name(key: &str) -> Vec<String> {
-    let mut faults = Vec::new();
-    let parts: Vec<&str> = key.split('/').collect();
-    let name = match parts.as_slice() {
-        [name] => *name,
-        [prefix, name] => {
-            if prefix.is_empty() {
-                faults.push("prefix part must be non-empty".to_owned());
-            } else {
-                faults.extend(
-                    super::names::subdomain(prefix).into_iter().map(|f| format!("prefix part {f}")),
-                );
-            }
-            *name
-        }
-        _ => {
-            return vec![format!(
-                "a qualified name must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]') with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"
-            )];
-        }
-    };
-    if name.is_empty() {
-        faults.push("name part must be non-empty".to_owned());
-    } else if name.len() > 63 {
-        faults.push("name part must be no more than 63 bytes".to_owned());
-    }
-    if !is_word(name) {
-        faults.push(QUALIFIED.to_owned());
-    }
-    faults
-}
-
-fn is_word(text: &str) -> bool {
-    let bytes = text.as_bytes();
-    let edge = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
-    edge(bytes.first())
-        && edge(bytes.last())
-        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }
 
 fn annotations(annotations: &Value, causes: &mut Vec<Cause>) {
     let mut bytes = 0;
     for (key, value) in annotations.as_object().into_iter().flatten() {
-        for fault in qualified_name(&key.to_lowercase()) {
+        for fault in words::qualified(&key.to_lowercase()) {
             causes.push(Cause::invalid("metadata.annotations", &key.as_str().into(), &fault));
         }
         bytes += key.len() + value.as_str().map_or(0, str::len);
@@ -260,7 +214,7 @@ fn finalizers(meta: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
     };
     let mine = list(meta);
     for (n, finalizer) in mine.iter().enumerate() {
-        let faults = qualified_name(finalizer);
+        let faults = words::qualified(finalizer);
         let field = format!("metadata.finalizers[{n}]");
         if faults.is_empty()
             && !finalizer.contains('/')
@@ -270,7 +224,7 @@ fn finalizers(meta: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
             causes.push(Cause::invalid(&*field, &finalizer.as_str().into(), fault));
         }
         for fault in faults {
-            causes.push(Cause::invalid(&*field, &finalizer.as_str().into(), &fault));
+            causes.push(Cause::invalid("metadata.finalizers", &finalizer.as_str().into(), &fault));
         }
     }
     if mine.iter().any(|f| f == "orphan") && mine.iter().any(|f| f == "foregroundDeletion") {

@@ -353,11 +353,13 @@ pub fn answer(
 
 /// How messages show a body that could not be read.
 fn summary(body: &[u8]) -> String {
-    const MOST: usize = 2048;
+    const MOST: usize = 30;
+    let start = &body[..body.len().min(MOST)];
+    let more = if body.len() > MOST { " ..." } else { "" };
     match body.first() {
         None => "<empty>".to_owned(),
-        Some(b'{') => String::from_utf8_lossy(&body[..body.len().min(MOST)]).into_owned(),
-        Some(_) => body.iter().take(MOST).map(|b| format!("{b:02x}")).collect(),
+        Some(b'{') => String::from_utf8_lossy(start).into_owned() + more,
+        Some(_) => start.iter().map(|b| format!("{b:02x}")).collect::<String>() + more,
     }
 }
 

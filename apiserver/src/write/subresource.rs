@@ -179,19 +179,20 @@ async fn evict(call: &Call<'_>, body: &[u8]) -> Result<Response, ApiError> {
     let pod = writer.parse(&entry)?;
     if needs_budget(&pod) {
         take_budget(call, &writer, &pod).await?;
+    }
+    let assigned = pod["spec"]["nodeName"].as_str().is_some_and(|n| !n.is_empty());
+    let over = matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
+    if assigned && !over {
         let agent = meta::agent(call.headers);
         let plan = Plan { name: name.clone(), subresource: Some("status"), agent: Some(&agent) };
-        let assigned = pod["spec"]["nodeName"].as_str().is_some_and(|n| !n.is_empty());
-        if assigned {
-            let condition = json!({"type": "DisruptionTarget", "status": "True", "lastProbeTime": null,
-                "lastTransitionTime": meta::now(), "reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting"});
-            update(&mut writer, &plan, |_, pod| {
-                let mut pod = pod.clone();
-                set_condition(&mut pod, condition.clone());
-                Ok(Change::To(pod))
-            })
-            .await?;
-        }
+        let condition = json!({"type": "DisruptionTarget", "status": "True", "lastProbeTime": null,
+            "lastTransitionTime": meta::now(), "reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting"});
+        update(&mut writer, &plan, |_, pod| {
+            let mut pod = pod.clone();
+            set_condition(&mut pod, condition.clone());
+            Ok(Change::To(pod))
+        })
+        .await?;
     }
     delete(&writer, &name, &deletion).await?;
     Ok(success(call))

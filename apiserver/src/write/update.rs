@@ -177,7 +177,9 @@ async fn replace(
     }
     admission::mutate(writer, &mut object, Some(old)).await?;
     resource.strategy.prepare_update(&writer.ctx(), &mut object, old, plan.subresource)?;
-    if counts(writer) && changed(&resource, &object, old) {
+    // A pod's node is set once, and is no change of what was asked for.
+    let counted = plan.subresource != Some("binding");
+    if counted && counts(writer) && changed(&resource, &object, old) {
         let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
         metadata(&mut object).insert("generation".to_owned(), generation.into());
     }

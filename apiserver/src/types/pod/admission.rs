@@ -256,17 +256,14 @@ async fn runtime_class(ctx: &Ctx<'_>, pod: &mut Value) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Addresses of which both the first and the list are known.
+/// The pod's first address is also the first of its list.
 pub(super) fn same_addresses(status: &mut Value) {
-    for (one, list) in [("podIP", "podIPs"), ("hostIP", "hostIPs")] {
-        let first = text(status, one).to_owned();
-        let listed =
-            items(&status[list]).first().map(|e| text(e, "ip").to_owned()).unwrap_or_default();
-        if first.is_empty() && !listed.is_empty() {
-            status[one] = listed.into();
-        } else if !first.is_empty() && listed.is_empty() {
-            default(status, list, json!([{"ip": first}]));
-        }
+    let first = text(status, "podIP").to_owned();
+    let listed = items(&status["podIPs"]).first().map(|e| text(e, "ip").to_owned());
+    match listed {
+        Some(listed) if first.is_empty() => status["podIP"] = listed.into(),
+        None if !first.is_empty() => default(status, "podIPs", json!([{"ip": first}])),
+        _ => (),
     }
 }
 
@@ -306,9 +303,11 @@ mod tests {
 
     #[test]
     fn addresses_are_completed() {
-        let mut status = json!({"podIP": "10.0.0.1", "hostIPs": [{"ip": "192.0.2.1"}]});
+        let mut status = json!({"podIP": "10.0.0.1"});
         same_addresses(&mut status);
         assert_eq!(status["podIPs"], json!([{"ip": "10.0.0.1"}]));
-        assert_eq!(status["hostIP"], "192.0.2.1");
+        let mut status = json!({"podIPs": [{"ip": "10.0.0.1"}]});
+        same_addresses(&mut status);
+        assert_eq!(status["podIP"], "10.0.0.1");
     }
 }

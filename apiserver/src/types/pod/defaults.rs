@@ -17,10 +17,22 @@ pub(crate) fn spec(spec: &mut Value) {
             let policy = pull_policy(text(container, "image"));
             default(container, "imagePullPolicy", policy);
             default(container, "resources", json!({}));
+            if let Some(resources) = check::part(container, "resources") {
+                whole_millis(resources);
+            }
+            stop_signal(container);
+            for variable in items_mut(container, "env") {
+                if let Some(from) = check::part(variable, "valueFrom") {
+                    divisor(from);
+                }
+            }
         }
     }
     for volume in items_mut(spec, "volumes") {
         self::volume(volume);
+    }
+    if let Some(resources) = check::part(spec, "resources") {
+        whole_millis(resources);
     }
     service_account(spec);
 }
@@ -69,9 +81,52 @@ fn volume(volume: &mut Value) {
     if only_name {
         volume["emptyDir"] = json!({});
     }
+    if let Some(downward) = check::part(volume, "downwardAPI") {
+        items_mut(downward, "items").for_each(divisor);
+    }
+    if let Some(projected) = check::part(volume, "projected") {
+        for source in items_mut(projected, "sources") {
+            if let Some(downward) = check::part(source, "downwardAPI") {
+                items_mut(downward, "items").for_each(divisor);
+            }
+        }
+    }
     if let Some(image) = check::part(volume, "image") {
         let policy = pull_policy(text(image, "reference"));
         default(image, "pullPolicy", policy);
+    }
+}
+
+/// Amounts have no parts below a thousandth; what has is rounded up.
+fn whole_millis(resources: &mut Value) {
+    for part in ["limits", "requests"] {
+        let amounts = resources.get_mut(part).and_then(Value::as_object_mut);
+        for amount in amounts.into_iter().flat_map(|map| map.values_mut()) {
+            let value = nano(amount);
+            if value % 1_000_000 != 0 {
+                let millis = value.div_euclid(1_000_000) + 1;
+                if let Ok(text) = schema::quantity::canonical(&format!("{millis}m")) {
+                    *amount = text.into();
+                }
+            }
+        }
+    }
+}
+
+/// Stop signals are behind a feature gate that is off by default: they are dropped.
+fn stop_signal(container: &mut Value) {
+    let Some(lifecycle) = check::part(container, "lifecycle") else { return };
+    let dropped = check::remove(lifecycle, "stopSignal").is_some();
+    let empty = lifecycle.as_object().is_some_and(Map::is_empty);
+    if dropped && empty {
+        check::remove(container, "lifecycle");
+    }
+}
+
+/// A reference to a resource is divided by one, written as zero.
+fn divisor(of: &mut Value) {
+    if let Some(reference) = check::part(of, "resourceFieldRef") {
+        default(reference, "divisor", "0");
     }
 }
 

@@ -62,7 +62,6 @@ pub(crate) fn tolerations(causes: &mut Causes, at: &At<'_>, tolerations: &Value)
 }
 
 fn spread(causes: &mut Causes, at: &At<'_>, constraints: &Value) {
-    let mut seen = HashSet::new();
     for (n, constraint) in items(constraints).iter().enumerate() {
         let at = at.index(n);
         if constraint["maxSkew"].as_i64().unwrap_or_default() <= 0 {
@@ -81,7 +80,10 @@ fn spread(causes: &mut Causes, at: &At<'_>, constraints: &Value) {
             &action.into(),
             &["DoNotSchedule", "ScheduleAnyway"],
         );
-        if !seen.insert((key, action)) {
+        let pair = |c: &Value| {
+            (text(c, "topologyKey") == key, text(c, "whenUnsatisfiable") == action) == (true, true)
+        };
+        if items(constraints)[n + 1..].iter().any(pair) {
             let field = at.field("{topologyKey, whenUnsatisfiable}");
             causes.duplicate(&field, &format!("{{{key}, {action}}}").into());
         }

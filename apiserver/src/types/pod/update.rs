@@ -45,8 +45,17 @@ pub(super) fn spec(causes: &mut Causes, new: &Value, old: &Value) {
         node_selection(causes, new, old, &mut expected);
     }
     if expected != *new {
-        causes.forbidden(&at, ONLY_THESE);
+        causes.forbidden(&at, &format!("{ONLY_THESE}\n{}", differences(&expected, new)));
     }
+}
+
+/// The members that differ, one a line, for the people who read the refusal.
+pub(crate) fn differences(old: &Value, new: &Value) -> String {
+    let keys = members(old).chain(members(new)).map(|(k, _)| k.as_str());
+    let keys: std::collections::BTreeSet<&str> = keys.filter(|k| old[*k] != new[*k]).collect();
+    let lines: Vec<String> =
+        keys.iter().map(|k| format!("  {k}: {} -> {}", old[*k], new[*k])).collect();
+    lines.join("\n")
 }
 
 fn deadline(causes: &mut Causes, new: &Value, old: &Value) {

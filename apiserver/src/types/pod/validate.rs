@@ -32,7 +32,6 @@ pub(crate) fn spec(causes: &mut Causes, at: &At<'_>, spec: &Value) {
         causes.faults(&gates.index(n).field("conditionType"), kind, words::qualified(kind));
     }
     operating_system(causes, at, spec);
-    stop_signals(causes, at, spec);
 }
 
 /// What is wrong with a pod that is to be created.
@@ -193,24 +192,6 @@ fn operating_system(causes: &mut Causes, at: &At<'_>, spec: &Value) {
             &context.field("windowsOptions"),
             "windows options cannot be set for a linux pod",
         );
-    }
-}
-
-/// A stop signal is only understood where the operating system is known.
-fn stop_signals(causes: &mut Causes, at: &At<'_>, spec: &Value) {
-    let known = !text(&spec["os"], "name").is_empty();
-    for list in ["initContainers", "containers"] {
-        let list_at = at.field(list);
-        for (n, container) in items(&spec[list]).iter().enumerate() {
-            if container["lifecycle"]["stopSignal"].is_string() && !known {
-                let at = list_at.index(n);
-                let at = at.field("lifecycle");
-                causes.forbidden(
-                    &at.field("stopSignal"),
-                    "may not be set for containers with empty `spec.os.name`",
-                );
-            }
-        }
     }
 }
 
