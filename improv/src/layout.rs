@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 /// Where root's cluster lives unless `--data-dir` says otherwise.
-pub const DEFAULT_DATA_DIR: &str = "/var/lib/improv";
+pub(crate) const DEFAULT_DATA_DIR: &str = "/var/lib/improv";
 
 /// The folders and names of one cluster; all follow from its data folder.
 ///
 /// Two clusters with different data folders share nothing, so they stand side by side.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Layout {
+pub(crate) struct Layout {
     /// What must outlive a reboot: the store, the keys, the images.
     pub data: PathBuf,
     /// What a reboot may take: sockets, pinned namespaces, pod folders.
@@ -23,7 +23,7 @@ pub struct Layout {
 impl Layout {
     /// The layout of the cluster whose data folder is `data`.
     #[must_use]
-    pub fn new(data: &Path) -> Self {
+    pub(crate) fn new(data: &Path) -> Self {
         let data = std::path::absolute(data).unwrap_or_else(|_| data.to_owned());
         let suffix = match data == Path::new(DEFAULT_DATA_DIR) {
             true => String::new(),
@@ -38,41 +38,29 @@ impl Layout {
 
     /// `base` with this cluster's suffix, e.g. `improv0` or `improv-3fa91c`.
     #[must_use]
-    pub fn named(&self, base: &str, default: &str) -> String {
+    pub(crate) fn named(&self, base: &str, default: &str) -> String {
         match self.suffix.as_str() {
             "" => default.to_owned(),
             suffix => format!("{base}-{suffix}"),
         }
     }
 
-    /// The bridge that pods hang on; interface names have at most 15 characters.
-    #[must_use]
-    pub fn bridge(&self) -> String {
-        self.named("improv", "improv0")
-    }
-
     /// The administrator's kubeconfig.
     #[must_use]
-    pub fn kubeconfig(&self) -> PathBuf {
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
         self.data.join("admin.kubeconfig")
     }
 
     /// Locked by the process that runs this cluster, and holding its pid.
     #[must_use]
-    pub fn pid_file(&self) -> PathBuf {
+    pub(crate) fn pid_file(&self) -> PathBuf {
         self.data.join("improv.pid")
     }
 
     /// Where a detached `improv up` writes its log.
     #[must_use]
-    pub fn log_file(&self) -> PathBuf {
+    pub(crate) fn log_file(&self) -> PathBuf {
         self.data.join("improv.log")
-    }
-
-    /// The socket of the cluster's own containerd.
-    #[must_use]
-    pub fn containerd_socket(&self) -> PathBuf {
-        self.run.join("containerd/containerd.sock")
     }
 }
 
@@ -90,13 +78,16 @@ mod tests {
     fn clusters_share_nothing() {
         let (one, two) = (Layout::new(Path::new("/tmp/one")), Layout::new(Path::new("/tmp/two")));
         assert_ne!(one.run, two.run);
-        assert_ne!(one.bridge(), two.bridge());
-        assert!(one.bridge().len() <= 15, "{} is too long for an interface", one.bridge());
+        assert_ne!(
+            one.named("improv-proxy", "improv-proxy"),
+            two.named("improv-proxy", "improv-proxy")
+        );
     }
 
     #[test]
     fn the_default_cluster_has_plain_names() {
         let layout = Layout::new(Path::new(DEFAULT_DATA_DIR));
-        assert_eq!((layout.run.to_str(), layout.bridge().as_str()), (Some("/run/improv"), "improv0"));
+        assert_eq!(layout.run.to_str(), Some("/run/improv"));
+        assert_eq!(layout.named("improv", "improv0"), "improv0");
     }
 }

@@ -1,4 +1,78 @@
-//! Improv: Kubernetes as a jazz combo. This command runs every component in one process.
+//! Improv: Kubernetes as a jazz combo. This command runs every component in one process, and does what a
+//! newcomer needs beside: images, kubeconfig, status, and the repository's generated files.
+
+mod arguments;
+mod down;
+mod generate;
+mod grants;
 mod image;
 mod layout;
-fn main() {}
+mod node;
+mod players;
+mod preflight;
+mod process;
+mod status;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::arguments::{Arguments, Command, Image};
+use crate::layout::Layout;
+
+fn main() -> ExitCode {
+    // The containers' shims start this same binary as their logger: before anything else, and without a runtime.
+    nodeagent::logger::maybe_run();
+    let arguments = Arguments::parse();
+    match run(arguments.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("improv: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Generate(generate) => generate::generate(&generate.root, generate.check),
+        Command::Image(Image::Build(build)) => image::run_build(&build),
+        Command::Up(mut up) if up.detach => {
+            let layout = Layout::new(&up.data_dir);
+            std::fs::create_dir_all(&layout.data)?;
+            up.detach = false;
+            process::detach(&layout)
+        }
+        Command::Up(up) => {
+            let filter = tracing_subscriber::EnvFilter::new(&up.log);
+            tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+            block_on(up::up(up))
+        }
+        Command::Down(down) => block_on(down::down(&down)),
+        Command::Status(which) => block_on(status::status(&which)),
+        Command::Kubeconfig(kubeconfig) => print_kubeconfig(&kubeconfig),
+        Command::Image(Image::Import(import)) => block_on(image::run_import(&import)),
+    }
+}
+
+fn block_on(task: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(task)
+}
+
+fn print_kubeconfig(arguments: &arguments::Kubeconfig) -> anyhow::Result<()> {
+    let path = Layout::new(&arguments.which.data_dir).kubeconfig();
+    if arguments.path {
+        println!("{}", path.display());
+        return Ok(());
+    }
+    let text = std::fs::read_to_string(&path);
+    let text = text.map_err(|error| {
+        anyhow::anyhow!(
+            "cannot read {} ({error}); has `improv up` run, and as the same user?",
+            path.display()
+        )
+    })?;
+    print!("{text}");
+    Ok(())
+}

@@ -31,7 +31,7 @@ use crate::zone::Zone;
 const GATHER: Duration = Duration::from_millis(5);
 
 /// The player, as the kit runs it: every instance answers.
-pub static PLAYER: Player = Player::new("kube-dns", env!("CARGO_PKG_VERSION"), |stage| {
+pub static PLAYER: Player = Player::new("dns", env!("CARGO_PKG_VERSION"), |stage| {
     Box::pin(run(stage))
 })
 .crds(&["endpointslices.discovery.k8s.io.yaml"])

@@ -20,7 +20,8 @@ use kit::{Flag, Player, Stage, rules};
 pub const TABLE: &str = "improv-proxy";
 
 /// The player, as the kit runs it: one on every node.
-pub static PLAYER: Player = Player::new("kube-proxy", env!("CARGO_PKG_VERSION"), |stage| Box::pin(run(stage)))
+pub static PLAYER: Player = Player::new("proxy", env!("CARGO_PKG_VERSION"), |stage| Box::pin(run(stage)))
+    .source("kube-proxy")
     .crds(&["endpointslices.discovery.k8s.io.yaml"])
     .flags(&[
         Flag { name: "node-name", help: "The node whose traffic it directs", default: "" },

@@ -13,14 +13,19 @@ async fn main() -> anyhow::Result<()> {
     let listener = TcpListener::bind(address).await?;
     println!("hello {} listens on {address}", env!("CARGO_PKG_VERSION"));
     let mut terminate = signal(SignalKind::terminate())?;
-    axum::serve(listener, router()).with_graceful_shutdown(async move { drop(terminate.recv().await) }).await?;
+    axum::serve(listener, router())
+        .with_graceful_shutdown(async move { terminate.recv().await.unwrap_or_default() })
+        .await?;
     println!("hello says goodbye");
     Ok(())
 }
 
 fn router() -> Router {
-    let line = format!("{} from {}\n", setting("GREETING", "hello"), setting("POD_NAME", "nowhere"));
-    Router::new().route("/", get(move || async move { line })).route("/healthz", get(|| async { "ok\n" }))
+    let line =
+        format!("{} from {}\n", setting("GREETING", "hello"), setting("POD_NAME", "nowhere"));
+    Router::new()
+        .route("/", get(move || async move { line }))
+        .route("/healthz", get(|| async { "ok\n" }))
 }
 
 /// The value of an environment variable, or `default` where it is not set.

@@ -2,22 +2,24 @@
 //!
 //! Source: the OCI image specification, "Image Layout", "Image Manifest" and "Image Configuration".
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use oci_spec::image::{
-    ConfigBuilder, Descriptor, DescriptorBuilder, Digest, HistoryBuilder, ImageConfigurationBuilder,
-    ImageIndexBuilder, ImageManifestBuilder, MediaType, PlatformBuilder, RootFsBuilder, Sha256Digest,
+    ConfigBuilder, Descriptor, DescriptorBuilder, Digest, HistoryBuilder,
+    ImageConfigurationBuilder, ImageIndexBuilder, ImageManifestBuilder, MediaType, PlatformBuilder,
+    RootFsBuilder,
 };
 use sha2::{Digest as _, Sha256};
 
 /// What an image is made of.
 #[derive(Debug, Clone, Default)]
-pub struct ImageSpec {
+pub(crate) struct ImageSpec {
     /// Reference that containerd files the image under, e.g. `improv.dev/hello:0.1.0`.
     pub name: String,
     /// Files to put into the single layer: path in the image → file on this machine.
@@ -32,7 +34,7 @@ pub struct ImageSpec {
 
 /// Why an image could not be built.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// A file that the image needs cannot be read, or the archive cannot be written.
     #[error("cannot {action} {}", path.display())]
     Io {
@@ -61,11 +63,15 @@ pub enum Error {
 ///
 /// # Errors
 /// When a file cannot be read or the archive cannot be written.
-pub fn build(spec: &ImageSpec, out: &Path) -> Result<String, Error> {
+pub(crate) fn build(spec: &ImageSpec, out: &Path) -> Result<String, Error> {
     let layer = layer(spec)?;
     let config = config(spec, &layer.diff_id).map_err(document("configuration", spec))?;
     let config_blob = Blob::new(MediaType::ImageConfig, config);
-    let layer_blob = Blob { media_type: MediaType::ImageLayerGzip, digest: sha256(&layer.gzip), bytes: layer.gzip };
+    let layer_blob = Blob {
+        media_type: MediaType::ImageLayerGzip,
+        digest: sha256(&layer.gzip),
+        bytes: layer.gzip,
+    };
     let manifest = ImageManifestBuilder::default()
         .schema_version(2u32)
         .media_type(MediaType::ImageManifest)
@@ -94,12 +100,9 @@ impl Blob {
     }
 
     fn descriptor(&self) -> Descriptor {
-        let digest = Sha256Digest::try_from(self.digest.as_str()).map(Digest::from);
-        Descriptor::new(
-            self.media_type.clone(),
-            self.bytes.len() as u64,
-            digest.expect("64 hexadecimal digits are a digest"),
-        )
+        let digest = Digest::from_str(&format!("sha256:{}", self.digest));
+        let digest = digest.expect("64 hexadecimal digits are a digest");
+        Descriptor::new(self.media_type.clone(), self.bytes.len() as u64, digest)
     }
 }
 
@@ -115,25 +118,26 @@ fn layer(spec: &ImageSpec) -> Result<Layer, Error> {
         let path = path.to_owned();
         move |source| Error::Io { action: "add to the image", path, source }
     };
-    let mut folders = std::collections::BTreeSet::new();
-    for (target, source_path) in &spec.files {
-        let target = target.strip_prefix("/").unwrap_or(target);
-        for folder in target.ancestors().skip(1).filter(|f| !f.as_os_str().is_empty()) {
-            folders.insert(folder.to_owned());
-        }
-        let _ = source_path;
-    }
-    for folder in &folders {
+    let inside = |target: &'_ Path| target.strip_prefix("/").unwrap_or(target).to_owned();
+    let targets: Vec<PathBuf> = spec.files.keys().map(|target| inside(target)).collect();
+    let parents = targets.iter().flat_map(|target| target.ancestors().skip(1));
+    let folders: BTreeSet<&Path> =
+        parents.filter(|folder| !folder.as_os_str().is_empty()).collect();
+    for folder in folders {
         let mut header = header(0o755, 0, tar::EntryType::Directory);
         tar.append_data(&mut header, folder, io::empty()).map_err(written(folder))?;
     }
     for (target, source_path) in &spec.files {
-        let bytes = std::fs::read(source_path)
-            .map_err(|source| Error::Io { action: "read", path: source_path.clone(), source })?;
-        let mode = std::fs::metadata(source_path).map_or(0o644, |meta| meta.permissions().mode() & 0o777);
+        let bytes = std::fs::read(source_path).map_err(|source| Error::Io {
+            action: "read",
+            path: source_path.clone(),
+            source,
+        })?;
+        let mode =
+            std::fs::metadata(source_path).map_or(0o644, |meta| meta.permissions().mode() & 0o777);
         let mut header = header(mode, bytes.len() as u64, tar::EntryType::Regular);
-        let target = target.strip_prefix("/").unwrap_or(target);
-        tar.append_data(&mut header, target, bytes.as_slice()).map_err(written(source_path))?;
+        tar.append_data(&mut header, inside(target), bytes.as_slice())
+            .map_err(written(source_path))?;
     }
     let plain = tar.into_inner().map_err(written(Path::new("the layer")))?;
     let diff_id = format!("sha256:{}", sha256(&plain));
@@ -154,14 +158,15 @@ fn header(mode: u32, size: u64, kind: tar::EntryType) -> tar::Header {
 }
 
 fn config(spec: &ImageSpec, diff_id: &str) -> oci_spec::Result<Vec<u8>> {
-    let mut run = ConfigBuilder::default().entrypoint(spec.entrypoint.clone()).env(vec![
-        "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
-    ]);
+    let mut run = ConfigBuilder::default()
+        .entrypoint(spec.entrypoint.clone())
+        .env(vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()]);
     if let Some(user) = &spec.user {
         run = run.user(user);
     }
     if !spec.labels.is_empty() {
-        run = run.labels(spec.labels.clone().into_iter().collect::<std::collections::HashMap<_, _>>());
+        run = run
+            .labels(spec.labels.clone().into_iter().collect::<std::collections::HashMap<_, _>>());
     }
     let configuration = ImageConfigurationBuilder::default()
         .architecture(architecture())
@@ -197,7 +202,11 @@ fn index(spec: &ImageSpec, manifest: &Blob) -> oci_spec::Result<Vec<u8>> {
 fn write_archive(out: &Path, index: &[u8], blobs: &[&Blob]) -> io::Result<()> {
     let mut tar = tar::Builder::new(std::fs::File::create(out)?);
     let mut add = |path: &str, bytes: &[u8]| {
-        tar.append_data(&mut header(0o644, bytes.len() as u64, tar::EntryType::Regular), path, bytes)
+        tar.append_data(
+            &mut header(0o644, bytes.len() as u64, tar::EntryType::Regular),
+            path,
+            bytes,
+        )
     };
     add("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
     add("index.json", index)?;
@@ -264,8 +273,13 @@ mod tests {
         let (digest, entries) = archive(&spec(folder.path()), folder.path());
         let index: serde_json::Value = serde_json::from_slice(&entries["index.json"]).unwrap();
         assert_eq!(index["manifests"][0]["digest"], digest);
-        assert_eq!(index["manifests"][0]["annotations"]["io.containerd.image.name"], "improv.dev/hello:1");
-        let blob = |digest: &str| &entries[&format!("blobs/sha256/{}", digest.trim_start_matches("sha256:"))];
+        assert_eq!(
+            index["manifests"][0]["annotations"]["io.containerd.image.name"],
+            "improv.dev/hello:1"
+        );
+        let blob = |digest: &str| {
+            &entries[&format!("blobs/sha256/{}", digest.trim_start_matches("sha256:"))]
+        };
         let manifest: serde_json::Value = serde_json::from_slice(blob(&digest)).unwrap();
         for descriptor in [&manifest["config"], &manifest["layers"][0]] {
             let bytes = blob(descriptor["digest"].as_str().unwrap());

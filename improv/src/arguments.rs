@@ -1,0 +1,175 @@
+//! The command line.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::layout::DEFAULT_DATA_DIR;
+
+/// Kubernetes as a jazz combo: every component in one process, each replaceable alone.
+#[derive(Debug, Parser)]
+#[command(name = "improv", version)]
+pub(crate) struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a cluster on this machine
+    Up(Up),
+    /// Stop the cluster and remove all that it left on this machine, its data too
+    Down(Down),
+    /// Show what runs, and whether it is ready
+    Status(Which),
+    /// Print the administrator's kubeconfig
+    Kubeconfig(Kubeconfig),
+    /// Build images, and bring them into the cluster
+    #[command(subcommand)]
+    Image(Image),
+    /// Write crds/ and charts/ of this repository
+    Generate(Generate),
+}
+
+/// Which cluster is meant.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Which {
+    /// Folder with the cluster's data; another folder is another cluster
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_DATA_DIR)]
+    pub data_dir: PathBuf,
+}
+
+/// How containers are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Runtime {
+    /// For real.
+    Containerd,
+    /// Simulated, without root.
+    Hollow,
+}
+
+/// Arguments of `improv up`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Up {
+    /// Folder with the cluster's data; another folder is another cluster
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_DATA_DIR)]
+    pub data_dir: PathBuf,
+    /// Port of the API server
+    #[arg(long, default_value_t = 6443)]
+    pub port: u16,
+    /// Address of the API server
+    #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::UNSPECIFIED))]
+    pub bind: IpAddr,
+    /// Where the administrator's kubeconfig is written; without it, in the data folder
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Built-in players to start: names with commas between them, all, or none
+    #[arg(long, value_name = "NAMES", default_value = "all")]
+    pub players: String,
+    /// Number of nodes on this machine; more than one only with --runtime hollow
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub nodes: usize,
+    /// How containers are run
+    #[arg(long, value_enum, default_value_t = Runtime::Containerd)]
+    pub runtime: Runtime,
+    /// Socket of a containerd to use; without it, one of our own is started
+    #[arg(long, value_name = "SOCKET")]
+    pub containerd: Option<PathBuf>,
+    /// Addresses of the pods
+    #[arg(long, value_name = "CIDR", default_value = "10.244.0.0/16")]
+    pub pod_cidr: String,
+    /// Addresses of the Services
+    #[arg(long, value_name = "CIDR", default_value = "10.96.0.0/16")]
+    pub service_cidr: String,
+    /// Port of the node agent; with several nodes, of the first
+    #[arg(long, value_name = "PORT", default_value_t = 10250)]
+    pub node_port: u16,
+    /// Registries that are asked over plain http, as host:port with commas between them
+    #[arg(long, value_name = "HOSTS", default_value = "localhost,127.0.0.1")]
+    pub insecure_registries: String,
+    /// Go into the background once the cluster is ready
+    #[arg(long)]
+    pub detach: bool,
+    /// What to log, as `info` or `info,kit=debug`
+    #[arg(long, value_name = "FILTER", env = "RUST_LOG", hide_env = true, default_value = "info")]
+    pub log: String,
+}
+
+/// Arguments of `improv down`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Down {
+    /// Which cluster.
+    #[command(flatten)]
+    pub which: Which,
+    /// Leave the data folder, so that the next `up` has every object again
+    #[arg(long)]
+    pub keep_data: bool,
+}
+
+/// Arguments of `improv kubeconfig`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Kubeconfig {
+    /// Which cluster.
+    #[command(flatten)]
+    pub which: Which,
+    /// Print where the file is instead
+    #[arg(long)]
+    pub path: bool,
+}
+
+/// What to do with images.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Image {
+    /// Make an OCI archive from a static binary and files
+    Build(ImageBuild),
+    /// Bring archives into the cluster's containerd
+    Import(ImageImport),
+}
+
+/// Arguments of `improv image build`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ImageBuild {
+    /// Name of the image, as improv.dev/hello:0.1.0
+    #[arg(long, value_name = "NAME")]
+    pub name: String,
+    /// The program that the image runs; a static binary
+    #[arg(long, value_name = "FILE")]
+    pub binary: PathBuf,
+    /// More files: path on this machine, colon, path in the image
+    #[arg(long = "file", value_name = "FROM:TO")]
+    pub files: Vec<String>,
+    /// The user, as uid or uid:gid
+    #[arg(long, default_value = "65532:65532")]
+    pub user: String,
+    /// The archive to write
+    #[arg(long, short, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Fixed first arguments of the program
+    #[arg(last = true)]
+    pub arguments: Vec<String>,
+}
+
+/// Arguments of `improv image import`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ImageImport {
+    /// Which cluster.
+    #[command(flatten)]
+    pub which: Which,
+    /// OCI or Docker archives
+    #[arg(required = true, value_name = "FILE")]
+    pub archives: Vec<PathBuf>,
+}
+
+/// Arguments of `improv generate`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Generate {
+    /// Compare instead of writing; fails if something is out of date
+    #[arg(long)]
+    pub check: bool,
+    /// The repository's root
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub root: PathBuf,
+}

@@ -1,0 +1,53 @@
+//! The rights of players that run in this process: each its own role, the same that its chart would give it.
+
+use futures::future::try_join_all;
+use k8s_openapi::api::core::v1::ServiceAccount;
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+
+use crate::players::Entry;
+
+/// Where the service accounts of built-in players are.
+pub(crate) const NAMESPACE: &str = "kube-system";
+
+/// Writes role, binding and account of each player; unchanged ones cost no write.
+///
+/// # Errors
+/// If the server refuses.
+pub(crate) async fn grant(admin: &Client, players: &[&'static Entry]) -> Result<(), kube::Error> {
+    try_join_all(players.iter().map(|entry| grant_one(admin, entry))).await.map(drop)
+}
+
+async fn grant_one(admin: &Client, entry: &Entry) -> Result<(), kube::Error> {
+    let params = PatchParams::apply("improv").force();
+    let name = entry.player.name;
+    let role_name = format!("improv:{name}");
+    let accounts: Api<ServiceAccount> = Api::namespaced(admin.clone(), NAMESPACE);
+    accounts.patch(name, &params, &Patch::Apply(account(name))).await?;
+    let role = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRole",
+        "metadata": {"name": role_name},
+        "rules": entry.player.all_rules(),
+    });
+    Api::<ClusterRole>::all(admin.clone()).patch(&role_name, &params, &Patch::Apply(role)).await?;
+    let bindings: Api<ClusterRoleBinding> = Api::all(admin.clone());
+    bindings.patch(&role_name, &params, &Patch::Apply(binding(name, &role_name))).await?;
+    Ok(())
+}
+
+fn account(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": NAMESPACE}})
+}
+
+fn binding(name: &str, role: &str) -> Value {
+    json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": {"name": role},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+        "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": NAMESPACE}],
+    })
+}

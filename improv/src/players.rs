@@ -1,0 +1,119 @@
+//! Every player there is: what `improv up` starts, and what each chart is made of.
+
+use kit::Player;
+
+/// A player, and what its chart must know beyond it.
+pub(crate) struct Entry {
+    /// The player itself.
+    pub player: &'static Player,
+    /// What it does, for `helm search` and `helm show`.
+    pub description: &'static str,
+    /// How its pods are spread.
+    pub workload: Workload,
+}
+
+/// How a player's pods are spread over the cluster, and what they may do there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Workload {
+    /// One that leads, wherever there is room; others may stand by.
+    Deployment,
+    /// One on every node, in the node's own network, with these capabilities.
+    EveryNode(&'static [&'static str]),
+    /// Several that answer on a port of their own, behind Service kube-dns.
+    Dns,
+}
+
+/// All players, in the order in which a cluster needs them.
+pub(crate) static ALL: &[Entry] = &[
+    Entry {
+        player: &namespace_controller::PLAYER,
+        description: "Empties namespaces that are being deleted",
+        workload: Workload::Deployment,
+    },
+    Entry {
+        player: &serviceaccount_controller::PLAYER,
+        description: "Gives every namespace its default ServiceAccount and the cluster's root certificate",
+        workload: Workload::Deployment,
+    },
+    Entry {
+        player: &kube_scheduler::PLAYER,
+        description: "Finds a node for each pod",
+        workload: Workload::Deployment,
+    },
+    Entry {
+        player: &replicaset_controller::PLAYER,
+        description: "Keeps the wanted number of equal pods",
+        workload: Workload::Deployment,
+    },
+    Entry {
+        player: &deployment_controller::PLAYER,
+        description: "Rolls out new versions of pods, and back",
+        workload: Workload::Deployment,
+    },
+    Entry {
+        player: &endpointslice_controller::PLAYER,
+        description: "Lists the pods behind each Service",
+        workload: Workload::Deployment,
+    },
+    Entry {
+        player: &garbage_collector_controller::PLAYER,
+        description: "Deletes what nobody owns any more",
+        workload: Workload::Deployment,
+    },
+    Entry {
+        player: &node_lifecycle_controller::PLAYER,
+        description: "Watches the nodes' heartbeats, and moves pods off silent ones",
+        workload: Workload::Deployment,
+    },
+    Entry {
+        player: &kube_proxy::PLAYER,
+        description: "Makes Services reachable on every node",
+        workload: Workload::EveryNode(&["NET_ADMIN", "NET_RAW"]),
+    },
+    Entry {
+        player: &kube_dns::PLAYER,
+        description: "Gives Services and pods names",
+        workload: Workload::Dns,
+    },
+];
+
+/// The players that `--players` names: `all`, `none`, or names, comma-separated.
+///
+/// # Errors
+/// Names the first one that does not exist, and all that do.
+pub(crate) fn chosen(names: &str) -> anyhow::Result<Vec<&'static Entry>> {
+    match names {
+        "all" => return Ok(ALL.iter().collect()),
+        "none" | "" => return Ok(Vec::new()),
+        _ => (),
+    }
+    let find = |name: &str| {
+        ALL.iter().find(|entry| entry.player.name == name).ok_or_else(|| {
+            let known: Vec<&str> = ALL.iter().map(|entry| entry.player.name).collect();
+            anyhow::anyhow!(
+                "--players: there is no player {name:?}; there are {}, all and none",
+                known.join(", ")
+            )
+        })
+    };
+    names.split(',').map(|name| find(name.trim())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn players_are_chosen_by_name() {
+        let names = |text| chosen(text).unwrap().iter().map(|e| e.player.name).collect::<Vec<_>>();
+        assert_eq!(names("scheduler, replicaset"), ["scheduler", "replicaset"]);
+        assert_eq!(names("all").len(), ALL.len());
+        assert!(names("none").is_empty());
+    }
+
+    #[test]
+    fn an_unknown_player_is_refused_with_the_known_ones() {
+        let refusal = chosen("scheduler,drummer").err().unwrap().to_string();
+        assert!(refusal.contains("\"drummer\"") && refusal.contains("replicaset"), "{refusal}");
+    }
+}

@@ -1,0 +1,141 @@
+//! The process that runs a cluster: found, kept alone, and put into the background.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Read, Seek, Write};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, bail};
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
+use crate::layout::Layout;
+
+/// Last line that a starting cluster writes: it is ready, and says no more.
+const READY: &str = "\u{4}";
+
+/// Proof that no other process runs this cluster; held as long as the process lives, and by the kernel given up
+/// when it dies, however it dies.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    _file: Flock<File>,
+}
+
+impl Lock {
+    /// Makes this process the one that runs the cluster of `layout`.
+    ///
+    /// # Errors
+    /// If another process runs it, or the file cannot be written.
+    pub(crate) fn take(layout: &Layout) -> anyhow::Result<Self> {
+        let path = layout.pid_file();
+        let file =
+            OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
+        let file = file.with_context(|| format!("cannot write {}", path.display()))?;
+        let mut file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(file) => file,
+            Err((mut file, _)) => bail!(
+                "a cluster already runs from {} (process {}); stop it with `improv down`, or choose another --data-dir",
+                layout.data.display(),
+                read_pid(&mut file).map_or("unknown".to_owned(), |pid| pid.to_string()),
+            ),
+        };
+        file.set_len(0)?;
+        write!(file, "{}", std::process::id())?;
+        file.sync_all()?;
+        Ok(Self { _file: file })
+    }
+}
+
+/// The process that runs the cluster of `layout`, if one does.
+#[must_use]
+pub(crate) fn running(layout: &Layout) -> Option<Pid> {
+    let mut file = OpenOptions::new().read(true).write(true).open(layout.pid_file()).ok()?;
+    let pid = read_pid(&mut file);
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(_nobody_holds_it) => None,
+        Err(_) => pid,
+    }
+}
+
+fn read_pid(file: &mut File) -> Option<Pid> {
+    let mut text = String::new();
+    file.rewind().ok()?;
+    file.read_to_string(&mut text).ok()?;
+    text.trim().parse().ok().map(Pid::from_raw)
+}
+
+/// Ends the process that runs the cluster: politely, after `patience` with force.
+pub(crate) async fn stop(layout: &Layout, patience: std::time::Duration) {
+    let Some(pid) = running(layout) else { return };
+    nix::sys::signal::kill(pid, Signal::SIGTERM).ok(); // It may have ended meanwhile.
+    let deadline = tokio::time::Instant::now() + patience;
+    while running(layout).is_some() {
+        if tokio::time::Instant::now() > deadline {
+            nix::sys::signal::kill(pid, Signal::SIGKILL).ok(); // As above.
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+/// Starts this same command in the background, shows its progress, and returns once the cluster is ready.
+///
+/// # Errors
+/// If it ends before; what it said last is in the log file, and shown.
+pub(crate) fn detach(layout: &Layout) -> anyhow::Result<()> {
+    let log: PathBuf = layout.log_file();
+    let log_file = OpenOptions::new().create(true).append(true).open(&log);
+    let log_file = log_file.with_context(|| format!("cannot write {}", log.display()))?;
+    let start = log_file.metadata()?.len();
+    let arguments = std::env::args_os().skip(1).filter(|argument| argument != "--detach");
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log_file);
+    command.process_group(0); // Ctrl-C in this terminal is not meant for the cluster.
+    let mut child = command.spawn().context("cannot start the cluster's process")?;
+    let stdout = child.stdout.take().context("no output from the cluster's process")?;
+    for line in BufReader::new(stdout).lines() {
+        match line?.as_str() {
+            READY => return Ok(()),
+            line => println!("{line}"),
+        }
+    }
+    let status = child.wait()?;
+    let mut said = String::new();
+    let mut log_file = File::open(&log)?;
+    log_file.seek(io::SeekFrom::Start(start))?;
+    log_file.read_to_string(&mut said)?;
+    let last = said.lines().rev().take(5).collect::<Vec<_>>().into_iter().rev();
+    bail!("the cluster did not start ({status}):\n{}", last.collect::<Vec<_>>().join("\n"))
+}
+
+/// Tells whoever waits for it that the cluster is ready.
+pub(crate) fn announce_ready() {
+    progress(READY);
+}
+
+/// A line for the person who started the cluster; nobody may be there any more, and that is fine.
+pub(crate) fn progress(line: &str) {
+    let mut stdout = io::stdout().lock();
+    drop(writeln!(stdout, "{line}"));
+    drop(stdout.flush());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_process_a_cluster() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path());
+        assert_eq!(running(&layout), None);
+        let lock = Lock::take(&layout).unwrap();
+        let me = i32::try_from(std::process::id()).unwrap();
+        assert_eq!(running(&layout), Some(Pid::from_raw(me)));
+        let refusal = Lock::take(&layout).unwrap_err().to_string();
+        assert!(refusal.contains(&format!("process {me}")), "{refusal}");
+        drop(lock);
+        assert_eq!(running(&layout), None);
+    }
+}
