@@ -1,0 +1,59 @@
+# The door to everything; `make help` lists what is behind it.
+
+CARGO ?= cargo
+TARGET := target/x86_64-unknown-linux-gnu
+ifeq ($(shell uname -m),aarch64)
+TARGET := target/aarch64-unknown-linux-gnu
+endif
+VERSION := $(shell sed -n '/workspace.package/,/^version/s/^version = "\(.*\)"/\1/p' Cargo.toml)
+IMPROV := $(TARGET)/release/improv
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+export PATH := $(CURDIR)/target/tools:$(PATH):/usr/sbin:/sbin
+
+.PHONY: help up down status test unit fmt-check clippy generated charts cluster build packages test-packages tools
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+up: packages tools ## Build, start a cluster on this machine, and bring in the image of examples/hello
+	$(CARGO) build --release -p improv -p hello
+	$(SUDO) $(IMPROV) up --detach
+	$(TARGET)/release/improv image build --name improv.dev/hello:$(VERSION) --binary $(TARGET)/release/hello -o target/hello.tar
+	$(SUDO) $(IMPROV) image import target/hello.tar
+	@echo "now: export KUBECONFIG=$$($(IMPROV) kubeconfig --path); kubectl apply -f examples/hello/"
+
+down: ## Stop the cluster and remove all that it left on this machine
+	$(SUDO) $(IMPROV) down
+
+status: ## Show what runs
+	$(SUDO) $(IMPROV) status
+
+test: test-packages tools fmt-check clippy unit cluster ## Everything that CI runs
+
+fmt-check:
+	$(CARGO) fmt --all --check
+
+clippy:
+	$(CARGO) clippy -q --workspace --all-targets -- -D warnings
+
+unit: ## Tests that need no cluster
+	$(CARGO) test -q --workspace --exclude improv-tests
+
+cluster: ## Tests on a real cluster with real containers (root)
+	$(CARGO) build -q --workspace --bins
+	$(CARGO) test -q -p improv-tests -- --test-threads=1
+
+generated: ## Write crds/ and charts/ anew
+	$(CARGO) run -q -p improv -- generate
+
+build:
+	$(CARGO) build --workspace
+
+packages:
+	@hack/packages
+
+test-packages:
+	@hack/packages test
+
+tools:
+	@hack/tools
