@@ -15,7 +15,7 @@ pub struct Config {
     pub node_ips: Vec<IpAddr>,
     /// Folder for what must outlive a reboot: emptyDir volumes.
     pub root_dir: PathBuf,
-    /// Folder in memory (below /run) for what must not reach a disk: secrets, tokens, config maps.
+    /// Folder in memory (below /run) for what must not reach a disk: secrets and tokens.
     pub run_dir: PathBuf,
     /// Folder of the containers' logs.
     pub log_dir: PathBuf,

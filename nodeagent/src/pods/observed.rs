@@ -387,6 +387,16 @@ impl Seen {
         matches!(&self.current, Some(a) if a.exit().is_none())
     }
 
+    /// Whether it runs, or is on the way to or from it. A pull alone holds nothing up.
+    pub fn is_engaged(&self) -> bool {
+        self.is_running() || matches!(self.busy, Some(Busy::Starting | Busy::Killing))
+    }
+
+    /// Whether it can be killed: nothing but a pull is being done to it.
+    pub fn is_idle(&self) -> bool {
+        matches!(self.busy, None | Some(Busy::Pulling))
+    }
+
     /// Since when the current attempt runs, if it does.
     pub fn running_since(&self) -> Option<Timestamp> {
         match self.current.as_ref()?.state {
@@ -543,13 +553,5 @@ impl Observed {
         let seen = self.seen(&container.name);
         self.is_started(container)
             && (container.spec.readiness_probe.is_none() || seen.verdicts.ready)
-    }
-
-    /// Whether anything is being done to the pod that will report back.
-    pub fn is_busy(&self) -> bool {
-        self.containers.values().any(|seen| seen.busy.is_some())
-            || matches!(self.sandbox, Sandbox::Creating | Sandbox::Removing)
-            || matches!(self.volumes, Volumes::Mounting | Volumes::Removing)
-            || matches!(self.farewell, Farewell::RemovingRecords | Farewell::Confirming)
     }
 }

@@ -19,6 +19,9 @@ pub const BACKOFF_CAP: Duration = Duration::from_secs(300);
 /// A run of this length clears the back-off.
 pub const STABLE_RUN: Duration = Duration::from_secs(600);
 
+/// Reason of a sandbox or of volumes that could not be taken away.
+pub const FAILED_REMOVAL: &str = "FailedRemoval";
+
 /// One thing to do. A step leaves no choice to whoever carries it out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -287,8 +290,8 @@ fn wind_down(o: &Observed) -> Vec<Step> {
     if !kills.is_empty() {
         return kills;
     }
-    let containers_busy = o.containers.values().any(|s| s.busy.is_some() || s.is_running());
-    if containers_busy || (!o.orphaned && !o.reported_terminal) {
+    let engaged = o.containers.values().any(Seen::is_engaged);
+    if engaged || (!o.orphaned && !o.reported_terminal) {
         return Vec::new(); // The worker reports, then asks again.
     }
     match o.farewell {
@@ -296,14 +299,22 @@ fn wind_down(o: &Observed) -> Vec<Step> {
         Farewell::RemovingRecords | Farewell::Confirming | Farewell::Done => return Vec::new(),
         Farewell::RecordsGone => (),
     }
+    // What failed to be removed is tried again after a while; what failed to be made, at once.
+    let waits = |f: &Failure| f.reason == FAILED_REMOVAL && !is_due(o, f);
     let mut steps = Vec::new();
-    if matches!(o.sandbox, Sandbox::Ready { .. } | Sandbox::Failed(_)) {
-        steps.push(Step::RemoveSandbox);
+    match &o.sandbox {
+        Sandbox::Ready { .. } => steps.push(Step::RemoveSandbox),
+        Sandbox::Failed(f) if !waits(f) => steps.push(Step::RemoveSandbox),
+        Sandbox::Absent | Sandbox::Removed => (),
+        Sandbox::Failed(_) | Sandbox::Creating | Sandbox::Removing => return steps,
     }
-    if !matches!(o.volumes, Volumes::Mounting | Volumes::Removing | Volumes::Removed) {
-        steps.push(Step::UnmountVolumes);
+    match &o.volumes {
+        Volumes::Absent | Volumes::Ready => steps.push(Step::UnmountVolumes),
+        Volumes::Failed(f) if !waits(f) => steps.push(Step::UnmountVolumes),
+        Volumes::Removed => (),
+        Volumes::Failed(_) | Volumes::Mounting | Volumes::Removing => return steps,
     }
-    if !steps.is_empty() || o.is_busy() {
+    if !steps.is_empty() {
         return steps;
     }
     if o.orphaned {
@@ -323,20 +334,19 @@ fn kills(o: &Observed) -> Vec<Step> {
         message: format!("Stopping container {}", container.name),
         grace,
     };
-    let running = |name: &str| o.seen(name).is_running();
     let first: Vec<_> = o
         .wanted
         .containers
         .iter()
         .filter(|c| c.role != Role::Sidecar)
-        .filter(|c| running(&c.name) || o.seen(&c.name).busy.is_some())
+        .filter(|c| o.seen(&c.name).is_engaged())
         .collect();
     if !first.is_empty() {
-        let idle = first.into_iter().filter(|c| o.seen(&c.name).busy.is_none());
+        let idle = first.into_iter().filter(|c| o.seen(&c.name).is_idle());
         return idle.map(kill).collect();
     }
-    match o.of_role(Role::Sidecar).rev().find(|(_, s)| s.is_running() || s.busy.is_some()) {
-        Some((container, seen)) if seen.busy.is_none() => vec![kill(container)],
+    match o.of_role(Role::Sidecar).rev().find(|(_, s)| s.is_engaged()) {
+        Some((container, seen)) if seen.is_idle() => vec![kill(container)],
         _ => Vec::new(),
     }
 }

@@ -48,7 +48,7 @@ pub fn status(o: &Observed, previous: &PodStatus) -> PodStatus {
 ///
 /// Source: kubernetes.io, "Pod Lifecycle", "Pod phase".
 fn phase(o: &Observed) -> &'static str {
-    let running = o.containers.values().any(|s| s.is_running() || s.busy.is_some());
+    let running = o.containers.values().any(Seen::is_engaged);
     if let Some(end) = conclusion(o)
         && !running
     {

@@ -17,7 +17,7 @@ use super::adopt::Legacy;
 use super::context::Context;
 use super::observed::{
     Attempt, AttemptState, Busy, Doom, Exit, Failure, Farewell, Image, Observed, Role, Sandbox,
-    Verdicts, Volumes, Wanted,
+    Seen, Verdicts, Volumes, Wanted,
 };
 use super::plan::{self, Step, after, crash_backoff, plan, pull_backoff, recheck_at};
 use super::report::{self, Numbered, Sent};
@@ -248,7 +248,7 @@ impl Worker {
         })
     }
 
-    fn seen(&mut self, name: &str) -> &mut super::observed::Seen {
+    fn seen(&mut self, name: &str) -> &mut Seen {
         self.observed.containers.entry(name.to_owned()).or_default()
     }
 
@@ -468,12 +468,13 @@ impl Worker {
                 let pod = self.observed.wanted.clone();
                 self.ctx.recorder.pod(&pod, Severity::Warning, "FailedKillPod", why.clone());
                 let tries = 3; // It is asked for again after a while, until it works.
-                self.observed.sandbox = Sandbox::Failed(self.failure("FailedKillPod", why, tries));
+                self.observed.sandbox =
+                    Sandbox::Failed(self.failure(plan::FAILED_REMOVAL, why, tries));
             }
             Message::Unmounted(Ok(())) => self.observed.volumes = Volumes::Removed,
             Message::Unmounted(Err(why)) => {
                 tracing::warn!(pod = self.observed.wanted.name, error = why, "volumes not removed");
-                self.observed.volumes = Volumes::Failed(self.failure("FailedUnmount", why, 3));
+                self.observed.volumes = Volumes::Failed(self.failure(plan::FAILED_REMOVAL, why, 3));
             }
             Message::Confirmed => self.observed.farewell = Farewell::Done,
             Message::Reported { number, sent } => {
@@ -783,13 +784,12 @@ impl Worker {
             self.number += 1;
             self.statuses.send_replace(Numbered { number: self.number, status: next.clone() });
         }
-        if changed || self.view.borrow().wanted.is_none() {
+        if changed {
             self.sent = next;
-            self.show();
-        } else if !std::ptr::eq(
-            self.view.borrow().wanted.as_deref().map_or(std::ptr::null(), std::ptr::from_ref),
-            &raw const *self.observed.wanted,
-        ) {
+        }
+        let wanted = &self.observed.wanted;
+        let shown = self.view.borrow().wanted.as_ref().is_some_and(|w| Arc::ptr_eq(w, wanted));
+        if changed || !shown {
             self.show();
         }
     }
@@ -813,7 +813,7 @@ impl Worker {
     fn settle(&mut self) -> bool {
         let o = &self.observed;
         let winding = o.wanted.deletion.is_some() || plan::conclusion(o).is_some();
-        let stopped = o.containers.values().all(|s| !s.is_running() && s.busy.is_none());
+        let stopped = !o.containers.values().any(Seen::is_engaged);
         let news = winding && stopped && !o.reported_terminal && self.taken == self.number;
         if news {
             self.observed.reported_terminal = true;

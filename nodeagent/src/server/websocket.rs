@@ -167,8 +167,11 @@ pub(super) fn writer(channel: u8, outbound: mpsc::Sender<(u8, Bytes)>) -> Duplex
     near
 }
 
+/// A message to the client: channel and bytes.
+type Outbound = (u8, Bytes);
+
 /// Room for messages to be written.
-pub(super) fn outbox() -> (mpsc::Sender<(u8, Bytes)>, mpsc::Receiver<(u8, Bytes)>) {
+pub(super) fn outbox() -> (mpsc::Sender<Outbound>, mpsc::Receiver<Outbound>) {
     mpsc::channel(OUTBOX)
 }
 
@@ -180,14 +183,13 @@ pub(super) fn tunnel(socket: Socket) -> DuplexStream {
     tokio::spawn(async move {
         let reading = async {
             while let Some(Ok(message)) = stream.next().await {
-                match message {
-                    Message::Binary(bytes) => {
-                        if to_user.write_all(&bytes).await.is_err() {
-                            break;
-                        }
-                    }
-                    Message::Close(_) => break,
-                    _ => (),
+                let open = match message {
+                    Message::Binary(bytes) => to_user.write_all(&bytes).await.is_ok(),
+                    Message::Close(_) => false,
+                    _ => true,
+                };
+                if !open {
+                    break;
                 }
             }
             to_user.shutdown().await.ok();

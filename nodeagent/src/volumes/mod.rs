@@ -64,7 +64,9 @@ impl Places {
         if let Some(source) = &volume.host_path {
             return PathBuf::from(&source.path);
         }
-        let base = if payload::is_payload(volume) { &self.memory } else { &self.disk };
+        // Files in memory cannot be executed where /run is mounted so; scripts come in config maps.
+        let secret = volume.secret.is_some() || volume.projected.is_some();
+        let base = if secret { &self.memory } else { &self.disk };
         base.join("pods").join(uid).join("volumes").join(&volume.name)
     }
 

@@ -1,4 +1,7 @@
 //! The agent on the simulated runtime against a real API server in this process.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests too fail by panicking")]
+
 mod pods;
+mod streams;
 mod world;

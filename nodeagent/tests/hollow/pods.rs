@@ -43,7 +43,7 @@ async fn a_pod_runs_and_is_deleted_without_a_trace() {
     let pod = world.expect("p", "Running: a running x0 ready, b running x0 ready").await;
     let status = pod.status.unwrap();
     assert_eq!(status.pod_ip.as_deref().map(|ip| ip.starts_with("10.244.3.")), Some(true));
-    assert_eq!(status.host_ip.as_deref(), Some("10.0.0.1"));
+    assert_eq!(status.host_ip.as_deref(), Some("127.0.0.1"));
     let ready: Vec<_> =
         status.conditions.unwrap().into_iter().map(|c| (c.type_, c.status)).collect();
     assert!(ready.iter().all(|(_, s)| s == "True"), "{ready:?}");
@@ -132,7 +132,7 @@ async fn volumes_follow_their_config_map() {
     let pod = world.create("p", json!({"containers": [container], "volumes": volumes})).await;
     world.expect("p", "Running: a running x0 ready").await;
     let uid = pod.metadata.uid.unwrap();
-    let file = world.folder.path().join(format!("run/pods/{uid}/volumes/v/k"));
+    let file = world.folder.path().join(format!("root/pods/{uid}/volumes/v/k"));
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "1");
     world.config_map("m", json!({"k": "2"})).await;
     let begin = tokio::time::Instant::now();
@@ -140,6 +140,21 @@ async fn volumes_follow_their_config_map() {
         assert!(begin.elapsed() < Duration::from_secs(5), "the file is stale");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+#[tokio::test]
+async fn a_token_of_the_account_is_projected() {
+    let world = World::new().await;
+    let mut container = c("a");
+    container["volumeMounts"] = json!([{"name": "t", "mountPath": "/t"}]);
+    let token = json!({"serviceAccountToken": {"path": "token", "expirationSeconds": 3600}});
+    let volumes = json!([{"name": "t", "projected": {"sources": [token]}}]);
+    let pod = world.create("p", json!({"containers": [container], "volumes": volumes})).await;
+    world.expect("p", "Running: a running x0 ready").await;
+    let uid = pod.metadata.uid.unwrap();
+    let file = world.folder.path().join(format!("run/pods/{uid}/volumes/t/token"));
+    let text = std::fs::read_to_string(file).unwrap();
+    assert_eq!(text.split('.').count(), 3, "not a JWT: {text}");
 }
 
 #[tokio::test]

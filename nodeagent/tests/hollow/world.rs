@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use apiserver::testing::TestServer;
-use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod, ServiceAccount};
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Client};
 use nodeagent::runtime::hollow;
@@ -26,17 +26,33 @@ impl World {
             .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
             .with_test_writer()
             .try_init();
-        let server = TestServer::start().await.unwrap();
-        let client = server.client();
+        let server = TestServer::builder().with_socket().start().await.unwrap();
+        let text = server.server().kubeconfig("system:admin").unwrap();
+        let file = kube::config::Kubeconfig::from_yaml(&text).unwrap();
+        let options = kube::config::KubeConfigOptions::default();
+        let config = kube::Config::from_custom_kubeconfig(file, &options).await.unwrap();
+        // Over the socket, since streams need a connection to upgrade.
+        let client = Client::try_from(config).unwrap();
+        // The agent has a node's rights and no more.
+        let as_node = server.client_as("system:node:node-1", &["system:nodes"]);
+        let pki = &server.server().core().pki;
+        let serving = pki.server_cert("system:node:node-1", &[], &["127.0.0.1".into()]).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let mut config = Config::new("node-1");
         config.root_dir = folder.path().join("root");
         config.run_dir = folder.path().join("run");
         config.log_dir = folder.path().join("logs");
         config.server.bind = Some("127.0.0.1:0".parse().unwrap());
-        config.node_ips = vec!["10.0.0.1".parse().unwrap()];
+        config.server.certificate = Some((serving.certificate, serving.key));
+        config.server.client_ca = Some(pki.ca_certificate().to_owned());
+        config.node_ips = vec!["127.0.0.1".parse().unwrap()];
         let (runtime, prober) = hollow::pair(Some("10.244.3.0/24"));
-        let agent = Agent::start(config, client.clone(), runtime, prober).await.unwrap();
+        let agent = Agent::start(config, as_node, runtime, prober).await.unwrap();
+        // No controllers here: what they would make for the namespace is made by hand.
+        let account = json!({"metadata": {"name": "default", "namespace": "default"}});
+        let account = serde_json::from_value::<ServiceAccount>(account).unwrap();
+        let accounts = Api::<ServiceAccount>::namespaced(client.clone(), "default");
+        accounts.create(&PostParams::default(), &account).await.unwrap();
         Self { client, folder, agent: Some(agent), _server: server }
     }
 
