@@ -24,6 +24,7 @@ use crate::discovery::metrics::Metrics;
 use crate::handlers::options::WriteOptions;
 use crate::handlers::{self, proxy};
 use crate::identity::authn::{Authenticator, Found, Lookup};
+use crate::identity::node::Pods;
 use crate::identity::pki::ServerNames;
 use crate::identity::tls::ClientAuthority;
 use crate::identity::tokens::TokenKey;
@@ -181,6 +182,27 @@ impl Lookup for Core {
     }
 }
 
+impl Pods for Core {
+    fn on(&self, node: &str, namespace: Option<&str>) -> Vec<serde_json::Value> {
+        let registry = self.registry();
+        let Some(cache) = registry.find("", "pods").and_then(|pods| pods.cache()) else {
+            return Vec::new();
+        };
+        let elsewhere = |object: &store::cache::Object| {
+            object.fields().get("spec.nodeName").is_some_and(|name| name != node)
+        };
+        let pods = cache.list(namespace);
+        let here = pods.iter().filter(|pod| !elsewhere(pod));
+        let parsed = here.filter_map(|pod| serde_json::from_slice(&pod.json()).ok());
+        parsed.filter(|pod: &serde_json::Value| pod["spec"]["nodeName"] == node).collect()
+    }
+
+    fn volume_of(&self, namespace: &str, claim: &str) -> Option<String> {
+        let claim = self.object("persistentvolumeclaims", namespace, claim)?;
+        Some(claim["spec"]["volumeName"].as_str()?.to_owned())
+    }
+}
+
 fn deleted_at(object: &[u8]) -> Option<i64> {
     let object: serde_json::Value = serde_json::from_slice(object).ok()?;
     let time: Timestamp = object["metadata"]["deletionTimestamp"].as_str()?.parse().ok()?;
@@ -262,6 +284,8 @@ impl Server {
     /// [`StartError`] names what cannot be had.
     pub async fn start_on(config: Config, store: Arc<dyn Store>) -> Result<Self, StartError> {
         let core = Arc::new(core(config, store)?);
+        let pods: Arc<dyn Pods> = core.clone();
+        core.authorizer.look_at_pods(Arc::downgrade(&pods));
         start_caches(&core).await?;
         core.health.caches_are_synced();
         let read = |what: &str| {

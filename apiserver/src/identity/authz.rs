@@ -1,20 +1,19 @@
 //! What they may: the question, the answer, and who is asked in turn.
 //!
-//! `system:masters` may everything; node agents get what the node role says, narrowed to what is
-//! their own; everyone gets what role bindings grant. Nothing else is allowed.
+//! `system:masters` may everything; node agents get what `node` grants them; everyone gets what role bindings grant. Nothing else is allowed.
+
+use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::RwLock;
 use serde_json::Value;
 
+use super::node::{self, Pods, node_name, node_role};
 use super::rbac::{Index, Kind, RoleKey, Rule};
 use crate::request::{RequestInfo, User};
 use crate::status::{ApiError, GroupResource};
 
 /// Members may do everything, whatever roles say.
 pub const MASTERS: &str = "system:masters";
-
-const NODES: &str = "system:nodes";
-const NODE_PREFIX: &str = "system:node:";
 
 /// One question: may this user do that?
 #[derive(Clone, Copy, Debug)]
@@ -136,20 +135,37 @@ impl Decision {
     }
 }
 
-/// Answers questions from the index of roles and bindings.
-#[derive(Debug, Default)]
+/// Answers questions from the index of roles and bindings, and from what runs on a node.
+#[derive(Default)]
 pub struct Authorizer {
     index: RwLock<Index>,
+    pods: OnceLock<Weak<dyn Pods>>,
+}
+
+impl std::fmt::Debug for Authorizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authorizer").field("index", &self.index).finish_non_exhaustive()
+    }
 }
 
 impl Authorizer {
+    /// Tells where to see what runs on a node. Until then nothing does.
+    pub fn look_at_pods(&self, pods: Weak<dyn Pods>) {
+        // Whoever is first is the server itself; there is no second.
+        let _ = self.pods.set(pods);
+    }
+
     /// Whether the user may do it, and why.
     pub fn authorize(&self, asked: &Attributes<'_>) -> Decision {
         if asked.user.in_group(MASTERS) {
             return Decision::allow("");
         }
+        let node = node_name(asked.user).map(|node| {
+            let role = node_role(&self.index.read());
+            let pods = self.pods.get().and_then(Weak::upgrade);
+            node::authorize(role.as_deref(), pods.as_deref(), node, asked)
+        });
         let index = self.index.read();
-        let node = node_name(asked.user).map(|node| authorize_node(&index, node, asked));
         match node {
             Some(decision) if decision.allowed => decision,
             Some(refusal) => {
@@ -193,7 +209,7 @@ impl Authorizer {
     }
 
     /// The rules of a role, if it exists.
-    pub fn role(&self, key: &RoleKey) -> Option<std::sync::Arc<[Rule]>> {
+    pub fn role(&self, key: &RoleKey) -> Option<Arc<[Rule]>> {
         self.index.read().role(key)
     }
 }
@@ -203,95 +219,15 @@ fn everything() -> Rule {
     Rule { verbs: all(), api_groups: all(), resources: all(), ..Rule::default() }
 }
 
-/// The node that a user is the agent of.
-fn node_name(user: &User) -> Option<&str> {
-    let name = user.name.strip_prefix(NODE_PREFIX)?;
-    (!name.is_empty() && user.in_group(NODES)).then_some(name)
-}
-
-fn node_role(index: &Index) -> Option<std::sync::Arc<[Rule]>> {
-    index.role(&RoleKey { namespace: String::new(), name: "system:node".to_owned() })
-}
-
-/// What the node role grants, but of nodes, leases and pod lists only the agent's own.
-///
-/// Secrets, config maps and claims are granted as the role has them. Upstream narrows those to what
-/// the node's pods refer to; that graph is not here yet (docs/security.md says so).
-fn authorize_node(index: &Index, node: &str, asked: &Attributes<'_>) -> Decision {
-    if let Some(reason) = not_its_own(node, asked) {
-        return Decision::no_opinion(reason);
-    }
-    let granted = node_role(index).is_some_and(|rules| rules.iter().any(|rule| rule.allows(asked)));
-    if granted { Decision::allow("") } else { Decision::no_opinion("") }
-}
-
-/// Why a request is not about what belongs to `node`; `None` if it is, or belongs to nobody.
-fn not_its_own(node: &str, asked: &Attributes<'_>) -> Option<String> {
-    let reading = matches!(asked.verb, "get" | "list" | "watch");
-    match (asked.group, asked.resource) {
-        ("", "nodes") if reading && asked.subresource.is_empty() && asked.verb == "get" => {
-            (asked.name != node).then(|| {
-                format!("node '{node}' cannot read '{}', only its own Node object", asked.name)
-            })
-        }
-        ("", "pods") if matches!(asked.verb, "list" | "watch") && asked.name.is_empty() => {
-            (!selects_node(asked.field_selector, node))
-                .then(|| "can only list/watch pods with spec.nodeName field selector".to_owned())
-        }
-        ("", "secrets" | "configmaps") if reading && asked.name.is_empty() => {
-            Some("No Object name found".to_owned())
-        }
-        ("coordination.k8s.io", "leases") => {
-            let own_place = asked.namespace == "kube-node-lease";
-            if !own_place {
-                Some(
-                    "can only access leases in the \"kube-node-lease\" system namespace".to_owned(),
-                )
-            } else if asked.verb != "create" && asked.name != node {
-                Some(
-                    "can only access node lease with the same name as the requesting node"
-                        .to_owned(),
-                )
-            } else {
-                None
-            }
-        }
-        _ => None,
-    }
-}
-
-fn selects_node(selector: &str, node: &str) -> bool {
-    selector.split(',').any(|term| {
-        let pair = term.split_once("==").or_else(|| term.split_once('='));
-        pair.is_some_and(|(field, value)| field == "spec.nodeName" && value == node)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
-
-    fn authorizer() -> Authorizer {
-        let authorizer = Authorizer::default();
-        let role = json!({ "rules": [
-            { "verbs": ["get", "list", "watch"], "apiGroups": [""],
-              "resources": ["nodes", "pods", "secrets", "services"] },
-            { "verbs": ["create", "get", "update"], "apiGroups": ["coordination.k8s.io"], "resources": ["leases"] },
-        ] });
-        authorizer.set(Kind::ClusterRole, "", "system:node", Some(&role));
-        authorizer
-    }
-
-    fn node() -> User {
-        User::new("system:node:n1", &["system:nodes"])
-    }
 
     #[track_caller]
     fn check(user: &User, fill: impl Fn(&mut Attributes<'_>), expected: Result<(), &str>) {
         let mut asked = Attributes::of_nothing(user);
         fill(&mut asked);
-        let got = authorizer().require(&asked).map_err(|error| error.to_string());
+        let got = Authorizer::default().require(&asked).map_err(|error| error.to_string());
         assert_eq!(got.as_ref().map(|()| ()).map_err(String::as_str), expected);
     }
 
@@ -313,52 +249,5 @@ mod tests {
         );
         let url = |a: &mut Attributes<'_>| (a.verb, a.is_resource, a.path) = ("get", false, "/api");
         check(&jane, url, Err("forbidden: User \"jane\" cannot get path \"/api\""));
-    }
-
-    #[test]
-    fn a_node_reads_its_own() {
-        check(&node(), |a| (a.verb, a.resource, a.name) = ("get", "nodes", "n1"), Ok(()));
-        check(&node(), |a| (a.verb, a.resource) = ("list", "services"), Ok(()));
-        check(
-            &node(),
-            |a| (a.verb, a.resource, a.name) = ("get", "nodes", "n2"),
-            Err(
-                "nodes \"n2\" is forbidden: User \"system:node:n1\" cannot get resource \"nodes\" in API group \"\" \
-             at the cluster scope: node 'n1' cannot read 'n2', only its own Node object",
-            ),
-        );
-        let own_pods = |a: &mut Attributes<'_>| {
-            (a.verb, a.resource, a.field_selector) = ("list", "pods", "spec.nodeName=n1");
-        };
-        check(&node(), own_pods, Ok(()));
-        check(
-            &node(),
-            |a| (a.verb, a.resource) = ("list", "pods"),
-            Err(
-                "pods is forbidden: User \"system:node:n1\" cannot list resource \"pods\" in API group \"\" \
-             at the cluster scope: can only list/watch pods with spec.nodeName field selector",
-            ),
-        );
-    }
-
-    #[test]
-    fn a_node_keeps_its_own_lease() {
-        let lease = |name: &'static str| {
-            move |a: &mut Attributes<'_>| {
-                (a.verb, a.group, a.resource) = ("get", "coordination.k8s.io", "leases");
-                (a.namespace, a.name) = ("kube-node-lease", name);
-            }
-        };
-        check(&node(), lease("n1"), Ok(()));
-        assert!(
-            authorizer()
-                .require(&{
-                    let user = Box::leak(Box::new(node()));
-                    let mut asked = Attributes::of_nothing(user);
-                    lease("n2")(&mut asked);
-                    asked
-                })
-                .is_err()
-        );
     }
 }

@@ -4,6 +4,7 @@ pub mod aggregate;
 pub mod authn;
 pub mod authz;
 pub mod escalation;
+pub mod node;
 pub mod pki;
 pub mod rbac;
 pub mod reviews;
