@@ -23,8 +23,9 @@ impl Strategy for Definitions {
             }
         }
         let unset = obj["status"]["storedVersions"].as_array().is_none_or(Vec::is_empty);
+        // Before the first acceptance of its names a definition has no status of its own yet.
         if unset
-            && obj["status"].is_object()
+            && obj["status"]["conditions"].is_array()
             && let Some(stored) = stored_version(obj)
         {
             obj["status"]["storedVersions"] = json!([stored]);

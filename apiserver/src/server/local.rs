@@ -14,7 +14,8 @@ use http::{Request, header};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::ResourceExt as _;
-use kube::api::{Api, PostParams};
+use kube::api::{Api, DynamicObject, PostParams};
+use kube::core::ApiResource;
 use sha2::{Digest, Sha256};
 use store::cache::Object;
 use tower::{Service, ServiceExt as _};
@@ -99,7 +100,8 @@ const AT_ONCE: usize = 8;
 /// Installs the CustomResourceDefinitions of YAML texts; they are served when this returns.
 pub(super) async fn install(server: &Server, texts: &[String]) -> Result<(), StartError> {
     let client = server.client("system:apiserver", &["system:masters"]);
-    let definitions: Api<CustomResourceDefinition> = Api::all(client);
+    let definitions: Api<DynamicObject> =
+        Api::all_with(client, &ApiResource::erase::<CustomResourceDefinition>(&()));
     let known = sources(server).await;
     let fresh =
         texts.iter().map(|text| (source(text), text)).filter(|(source, _)| !known.contains(source));
@@ -131,7 +133,7 @@ async fn sources(server: &Server) -> HashSet<String> {
 }
 
 async fn install_text(
-    definitions: &Api<CustomResourceDefinition>,
+    definitions: &Api<DynamicObject>,
     source: String,
     text: &str,
 ) -> Result<(), StartError> {
@@ -144,7 +146,8 @@ async fn install_text(
     for document in documents.into_iter().filter(|d| !d.is_null()) {
         let name = document["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let refused = |error: String| failed(&name, error);
-        let mut definition: CustomResourceDefinition =
+        // As it is: schemas of upstream's types carry markers that the typed form does not have.
+        let mut definition: DynamicObject =
             serde_json::from_value(document).map_err(|error| refused(error.to_string()))?;
         definition.annotations_mut().insert(SOURCE.to_owned(), source.clone());
         let params = PostParams::default();
