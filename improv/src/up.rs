@@ -1,6 +1,6 @@
 //! `improv up`: every component in one process, each as its own user of the one API.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -171,10 +171,14 @@ impl Cluster<'_> {
                 .set("node-name", node)
                 .set("cluster-cidr", &self.arguments.pod_cidr)
                 .set("table", self.layout.named(kube_proxy::TABLE, kube_proxy::TABLE)),
-            "dns" => options
-                .set("listen", "0.0.0.0:0")
-                .set("publish", node::address().map(|ip| ip.to_string()).unwrap_or_default())
-                .set("cluster-ip", node::dns_address(&self.arguments.service_cidr)),
+            // At one address, so that answers leave from where the queries came to.
+            "dns" => {
+                let address = node::address().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+                options
+                    .set("listen", SocketAddr::new(address, 0).to_string())
+                    .set("publish", address.to_string())
+                    .set("cluster-ip", node::dns_address(&self.arguments.service_cidr))
+            }
             "service-account" => options.set("root-ca", self.server.core().pki.ca_certificate()),
             _ => options,
         }
