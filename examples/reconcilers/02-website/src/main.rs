@@ -1,0 +1,7 @@
+//! The program: flags, logs, client, election, health and metrics come from the kit.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    kit::main(&website_operator::PLAYER)
+}
