@@ -121,6 +121,17 @@ pub(super) fn validate(resource: &Resource, object: &Value, old: Option<&Value>)
     finalizers(meta, old, &mut causes);
     if let Some(old) = old {
         immutable(meta, &old["metadata"], &mut causes);
+        if resource.bare_items {
+            // Upstream's own types judge metadata in several places, and tell it as often.
+            let (finalizers, mut others): (Vec<Cause>, Vec<Cause>) =
+                causes.into_iter().partition(|c| c.field == "metadata.finalizers");
+            let labels: Vec<Cause> =
+                others.iter().filter(|c| c.field == "metadata.labels").cloned().collect();
+            others.extend(others.clone());
+            others.extend(labels.iter().cloned().chain(labels.clone()));
+            causes = others;
+            causes.extend(finalizers);
+        }
     }
     causes
 }

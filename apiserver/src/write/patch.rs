@@ -122,6 +122,10 @@ pub(super) fn patched(
         // The patch does not insist on a version, so that it can be tried again.
         super::metadata(&mut object).remove("resourceVersion");
     }
+    if language != Language::Strategic {
+        // Upstream shows the object that the patch made, or would have made.
+        shown = object.to_string();
+    }
     check_kind(writer, &object).map_err(|fault| not_a_result(&shown, &fault))?;
     let Some(schema) = writer.resource.schema.get() else { return Ok(object) };
     let unknown = schema.decode(&mut object).map_err(|fault| {

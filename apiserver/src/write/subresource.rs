@@ -198,10 +198,15 @@ async fn evict(call: &Call<'_>, body: &[u8]) -> Result<Response, ApiError> {
     Ok(success(call))
 }
 
+/// Whether the pod is neither over nor on its way out.
+fn is_alive(pod: &Value) -> bool {
+    !matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"))
+        && pod["metadata"]["deletionTimestamp"].is_null()
+}
+
 /// A pod that is over, waits, or goes already disrupts nobody.
 fn needs_budget(pod: &Value) -> bool {
-    !matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed" | "Pending"))
-        && pod["metadata"]["deletionTimestamp"].is_null()
+    is_alive(pod) && pod["status"]["phase"] != "Pending"
 }
 
 /// Takes one disruption from the budget that covers the pod.

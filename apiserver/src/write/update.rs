@@ -118,7 +118,8 @@ fn check_version(
         return Err(writer.conflict(&plan.name));
     }
     let foreign = writer.resource.custom.is_some() && !writer.resource.bare_items;
-    if version.is_empty() && foreign && writer.info.verb == "update" {
+    let whole = plan.subresource != Some("scale");
+    if version.is_empty() && foreign && whole && writer.info.verb == "update" {
         let cause = schema::Cause::invalid(
             "metadata.resourceVersion",
             &0.into(),
