@@ -1,7 +1,6 @@
 //! The rights of players that run in this process: each its own role, the same that its chart would give it.
 
 use futures::future::try_join_all;
-use k8s_openapi::api::core::v1::ServiceAccount;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
@@ -12,7 +11,9 @@ use crate::players::Entry;
 /// Where the service accounts of built-in players are.
 pub(crate) const NAMESPACE: &str = "kube-system";
 
-/// Writes role, binding and account of each player; unchanged ones cost no write.
+/// Writes role and binding of each player; unchanged ones cost no write.
+///
+/// The service accounts need no object: their names are enough in this process, and a chart brings its own.
 ///
 /// # Errors
 /// If the server refuses.
@@ -24,8 +25,6 @@ async fn grant_one(admin: &Client, entry: &Entry) -> Result<(), kube::Error> {
     let params = PatchParams::apply("improv").force();
     let name = entry.player.name;
     let role_name = format!("improv:{name}");
-    let accounts: Api<ServiceAccount> = Api::namespaced(admin.clone(), NAMESPACE);
-    accounts.patch(name, &params, &Patch::Apply(account(name))).await?;
     let role = json!({
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "ClusterRole",
@@ -36,10 +35,6 @@ async fn grant_one(admin: &Client, entry: &Entry) -> Result<(), kube::Error> {
     let bindings: Api<ClusterRoleBinding> = Api::all(admin.clone());
     bindings.patch(&role_name, &params, &Patch::Apply(binding(name, &role_name))).await?;
     Ok(())
-}
-
-fn account(name: &str) -> Value {
-    json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": NAMESPACE}})
 }
 
 fn binding(name: &str, role: &str) -> Value {

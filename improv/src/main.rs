@@ -46,7 +46,11 @@ fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Up(up) => {
             let filter = tracing_subscriber::EnvFilter::new(&up.log);
-            tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+            tracing_subscriber::fmt()
+                .with_env_filter(filter)
+                .with_ansi(false)
+                .with_writer(std::io::stderr)
+                .init();
             block_on(up::up(up))
         }
         Command::Down(down) => block_on(down::down(&down)),

@@ -28,11 +28,12 @@ fn traces() -> BTreeSet<String> {
         let entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
         traces.extend(entries.map(|entry| format!("file: {}", entry.path().display())));
     }
-    let processes = run(Command::new("ps").args(["-eo", "comm"]));
-    let ours = |line: &&str| {
-        ["improv", "containerd", "containerd-shim", "hello"].iter().any(|p| line.starts_with(p))
-    };
-    traces.extend(processes.lines().filter(ours).map(|line| format!("process: {line}")));
+    // Shims, loggers, containerd and the cluster's own process all name a folder of the cluster.
+    let processes = run(Command::new("ps").args(["-eo", "args"]));
+    let ours = processes
+        .lines()
+        .filter(|line| line.contains("/run/improv") || line.contains("improv-test-"));
+    traces.extend(ours.map(|line| format!("process: {line}")));
     traces
 }
 
