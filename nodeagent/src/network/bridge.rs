@@ -2,7 +2,7 @@
 //!
 //! A pod's address is a /32 and its only route leads to the gateway, so that packets between two pods of a node are
 //! routed, not bridged: they pass the node's connection tracking in both directions, and Services work between
-//! neighbours without `br_netfilter`. For the same reason no hairpin mode is needed.
+//! neighbours with and without `br_netfilter`.
 
 use std::fs;
 use std::io;
@@ -15,7 +15,8 @@ use parking_lot::Mutex;
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::route::RouteScope;
 use rtnetlink::{
-    Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
+    Handle, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth,
+    RouteMessageBuilder,
 };
 use sha2::{Digest, Sha256};
 use tokio::sync::Mutex as AsyncMutex;
@@ -87,6 +88,10 @@ impl Bridge {
         let pin = fs::File::open(namespace)?;
         let pair = veth(&outside, self.index, self.mtu, &pin);
         self.handle.link().add(pair).execute().await.map_err(netlink)?;
+        // Where br_netfilter is on, a pod that reaches itself through a host port or a Service is sent back by the
+        // bridge, out of the port that it came from.
+        let hairpin = LinkBridgePort::new(0).name(outside.clone()).hairpin(true).build();
+        self.handle.link().set_port(hairpin).execute().await.map_err(netlink)?;
         set_up_inside(namespace, address, self.config.pod_cidr.gateway()).await?;
         self.forward(uid, address, ports).await?;
         Ok(vec![address.into()])

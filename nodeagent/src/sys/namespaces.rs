@@ -51,6 +51,11 @@ pub(crate) fn pin(
         unshare(flags)?;
         if own.network {
             sethostname(hostname)?;
+            // The node may tell pods of shorter ways to their neighbours. They are not to take them: connections
+            // that the node translates must pass it.
+            for scope in ["all", "default"] {
+                fs::write(format!("/proc/sys/net/ipv4/conf/{scope}/accept_redirects"), "0")?;
+            }
         }
         for (key, value) in sysctls {
             let path = Path::new("/proc/sys").join(key.replace('.', "/"));
