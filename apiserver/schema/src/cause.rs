@@ -149,10 +149,21 @@ impl std::fmt::Display for Cause {
 pub fn merge(schema: Vec<Cause>, own: Vec<Cause>) -> Vec<Cause> {
     let mut all: Vec<Cause> = schema
         .into_iter()
-        .filter(|cause| !own.iter().any(|other| other.field == cause.field))
+        .filter(|cause| !own.iter().any(|other| speaks_of(other, cause)))
         .collect();
     all.extend(own);
     all
+}
+
+/// Whether a type's own cause is about the same field, or names the list of which the schema
+/// names an entry.
+fn speaks_of(own: &Cause, schema: &Cause) -> bool {
+    let listed = || {
+        own.reason == Reason::NotSupported
+            && schema.reason == Reason::NotSupported
+            && schema.field.rsplit_once('[').is_some_and(|(list, _)| list == own.field)
+    };
+    own.field == schema.field || listed()
 }
 
 /// The message of a whole Status after `is invalid: `: one cause, or several in brackets.

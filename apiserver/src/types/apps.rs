@@ -294,6 +294,10 @@ impl Strategy for ReplicationControllers {
         pod::template_warnings(obj)
     }
 
+    fn orphans_by_default(&self) -> bool {
+        true
+    }
+
     fn counts_generation(&self) -> bool {
         true
     }
@@ -304,6 +308,10 @@ pub(super) struct StatefulSets;
 
 impl Strategy for StatefulSets {
     fn default(&self, obj: &mut Value) {
+        if let Some(status) = part(obj, "status") {
+            default(status, "replicas", 0);
+            default(status, "availableReplicas", 0);
+        }
         let Some(spec) = part(obj, "spec") else { return };
         if text(&spec["updateStrategy"], "type") == "RollingUpdate" {
             default(&mut spec["updateStrategy"], "rollingUpdate", json!({}));

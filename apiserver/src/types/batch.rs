@@ -90,6 +90,10 @@ impl Strategy for Jobs {
         pod::template_warnings(obj)
     }
 
+    fn orphans_by_default(&self) -> bool {
+        true
+    }
+
     fn counts_generation(&self) -> bool {
         true
     }

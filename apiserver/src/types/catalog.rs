@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    Conversion, Plain, Strategy, apiservices, apps, batch, cluster, config, events, limits,
-    network, pod, roles, service, storage,
+    Conversion, Plain, Strategy, apiservices, apps, autoscaling, batch, cluster, config, events,
+    limits, machinery, network, pod, resource, roles, service, storage,
 };
 use crate::identity::rbac::{self, Kind};
 
@@ -26,11 +26,28 @@ pub(super) fn strategy(group: &str, resource: &str) -> Arc<dyn Strategy> {
         ("", "endpoints") => Arc::new(network::Endpoints),
         ("", "replicationcontrollers") => Arc::new(apps::ReplicationControllers),
         ("" | "events.k8s.io", "events") => Arc::new(events::Events),
+        ("admissionregistration.k8s.io", "validatingadmissionpolicies") => {
+            Arc::new(machinery::ValidatingPolicies)
+        }
+        ("admissionregistration.k8s.io", "validatingadmissionpolicybindings") => {
+            Arc::new(machinery::ValidatingBindings)
+        }
+        ("admissionregistration.k8s.io", _) => Arc::new(machinery::Counted),
+        ("certificates.k8s.io", "certificatesigningrequests") => {
+            Arc::new(machinery::SigningRequests)
+        }
+        ("flowcontrol.apiserver.k8s.io", "flowschemas") => Arc::new(machinery::FlowSchemas),
+        ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations") => {
+            Arc::new(machinery::PriorityLevels)
+        }
+        ("resource.k8s.io", "deviceclasses") => Arc::new(machinery::Counted),
+        ("resource.k8s.io", "resourceslices") => Arc::new(machinery::DeviceSlices),
         ("apps", "controllerrevisions") => Arc::new(apps::Revisions),
         ("apps", "daemonsets") => Arc::new(apps::DaemonSets),
         ("apps", "deployments") => Arc::new(apps::Deployments),
         ("apps", "replicasets") => Arc::new(apps::ReplicaSets),
         ("apps", "statefulsets") => Arc::new(apps::StatefulSets),
+        ("autoscaling", "horizontalpodautoscalers") => Arc::new(autoscaling::Autoscalers),
         ("batch", "cronjobs") => Arc::new(batch::CronJobs),
         ("batch", "jobs") => Arc::new(batch::Jobs),
         ("coordination.k8s.io", "leases") => Arc::new(network::Leases),
@@ -42,6 +59,8 @@ pub(super) fn strategy(group: &str, resource: &str) -> Arc<dyn Strategy> {
         ("networking.k8s.io", "servicecidrs") => Arc::new(network::Ranges),
         ("node.k8s.io", "runtimeclasses") => Arc::new(network::Runtimes),
         ("policy", "poddisruptionbudgets") => Arc::new(network::Budgets),
+        ("resource.k8s.io", "resourceclaims") => Arc::new(resource::Claims),
+        ("resource.k8s.io", "resourceclaimtemplates") => Arc::new(resource::Templates),
         ("scheduling.k8s.io", "priorityclasses") => Arc::new(network::Priorities),
         ("storage.k8s.io", "csidrivers") => Arc::new(storage::Drivers),
         ("storage.k8s.io", "csinodes") => Arc::new(storage::DriverNodes),
@@ -60,9 +79,16 @@ pub(super) fn strategy(group: &str, resource: &str) -> Arc<dyn Strategy> {
 }
 
 /// How a version differs from what is stored.
-pub(super) fn conversion(group: &str, resource: &str) -> Option<Arc<dyn Conversion>> {
-    match (group, resource) {
-        ("events.k8s.io", "events") => Some(Arc::new(events::NewForm)),
+pub(super) fn conversion(
+    group: &str,
+    version: &str,
+    resource: &str,
+) -> Option<Arc<dyn Conversion>> {
+    match (group, version, resource) {
+        ("autoscaling", "v1", "horizontalpodautoscalers") => {
+            Some(Arc::new(autoscaling::VersionOne))
+        }
+        ("events.k8s.io", _, "events") => Some(Arc::new(events::NewForm)),
         _ => None,
     }
 }

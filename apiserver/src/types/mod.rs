@@ -4,6 +4,7 @@
 
 mod apiservices;
 mod apps;
+mod autoscaling;
 mod batch;
 mod catalog;
 mod check;
@@ -11,8 +12,10 @@ mod cluster;
 mod config;
 mod events;
 mod limits;
+mod machinery;
 mod network;
 mod pod;
+mod resource;
 mod roles;
 mod service;
 mod storage;
@@ -112,6 +115,11 @@ pub trait Strategy: Send + Sync {
         false
     }
 
+    /// Whether what the object owns survives its deletion, unless the client says otherwise.
+    fn orphans_by_default(&self) -> bool {
+        false
+    }
+
     /// Seconds of grace that a deletion gets; `asked` is what the client wants. `None` for types
     /// that know no grace.
     fn grace_seconds(&self, _obj: &Value, _asked: Option<i64>) -> Option<i64> {
@@ -183,6 +191,6 @@ pub trait Conversion: Send + Sync {
 }
 
 /// How a version of a resource differs from what is stored; `None` if at most kind and version do.
-pub fn conversion(group: &str, _version: &str, resource: &str) -> Option<Arc<dyn Conversion>> {
-    catalog::conversion(group, resource)
+pub fn conversion(group: &str, version: &str, resource: &str) -> Option<Arc<dyn Conversion>> {
+    catalog::conversion(group, version, resource)
 }

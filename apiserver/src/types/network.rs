@@ -141,6 +141,10 @@ fn ingress_rule(causes: &mut Causes, at: &At<'_>, rule: &Value) {
     }
     for (n, entry) in items(&rule["http"]["paths"]).iter().enumerate() {
         let at = paths.index(n);
+        if text(entry, "pathType").is_empty() {
+            causes.required(&at.field("pathType"), "pathType must be specified");
+            continue;
+        }
         path(causes, &at, entry);
         backend(causes, &at.field("backend"), &entry["backend"]);
     }
@@ -150,7 +154,6 @@ fn path(causes: &mut Causes, at: &At<'_>, entry: &Value) {
     let (kind, path) = (text(entry, "pathType"), text(entry, "path"));
     let path_at = at.field("path");
     match kind {
-        "" => return causes.required(&at.field("pathType"), "pathType must be specified"),
         "Exact" | "Prefix" => {
             if !path.starts_with('/') {
                 causes.invalid(&path_at, &path.into(), "must be an absolute path");
@@ -528,13 +531,6 @@ impl Strategy for Endpoints {
             }
         }
         causes.0
-    }
-
-    fn warnings(&self, _obj: &Value) -> Vec<String> {
-        vec![
-            "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"
-                .to_owned(),
-        ]
     }
 }
 

@@ -141,6 +141,11 @@ pub(super) async fn handle(call: &Call<'_>, body: &[u8]) -> Result<Response, Api
     let options = DeleteOptions::parse(call, body)?;
     let writer =
         Writer::new(call, WriteOptions { dry_run: options.dry_run, ..WriteOptions::default() });
+    let mut options = options;
+    let orphans = options.propagation.is_none() && call.resource.strategy.orphans_by_default();
+    if orphans {
+        options.propagation = Some(Propagation::Orphan);
+    }
     let deleted = delete(&writer, &call.info.name, &options).await?;
     let gone = match deleted {
         Deleted::Gone(json, _) if returns_object(call.resource) => json,
@@ -158,8 +163,16 @@ pub(super) async fn handle(call: &Call<'_>, body: &[u8]) -> Result<Response, Api
             return Ok(respond::formatted(&call.output, StatusCode::OK, status.into()));
         }
     };
-    respond::object(call.resource, &call.output, &call.query, StatusCode::OK, gone)
+    let mut response =
+        respond::object(call.resource, &call.output, &call.query, StatusCode::OK, gone)?;
+    if orphans && call.resource.name == "jobs" {
+        respond::warn(&mut response, &[CHILDREN_STAY.to_owned()]);
+    }
+    Ok(response)
 }
+
+/// What clients are told who delete a job and do not say what becomes of its pods.
+const CHILDREN_STAY: &str = "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning";
 
 /// Types whose DELETE answers the object, where others answer a status.
 ///

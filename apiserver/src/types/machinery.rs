@@ -1,0 +1,387 @@
+//! Types that steer the server itself: webhooks, admission policies, fairness, signing requests.
+
+use base64::Engine as _;
+use schema::Cause;
+use serde_json::{Value, json};
+
+use super::check::{At, Causes, copy, default, ensure, is_empty, items, part, remove, text};
+use super::{Ctx, Strategy};
+use crate::status::ApiError;
+
+/// Strategy of types whose changes are counted, and that have no rules beyond their schema.
+pub(super) struct Counted;
+
+impl Strategy for Counted {
+    fn counts_generation(&self) -> bool {
+        true
+    }
+}
+
+/// Strategy of `validatingadmissionpolicies`.
+pub(super) struct ValidatingPolicies;
+
+impl Strategy for ValidatingPolicies {
+    fn prepare_create(&self, _ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {
+        obj["status"] = json!({});
+        Ok(())
+    }
+
+    fn validate(&self, obj: &Value, _old: Option<&Value>, subresource: Option<&str>) -> Vec<Cause> {
+        let mut causes = Causes::default();
+        if subresource.is_some() {
+            return causes.0;
+        }
+        let (spec, at) = (&obj["spec"], At::new("spec"));
+        if spec["matchConstraints"].is_null() {
+            causes.required(&at.field("matchConstraints"), "");
+        }
+        if is_empty(&spec["validations"]) && is_empty(&spec["auditAnnotations"]) {
+            for field in ["validations", "auditAnnotations"] {
+                let detail = "validations or auditAnnotations must contain at least one item";
+                causes.required(&at.field(field), detail);
+            }
+        }
+        let validations = at.field("validations");
+        for (n, validation) in items(&spec["validations"]).iter().enumerate() {
+            let at = validations.index(n);
+            if text(validation, "expression").trim().is_empty() {
+                causes.required(&at.field("expression"), "expression is not specified");
+            }
+        }
+        causes.0
+    }
+
+    fn counts_generation(&self) -> bool {
+        true
+    }
+}
+
+/// Strategy of `validatingadmissionpolicybindings`.
+pub(super) struct ValidatingBindings;
+
+impl Strategy for ValidatingBindings {
+    fn validate(
+        &self,
+        obj: &Value,
+        _old: Option<&Value>,
+        _subresource: Option<&str>,
+    ) -> Vec<Cause> {
+        let mut causes = Causes::default();
+        let (spec, at) = (&obj["spec"], At::new("spec"));
+        causes.present(&at.field("policyName"), &spec["policyName"], "");
+        let actions = &spec["validationActions"];
+        let actions_at = at.field("validationActions");
+        causes.present(&actions_at, actions, "at least one validation action is required");
+        for (n, action) in items(actions).iter().enumerate() {
+            causes.one_of(&actions_at.index(n), action, &["Audit", "Deny", "Warn"]);
+            if items(actions)[..n].contains(action) {
+                causes.duplicate(&actions_at.index(n), action);
+            }
+        }
+        let listed = |name: &str| items(actions).iter().any(|a| a == name);
+        if listed("Deny") && listed("Warn") {
+            causes.invalid(&actions_at, actions, "must not contain both Deny and Warn (repeating the same validation failure information in the API response and headers serves no purpose)");
+        }
+        causes.0
+    }
+
+    fn counts_generation(&self) -> bool {
+        true
+    }
+}
+
+/// Strategy of `flowschemas`.
+pub(super) struct FlowSchemas;
+
+impl Strategy for FlowSchemas {
+    fn prepare_create(&self, _ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {
+        obj["status"] = json!({});
+        Ok(())
+    }
+
+    fn validate(&self, obj: &Value, _old: Option<&Value>, subresource: Option<&str>) -> Vec<Cause> {
+        let mut causes = Causes::default();
+        if subresource.is_some() {
+            return causes.0;
+        }
+        let (spec, at) = (&obj["spec"], At::new("spec"));
+        let precedence = &spec["matchingPrecedence"];
+        if precedence.as_i64().is_some_and(|n| !(1..=10_000).contains(&n)) {
+            let detail = "must be a positive value less than or equal to 10000";
+            causes.invalid(&at.field("matchingPrecedence"), precedence, detail);
+        }
+        let level = at.field("priorityLevelConfiguration");
+        causes.present(
+            &level.field("name"),
+            &spec["priorityLevelConfiguration"]["name"],
+            "must reference a priority level",
+        );
+        causes.0
+    }
+
+    fn counts_generation(&self) -> bool {
+        true
+    }
+}
+
+/// Strategy of `prioritylevelconfigurations`.
+pub(super) struct PriorityLevels;
+
+impl Strategy for PriorityLevels {
+    fn default(&self, obj: &mut Value) {
+        let Some(spec) = part(obj, "spec") else { return };
+        let kind = text(spec, "type").to_owned();
+        if kind == "Exempt" {
+            ensure(spec, "exempt");
+            default(&mut spec["exempt"], "nominalConcurrencyShares", 0);
+            default(&mut spec["exempt"], "lendablePercent", 0);
+        }
+        let Some(limited) = part(spec, "limited") else { return };
+        default(limited, "nominalConcurrencyShares", 30);
+        default(limited, "lendablePercent", 0);
+        if let Some(queuing) = part(limited, "limitResponse").and_then(|r| part(r, "queuing")) {
+            for (field, value) in [("queues", 64), ("handSize", 8), ("queueLengthLimit", 50)] {
+                if queuing[field].as_i64().unwrap_or_default() == 0 {
+                    queuing[field] = value.into();
+                }
+            }
+        }
+    }
+
+    fn prepare_create(&self, _ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {
+        obj["status"] = json!({});
+        Ok(())
+    }
+
+    fn validate(&self, obj: &Value, _old: Option<&Value>, subresource: Option<&str>) -> Vec<Cause> {
+        let mut causes = Causes::default();
+        if subresource.is_some() {
+            return causes.0;
+        }
+        let (spec, at) = (&obj["spec"], At::new("spec"));
+        let kind = text(spec, "type");
+        let exempt_name = text(&obj["metadata"], "name") == "exempt";
+        if (kind == "Exempt") != exempt_name {
+            causes.invalid(
+                &at.field("type"),
+                &kind.into(),
+                "must be 'Exempt' if and only if `name` is 'exempt'",
+            );
+            return causes.0;
+        }
+        if kind != "Limited" {
+            return causes.0;
+        }
+        let limited_at = at.field("limited");
+        if spec["limited"].is_null() {
+            causes.required(&limited_at, "must not be empty when type is Limited");
+            return causes.0;
+        }
+        limited(&mut causes, &limited_at, &spec["limited"]);
+        causes.0
+    }
+
+    fn counts_generation(&self) -> bool {
+        true
+    }
+}
+
+fn limited(causes: &mut Causes, at: &At<'_>, limited: &Value) {
+    let shares = &limited["nominalConcurrencyShares"];
+    if shares.as_i64().is_some_and(|n| n < 0) {
+        causes.invalid(
+            &at.field("nominalConcurrencyShares"),
+            shares,
+            "must be a non-negative integer",
+        );
+    }
+    causes.between(&at.field("lendablePercent"), &limited["lendablePercent"], 0, 100);
+    let borrowing = &limited["borrowingLimitPercent"];
+    if borrowing.as_i64().is_some_and(|n| n < 0) {
+        causes.invalid(
+            &at.field("borrowingLimitPercent"),
+            borrowing,
+            "if specified, must be a non-negative integer",
+        );
+    }
+    let response = &limited["limitResponse"];
+    let response_at = at.field("limitResponse");
+    let queuing = &response["queuing"];
+    let queuing_at = response_at.field("queuing");
+    match text(response, "type") {
+        "Reject" if !queuing.is_null() => {
+            causes
+                .forbidden(&queuing_at, "must be nil if limited.limitResponse.type is not Limited");
+        }
+        "Queue" if queuing.is_null() => {
+            causes.required(
+                &queuing_at,
+                "must not be empty if limited.limitResponse.type is Limited",
+            );
+        }
+        "Queue" => {
+            let number = |field: &str| queuing[field].as_i64().unwrap_or_default();
+            for field in ["queueLengthLimit", "queues"] {
+                if number(field) <= 0 {
+                    causes.invalid(&queuing_at.field(field), &queuing[field], "must be positive");
+                }
+            }
+            let hand = &queuing["handSize"];
+            if number("handSize") <= 0 {
+                causes.invalid(&queuing_at.field("handSize"), hand, "must be positive");
+            } else if number("handSize") > number("queues") {
+                let detail = format!("should not be greater than queues ({})", number("queues"));
+                causes.invalid(&queuing_at.field("handSize"), hand, &detail);
+            }
+        }
+        _ => (),
+    }
+}
+
+/// Strategy of `certificatesigningrequests`.
+pub(super) struct SigningRequests;
+
+impl Strategy for SigningRequests {
+    fn prepare_create(&self, ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {
+        obj["status"] = json!({});
+        let user = ctx.user;
+        let spec = ensure(obj, "spec");
+        // Who asks is not theirs to say.
+        for field in ["username", "uid", "groups", "extra"] {
+            spec.remove(field);
+        }
+        spec.insert("username".to_owned(), user.name.clone().into());
+        if !user.uid.is_empty() {
+            spec.insert("uid".to_owned(), user.uid.clone().into());
+        }
+        if !user.groups.is_empty() {
+            spec.insert("groups".to_owned(), user.groups.clone().into());
+        }
+        if !user.extra.is_empty() {
+            let extra = user.extra.iter().map(|(k, v)| (k.clone(), v.clone().into()));
+            spec.insert("extra".to_owned(), extra.collect::<serde_json::Map<_, _>>().into());
+        }
+        Ok(())
+    }
+
+    fn prepare_update(
+        &self,
+        _ctx: &Ctx<'_>,
+        obj: &mut Value,
+        old: &Value,
+        subresource: Option<&str>,
+    ) -> Result<(), ApiError> {
+        copy(obj, old, "spec");
+        let (conditions, certificate) =
+            (remove(&mut obj["status"], "conditions"), remove(&mut obj["status"], "certificate"));
+        copy(obj, old, "status");
+        let given = match subresource {
+            Some("approval") => [("conditions", conditions), ("", None)],
+            Some("status") => [("conditions", conditions), ("certificate", certificate)],
+            _ => return Ok(()),
+        };
+        let status = ensure(obj, "status");
+        for (field, value) in given {
+            if let Some(value) = value {
+                status.insert(field.to_owned(), value);
+            }
+        }
+        Ok(())
+    }
+
+    fn validate(&self, obj: &Value, _old: Option<&Value>, subresource: Option<&str>) -> Vec<Cause> {
+        let mut causes = Causes::default();
+        if subresource.is_some() {
+            return causes.0;
+        }
+        let (spec, at) = (&obj["spec"], At::new("spec"));
+        let encoded = text(spec, "request");
+        let pem = base64::engine::general_purpose::STANDARD.decode(encoded).unwrap_or_default();
+        if !pem.trim_ascii_start().starts_with(b"-----BEGIN CERTIFICATE REQUEST-----") {
+            causes.invalid(
+                &at.field("request"),
+                &spec["request"],
+                "PEM block type must be CERTIFICATE REQUEST",
+            );
+        }
+        causes.present(&at.field("usages"), &spec["usages"], "");
+        causes.present(&at.field("signerName"), &spec["signerName"], "");
+        let seconds = &spec["expirationSeconds"];
+        if seconds.as_i64().is_some_and(|s| s < 600) {
+            let detail = "may not specify a duration less than 600 seconds (10 minutes)";
+            causes.invalid(&at.field("expirationSeconds"), seconds, detail);
+        }
+        causes.0
+    }
+}
+
+/// Strategy of `resourceslices`.
+pub(super) struct DeviceSlices;
+
+impl Strategy for DeviceSlices {
+    fn validate(&self, obj: &Value, old: Option<&Value>, _subresource: Option<&str>) -> Vec<Cause> {
+        let mut causes = Causes::default();
+        let (spec, at) = (&obj["spec"], At::new("spec"));
+        causes.present(&at.field("driver"), &spec["driver"], "");
+        let pool = at.field("pool");
+        causes.present(&pool.field("name"), &spec["pool"]["name"], "");
+        if let Some(old) = old {
+            causes.immutable(&at.field("driver"), &spec["driver"], &old["spec"]["driver"]);
+            causes.immutable(
+                &pool.field("name"),
+                &spec["pool"]["name"],
+                &old["spec"]["pool"]["name"],
+            );
+            causes.immutable(&at.field("nodeName"), &spec["nodeName"], &old["spec"]["nodeName"]);
+        }
+        causes.0
+    }
+
+    fn counts_generation(&self) -> bool {
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(causes: Vec<Cause>) -> Vec<String> {
+        causes.into_iter().map(|c| c.field).collect()
+    }
+
+    #[test]
+    fn policies_need_something_to_check() {
+        assert_eq!(
+            fields(ValidatingPolicies.validate(&json!({"spec": {}}), None, None)),
+            ["spec.matchConstraints", "spec.validations", "spec.auditAnnotations"]
+        );
+        let good =
+            json!({"spec": {"matchConstraints": {}, "validations": [{"expression": "true"}]}});
+        assert_eq!(fields(ValidatingPolicies.validate(&good, None, None)), [""; 0]);
+    }
+
+    #[test]
+    fn levels_queue_within_bounds() {
+        let mut level = json!({"metadata": {"name": "p"}, "spec": {"type": "Limited", "limited": {"limitResponse": {"type": "Queue", "queuing": {"queues": 4}}}}});
+        PriorityLevels.default(&mut level);
+        assert_eq!(
+            level["spec"]["limited"]["limitResponse"]["queuing"],
+            json!({"queues": 4, "handSize": 8, "queueLengthLimit": 50})
+        );
+        assert_eq!(
+            fields(PriorityLevels.validate(&level, None, None)),
+            ["spec.limited.limitResponse.queuing.handSize"]
+        );
+        let exempt = json!({"metadata": {"name": "p"}, "spec": {"type": "Exempt"}});
+        assert_eq!(fields(PriorityLevels.validate(&exempt, None, None)), ["spec.type"]);
+    }
+
+    #[test]
+    fn a_signing_request_carries_a_request() {
+        assert_eq!(
+            fields(SigningRequests.validate(&json!({"spec": {}}), None, None)),
+            ["spec.request", "spec.usages", "spec.signerName"]
+        );
+    }
+}
