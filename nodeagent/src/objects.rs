@@ -72,10 +72,44 @@ impl<K> Watched<K> {
             }
         }
     }
+}
 
-    /// Tells of every change.
-    pub fn changes(&self) -> watch::Receiver<Lookup<K>> {
-        self.state.clone()
+/// One user's view of a watched object: it knows which version the user has seen.
+#[derive(Debug)]
+pub struct Reader<K> {
+    watched: Arc<Watched<K>>,
+    state: watch::Receiver<Lookup<K>>,
+}
+
+impl<K> Reader<K> {
+    /// Nothing is seen yet.
+    pub fn new(watched: Arc<Watched<K>>) -> Self {
+        let state = watched.state.clone();
+        Self { watched, state }
+    }
+
+    /// The watched object; what it is now counts as seen.
+    pub fn look(&mut self) -> Arc<Watched<K>> {
+        self.state.mark_unchanged();
+        self.watched.clone()
+    }
+
+    /// Answers when the object is no longer what was seen; never, if it cannot change any more.
+    pub fn changed(&self) -> impl Future<Output = ()> + Send + 'static
+    where
+        K: Send + Sync + 'static,
+    {
+        let mut state = self.state.clone();
+        async move {
+            // The first answer is no change: it is what the look waited for.
+            let was_pending = matches!(*state.borrow(), Lookup::Pending);
+            if was_pending && state.changed().await.is_ok() {
+                state.mark_unchanged();
+            }
+            if state.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 }
 

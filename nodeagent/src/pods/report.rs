@@ -17,6 +17,9 @@ const RETRY_FIRST: Duration = Duration::from_millis(50);
 /// Longest wait between two tries.
 const RETRY_MAX: Duration = Duration::from_secs(10);
 
+/// Tries after which a conflict means that another pod has the name.
+const CONFLICTS_MAX: u32 = 5;
+
 /// A status with its number in the pod's life.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Numbered {
@@ -24,15 +27,6 @@ pub(super) struct Numbered {
     pub(super) number: u64,
     /// The status.
     pub(super) status: PodStatus,
-}
-
-/// What came of a patch.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Sent {
-    /// The API has it.
-    Taken,
-    /// The pod is gone, or another one has its name.
-    Gone,
 }
 
 /// Patches `pods/status` until the channel closes.
@@ -47,18 +41,21 @@ pub(super) async fn run(
     let api = Api::<Pod>::namespaced(ctx.client.clone(), &namespace);
     while statuses.changed().await.is_ok() {
         let mut wait = RETRY_FIRST;
+        let mut conflicts = 0;
         loop {
             let Numbered { number, status } = statuses.borrow_and_update().clone();
             let patch = serde_json::json!({"metadata": {"uid": uid}, "status": status});
             let result =
                 api.patch_status(&name, &PatchParams::default(), &Patch::Strategic(patch)).await;
             ctx.metrics.status_patches.fetch_add(1, Ordering::Relaxed);
-            let sent = match result {
-                Ok(_) => Sent::Taken,
-                Err(kube::Error::Api(s)) if s.code == 404 || s.code == 409 => Sent::Gone,
+            conflicts += 1;
+            match result {
+                Ok(_) => (),
+                // The pod is gone, or another one has its name: the watch will say so, nobody else may.
+                Err(kube::Error::Api(s)) if s.code == 404 => (),
+                Err(kube::Error::Api(s)) if s.code == 409 && conflicts > CONFLICTS_MAX => (),
                 Err(kube::Error::Api(s)) if s.code == 422 || s.code == 400 => {
                     tracing::warn!(pod = %name, error = %s, "status refused");
-                    Sent::Taken // The same again would be refused again.
                 }
                 Err(error) => {
                     tracing::debug!(pod = %name, error = %error, "status not sent");
@@ -66,8 +63,8 @@ pub(super) async fn run(
                     wait = (wait * 2).min(RETRY_MAX);
                     continue;
                 }
-            };
-            let _ = mailbox.send(Message::Reported { number, sent });
+            }
+            let _ = mailbox.send(Message::Reported { number });
             break;
         }
     }

@@ -20,7 +20,7 @@ use super::observed::{
     Seen, Verdicts, Volumes, Wanted,
 };
 use super::plan::{self, Step, after, crash_backoff, plan, pull_backoff, recheck_at};
-use super::report::{self, Numbered, Sent};
+use super::report::{self, Numbered};
 use super::status::status;
 use super::steps::{self, StartError};
 use crate::events::Severity;
@@ -65,7 +65,7 @@ pub(super) enum Message {
     /// The API has deleted the pod.
     Confirmed,
     /// A status was sent.
-    Reported { number: u64, sent: Sent },
+    Reported { number: u64 },
 }
 
 /// How others reach a worker.
@@ -301,15 +301,11 @@ impl Worker {
             }
             Step::UnmountVolumes => {
                 self.observed.volumes = Volumes::Removing;
-                self.spawn(async move {
-                    let removed = tokio::task::spawn_blocking(move || {
-                        crate::volumes::remove_pod(&ctx.places, &wanted.uid)
-                    });
-                    Message::Unmounted(match removed.await {
-                        Ok(result) => result.map_err(|e| e.to_string()),
-                        Err(error) => Err(error.to_string()),
-                    })
-                });
+                if let Some(refresh) = self.stale.take() {
+                    refresh.abort();
+                }
+                let volumes = self.volumes.clone();
+                self.spawn(async move { Message::Unmounted(volumes.unmount(&wanted.uid).await) });
             }
             Step::ConfirmDelete => {
                 self.observed.farewell = Farewell::Confirming;
@@ -477,12 +473,7 @@ impl Worker {
                 self.observed.volumes = Volumes::Failed(self.failure(plan::FAILED_REMOVAL, why, 3));
             }
             Message::Confirmed => self.observed.farewell = Farewell::Done,
-            Message::Reported { number, sent } => {
-                self.taken = self.taken.max(number);
-                if sent == Sent::Gone {
-                    self.observed.orphaned = true;
-                }
-            }
+            Message::Reported { number } => self.taken = self.taken.max(number),
         }
     }
 

@@ -97,6 +97,7 @@ async fn splice(session: Session, process: ExecIo, attach: bool) {
     if !drained {
         let _ = tokio::time::timeout(LINGER, output).await;
     }
+    tracing::debug!(?code, drained, "process ended");
     let status = match code {
         Some(Ok(0)) | None => session::success(),
         Some(Ok(code)) => session::exit_status(code),

@@ -12,7 +12,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::{Request, Response, text};
@@ -21,6 +22,8 @@ use super::{Request, Response, text};
 const CHUNK: usize = 16 << 10;
 /// Messages waiting to be written.
 const OUTBOX: usize = 32;
+/// Longest wait for the client's answer to a close frame.
+const GOODBYE: std::time::Duration = std::time::Duration::from_secs(1);
 /// First byte of a message that closes a channel (v5).
 pub(super) const CLOSE: u8 = 255;
 
@@ -108,11 +111,9 @@ pub(super) async fn channels(
                 Ok(Message::Close(_)) | Err(_) => break,
                 Ok(_) => None,
             };
-            if let Some(message) = message
-                && inbound.send(message).await.is_err()
-            {
-                // The process takes no more input, but its output still comes.
-                std::future::pending::<()>().await;
+            if let Some(message) = message {
+                // A process that takes no more input may still have output.
+                let _ = inbound.send(message).await;
             }
         }
     };
@@ -130,12 +131,24 @@ pub(super) async fn channels(
             };
             sink.send(message).await?;
         }
-        sink.close().await
+        sink.send(normal_close()).await
     };
+    tokio::pin!(reading);
     tokio::select! {
-        () = reading => (),
-        ended = writing => drop::<Result<(), Error>>(ended),
+        () = &mut reading => (),
+        ended = writing => {
+            let ended: Result<(), Error> = ended;
+            if ended.is_ok() {
+                // The client's own close frame says that it has read everything.
+                let _ = tokio::time::timeout(GOODBYE, reading).await;
+            }
+        }
     }
+}
+
+/// kubectl takes any other code, and none at all, for a broken connection.
+fn normal_close() -> Message {
+    Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() }))
 }
 
 fn parse(bytes: &[u8]) -> Option<Inbound> {
@@ -202,11 +215,12 @@ pub(super) fn tunnel(socket: Socket) -> DuplexStream {
                     break;
                 }
             }
-            sink.close().await.ok();
+            sink.send(normal_close()).await.ok();
         };
+        tokio::pin!(reading);
         tokio::select! {
-            () = reading => (),
-            () = writing => (),
+            () = &mut reading => (),
+            () = writing => drop(tokio::time::timeout(GOODBYE, reading).await),
         }
     });
     near

@@ -9,9 +9,10 @@ pub mod subpath;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use k8s_openapi::api::authentication::v1::{
     BoundObjectReference, TokenRequest as ApiTokenRequest, TokenRequestSpec,
 };
@@ -24,7 +25,7 @@ use parking_lot::Mutex;
 pub use atomic::Owner;
 use payload::{TokenRequest, Tokens};
 
-use crate::objects::{Objects, Watched};
+use crate::objects::{Objects, Reader};
 use crate::pods::env::{Facts, Sources};
 use crate::pods::observed::Wanted;
 use crate::pods::quantity;
@@ -102,9 +103,11 @@ pub struct PodVolumes {
     places: Places,
     client: Client,
     objects: Objects,
-    held_maps: Mutex<BTreeMap<String, Arc<Watched<ConfigMap>>>>,
-    held_secrets: Mutex<BTreeMap<String, Arc<Watched<Secret>>>>,
+    held_maps: Mutex<BTreeMap<String, Reader<ConfigMap>>>,
+    held_secrets: Mutex<BTreeMap<String, Reader<Secret>>>,
     tokens: Mutex<BTreeMap<TokenRequest, HeldToken>>,
+    /// Held while files are written; true once they are removed for good.
+    removed: tokio::sync::Mutex<bool>,
 }
 
 impl PodVolumes {
@@ -117,6 +120,7 @@ impl PodVolumes {
             held_maps: Mutex::default(),
             held_secrets: Mutex::default(),
             tokens: Mutex::default(),
+            removed: tokio::sync::Mutex::default(),
         }
     }
 
@@ -135,8 +139,8 @@ impl PodVolumes {
             let watched = {
                 let mut held = self.held_maps.lock();
                 held.entry(name.clone())
-                    .or_insert_with(|| self.objects.config_map(namespace, name))
-                    .clone()
+                    .or_insert_with(|| Reader::new(self.objects.config_map(namespace, name)))
+                    .look()
             };
             if let Some(map) = watched.get().await? {
                 sources.config_maps.insert(name.clone(), map);
@@ -146,8 +150,8 @@ impl PodVolumes {
             let watched = {
                 let mut held = self.held_secrets.lock();
                 held.entry(name.clone())
-                    .or_insert_with(|| self.objects.secret(namespace, name))
-                    .clone()
+                    .or_insert_with(|| Reader::new(self.objects.secret(namespace, name)))
+                    .look()
             };
             if let Some(secret) = watched.get().await? {
                 sources.secrets.insert(name.clone(), secret);
@@ -161,6 +165,10 @@ impl PodVolumes {
     /// # Errors
     /// Names the first volume that failed.
     pub async fn mount(&self, wanted: &Wanted, facts: &Facts) -> Result<(), Error> {
+        let removed = self.removed.lock().await;
+        if *removed {
+            return Ok(()); // A refresh that comes too late.
+        }
         for volume in volumes(wanted) {
             let failed = |reason: String| Error { volume: volume.name.clone(), reason };
             if payload::is_payload(volume) {
@@ -197,11 +205,8 @@ impl PodVolumes {
         let owner =
             Owner { user: has_token.then(|| only_user(wanted)).flatten(), group: fs_group(wanted) };
         let path = self.places.volume(&wanted.uid, volume);
-        tokio::task::spawn_blocking(move || atomic::write(&path, &files, owner))
-            .await
-            .map_err(|e| e.to_string())?
-            .map(drop)
-            .map_err(|e| e.to_string())
+        // Some small files: not worth a thread, which would go on when this is dropped.
+        atomic::write(&path, &files, owner).map(drop).map_err(|e| e.to_string())
     }
 
     /// A token for the pod's service account, asked for anew when the old one has aged.
@@ -243,25 +248,23 @@ impl PodVolumes {
         Ok(token)
     }
 
+    /// Removes the volumes for good.
+    ///
+    /// # Errors
+    /// As [`remove_pod`].
+    pub async fn unmount(&self, uid: &str) -> Result<(), String> {
+        let mut removed = self.removed.lock().await;
+        *removed = true;
+        let (places, uid) = (self.places.clone(), uid.to_owned());
+        let removing = tokio::task::spawn_blocking(move || remove_pod(&places, &uid));
+        removing.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
+    }
+
     /// Waits until files of a mounted volume may have to be written anew. Never answers if none can change.
     pub async fn stale(&self) {
-        let maps: Vec<_> = self.held_maps.lock().values().map(|w| w.changes()).collect();
-        let secrets: Vec<_> = self.held_secrets.lock().values().map(|w| w.changes()).collect();
-        let mut waits: Vec<futures::future::BoxFuture<'static, ()>> = Vec::new();
-        for mut rx in maps {
-            waits.push(Box::pin(async move {
-                if rx.changed().await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-            }));
-        }
-        for mut rx in secrets {
-            waits.push(Box::pin(async move {
-                if rx.changed().await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-            }));
-        }
+        let mut waits: Vec<BoxFuture<'static, ()>> = Vec::new();
+        waits.extend(self.held_maps.lock().values().map(|r| r.changed().boxed()));
+        waits.extend(self.held_secrets.lock().values().map(|r| r.changed().boxed()));
         if let Some(at) = self.tokens.lock().values().map(|t| t.renew_at).min() {
             let wait = at.duration_since(Timestamp::now());
             let wait = if wait.is_negative() { Duration::ZERO } else { wait.unsigned_abs() };

@@ -21,6 +21,10 @@ struct Cluster {
 
 impl Cluster {
     async fn start() -> Self {
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .with_test_writer()
+            .try_init();
         let mut world = World::start().await;
         let server = TestServer::builder().with_socket().start().await.unwrap();
         let kubeconfig = world.folder.path().join("kubeconfig");
@@ -135,7 +139,7 @@ spec:
 async fn kubectl_sees_real_containers() {
     let cluster = Cluster::start().await;
     cluster.kubectl("create configmap settings --from-literal=color=blue").await;
-    let script = "echo color=$COLOR; cat /etc/settings/color; echo; echo oops >&2; mkdir /www; echo hi > /www/index.html; exec httpd -f -p 8080 -h /www";
+    let script = "echo color=$COLOR; cat /etc/settings/color; echo; sleep 0.2; echo oops >&2; mkdir /www; echo hi > /www/index.html; exec httpd -f -p 8080 -h /www";
     let more = r"
     env:
     - {name: COLOR, valueFrom: {configMapKeyRef: {name: settings, key: color}}}
@@ -165,15 +169,28 @@ async fn kubectl_sees_real_containers() {
     let output = cluster.run("exec web -- nosuch", "").await;
     assert!(!output.status.success());
 
-    let port = free_port();
-    let mut forward = Command::new("kubectl");
-    forward.arg("--kubeconfig").arg(&cluster.kubeconfig);
-    forward.args(["port-forward", "web", &format!("{port}:8080")]).stdout(Stdio::null());
-    let _forward = crate::world::Killed(forward.spawn().unwrap());
-    let page = crate::world::until("the port is forwarded", || fetch(port)).await;
-    assert!(page.ends_with("hi\n"), "{page}");
-    let again = fetch(port).unwrap();
-    assert!(again.ends_with("hi\n"), "{again}");
+    // Older clients, and upstream's API server, speak SPDY.
+    let mut old = Command::new("kubectl");
+    old.env("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "false");
+    old.arg("--kubeconfig").arg(&cluster.kubeconfig);
+    old.args(["exec", "web", "--", "sh", "-c", "echo by spdy; exit 9"]);
+    let output = tokio::task::spawn_blocking(move || old.output().unwrap()).await.unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "by spdy\n", "{errors}");
+    assert_eq!(output.status.code(), Some(9), "{errors}");
+
+    for websocket in ["true", "false"] {
+        let port = free_port();
+        let mut forward = Command::new("kubectl");
+        forward.env("KUBECTL_PORT_FORWARD_WEBSOCKETS", websocket);
+        forward.arg("--kubeconfig").arg(&cluster.kubeconfig);
+        forward.args(["port-forward", "web", &format!("{port}:8080")]).stdout(Stdio::null());
+        let _forward = crate::world::Killed(forward.spawn().unwrap());
+        let page = crate::world::until("the port is forwarded", || fetch(port)).await;
+        assert!(page.ends_with("hi\n"), "{page}");
+        let again = fetch(port).unwrap();
+        assert!(again.ends_with("hi\n"), "{again}");
+    }
 
     cluster.kubectl("delete pod web").await;
     cluster.end().await;

@@ -17,6 +17,8 @@ use codec::{Decoder, Encoder, FLAG_FIN, Frame};
 const STREAM_BUFFER: usize = 256 << 10;
 /// Bytes of one data frame.
 const CHUNK: usize = 16 << 10;
+/// Longest wait for the client to close after the last answer.
+const GOODBYE: std::time::Duration = std::time::Duration::from_secs(1);
 /// Frames waiting to be written.
 const OUTBOX: usize = 32;
 
@@ -40,15 +42,19 @@ pub(super) async fn serve<S>(stream: S, incoming: mpsc::Sender<Incoming>)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let (reader, writer) = tokio::io::split(stream);
+    let (mut reader, writer) = tokio::io::split(stream);
     let (outbox, frames) = mpsc::channel(OUTBOX);
     let writing = tokio::spawn(write_frames(writer, frames));
-    let reading = read_frames(reader, outbox, incoming);
+    let reading = read_frames(&mut reader, outbox, incoming);
     if let Err(error) = reading.await {
         tracing::debug!(error = %error, "SPDY connection ended");
     }
     // The outbox closes when the last stream has been drained.
     let _ = writing.await;
+    // Closing while the client still sends would reset the connection under the last answers.
+    let mut rest = vec![0; 4096];
+    let drained = async { while let Ok(1..) = reader.read(&mut rest).await {} };
+    let _ = tokio::time::timeout(GOODBYE, drained).await;
 }
 
 async fn write_frames<W: AsyncWrite + Unpin>(mut writer: W, mut frames: mpsc::Receiver<Frame>) {
@@ -73,7 +79,7 @@ async fn write_frames<W: AsyncWrite + Unpin>(mut writer: W, mut frames: mpsc::Re
 }
 
 async fn read_frames<R: AsyncRead + Unpin>(
-    mut reader: R,
+    reader: &mut R,
     outbox: mpsc::Sender<Frame>,
     incoming: mpsc::Sender<Incoming>,
 ) -> std::io::Result<()> {
@@ -171,6 +177,7 @@ mod tests {
         drop(stream);
         drop(incoming);
         let mut raw = Vec::new();
+        writer.shutdown().await.unwrap();
         reader.read_to_end(&mut raw).await.unwrap();
         let mut decoder = Decoder::new();
         decoder.feed(&raw);
