@@ -33,19 +33,43 @@ impl Lock {
         let file =
             OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
         let file = file.with_context(|| format!("cannot write {}", path.display()))?;
-        let mut file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(file) => file,
-            Err((mut file, _)) => bail!(
-                "a cluster already runs from {} (process {}); stop it with `improv down`, or choose another --data-dir",
-                layout.data.display(),
-                read_pid(&mut file).map_or("unknown".to_owned(), |pid| pid.to_string()),
-            ),
-        };
+        let mut file = lock(file).map_err(|holder| {
+            let holder = holder.map_or("unknown".to_owned(), |pid| pid.to_string());
+            let data = layout.data.display();
+            anyhow::anyhow!(
+                "a cluster already runs from {data} (process {holder}); stop it with `improv down`, or choose \
+                 another --data-dir"
+            )
+        })?;
         file.set_len(0)?;
+        file.rewind()?;
         write!(file, "{}", std::process::id())?;
         file.sync_all()?;
         Ok(Self { _file: file })
     }
+}
+
+/// Locks `file`, or tells who holds it. A holder that was killed is waited for until the kernel has let go of it.
+fn lock(mut file: File) -> Result<Flock<File>, Option<Pid>> {
+    loop {
+        file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(locked) => return Ok(locked),
+            Err((file, _)) => file,
+        };
+        let holder = read_pid(&mut file);
+        if !holder.is_some_and(is_ending) {
+            return Err(holder);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
+/// Whether the process is a zombie, whose threads may still be on their way out.
+///
+/// Source: proc_pid_stat(5): the state follows the name, which stands in parentheses.
+fn is_ending(pid: Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with(['Z', 'X']))
 }
 
 /// The process that runs the cluster of `layout`, if one does.
