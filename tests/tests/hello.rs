@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
-use improv_tests::{Cluster, eventually, free_port, repository};
+use improv_tests::{Cluster, eventually, free_port, repository, run};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -48,6 +48,9 @@ fn hello_is_served() {
         assert_eq!(answers.len(), 3, "{address} answered by {answers:?}");
     }
 
+    rolls_without_a_failed_request(&cluster, &format!("{cluster_ip}:80"));
+    names_and_shell(&cluster);
+
     let pod = cluster.kubectl("get pods -l app=hello -o jsonpath={.items[0].metadata.name}");
     assert!(cluster.kubectl(&format!("logs {pod}")).contains("listens on"));
     assert!(cluster.kubectl("get deployment hello").contains("3/3"));
@@ -59,6 +62,67 @@ fn hello_is_served() {
         if left.is_empty() { Ok(()) } else { Err(left) }
     });
 }
+
+/// Asks all the time while a new version rolls out.
+fn rolls_without_a_failed_request(cluster: &Cluster, address: &str) {
+    cluster.import_image("hello", "improv.dev/hello:0.2.0");
+    cluster.kubectl("set image deployment/hello hello=improv.dev/hello:0.2.0");
+    let mut rollout = cluster.tool("kubectl");
+    let mut rollout =
+        rollout.args(["rollout", "status", "deployment/hello", "--timeout=60s"]).spawn().unwrap();
+    let mut n_requests = 0;
+    let done = loop {
+        get(address).unwrap_or_else(|error| panic!("request {n_requests} failed: {error}"));
+        n_requests += 1;
+        if let Some(done) = rollout.try_wait().unwrap() {
+            break done;
+        }
+    };
+    assert!(done.success() && n_requests > 100, "{done}, {n_requests} requests");
+    println!("{n_requests} requests during the rollout, none failed");
+}
+
+/// From a pod: the Service has a name and answers; `exec` carries input, output and the exit code.
+fn names_and_shell(cluster: &Cluster) {
+    let archive = cluster.data_dir().join("busybox.tar");
+    let mut build = cluster_program("improv");
+    build.args([
+        "image",
+        "build",
+        "--name=improv.dev/busybox:1",
+        "--binary=/bin/busybox",
+        "--user=0",
+        "--output",
+    ]);
+    run(build.arg(&archive));
+    run(cluster.improv("image import").arg(&archive));
+    cluster.apply(BOX);
+    cluster.kubectl("wait --for=condition=Ready pod/box --timeout=30s");
+    let inside = |command: &str| {
+        cluster.try_kubectl(&format!("exec box -- /usr/local/bin/busybox {command}"))
+    };
+    let found = inside("nslookup hello.default.svc.cluster.local").unwrap();
+    let cluster_ip = cluster.kubectl("get service hello -o jsonpath={.spec.clusterIP}");
+    assert!(found.contains(&cluster_ip), "{found}");
+    assert!(inside("wget -qO- http://hello/").unwrap().starts_with("hello from hello-"));
+    assert!(inside("false").unwrap_err().contains("exit code 1"));
+    cluster.kubectl("delete pod box --grace-period=0 --force");
+}
+
+fn cluster_program(name: &str) -> std::process::Command {
+    std::process::Command::new(improv_tests::program(name))
+}
+
+const BOX: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: box}
+spec:
+  containers:
+  - name: box
+    image: improv.dev/busybox:1
+    args: [sleep, '3600']
+";
 
 fn port_forward(cluster: &Cluster, pod: &str) {
     let port = free_port();
