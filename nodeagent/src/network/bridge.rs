@@ -81,7 +81,7 @@ impl Bridge {
         ports: &[HostPort],
     ) -> io::Result<Vec<IpAddr>> {
         let address = self.addresses.lock().take(uid)?;
-        let outside = interface(uid);
+        let outside = interface(&self.config.cluster, uid);
         if let Some(index) = find(&self.handle, &outside).await? {
             self.handle.link().del(index).execute().await.map_err(netlink)?; // Left by an attempt that was killed.
         }
@@ -98,7 +98,7 @@ impl Bridge {
     }
 
     pub(super) async fn detach(&self, uid: &str) -> io::Result<()> {
-        if let Some(index) = find(&self.handle, &interface(uid)).await? {
+        if let Some(index) = find(&self.handle, &interface(&self.config.cluster, uid)).await? {
             let deleted = self.handle.link().del(index).execute().await.map_err(netlink);
             // The pair also goes when the last process leaves the namespace.
             deleted.or_else(|error| {
@@ -137,15 +137,15 @@ impl Bridge {
 }
 
 /// The node's end of a pod's veth pair: 15 characters, the most that a name may have.
-fn interface(uid: &str) -> String {
-    let hash = Sha256::digest(uid);
+fn interface(cluster: &str, uid: &str) -> String {
+    let hash = Sha256::digest(format!("{cluster} {uid}"));
     let hex: String = hash.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
     format!("imp{hex}")
 }
 
 /// Bytes through the pod's interface; what the node sends is what the pod receives.
-pub(super) fn traffic(uid: &str) -> Option<Traffic> {
-    let folder = Path::new("/sys/class/net").join(interface(uid)).join("statistics");
+pub(super) fn traffic(cluster: &str, uid: &str) -> Option<Traffic> {
+    let folder = Path::new("/sys/class/net").join(interface(cluster, uid)).join("statistics");
     let read = |name: &str| fs::read_to_string(folder.join(name)).ok()?.trim().parse().ok();
     Some(Traffic { received: read("tx_bytes")?, sent: read("rx_bytes")? })
 }
@@ -351,8 +351,9 @@ mod tests {
 
     #[test]
     fn interface_names_fit_the_kernel() {
-        let name = interface("6c1b1e0e-9f5c-4a3f-8a52-1c0d5e2f7b11");
+        let name = interface("", "6c1b1e0e-9f5c-4a3f-8a52-1c0d5e2f7b11");
         assert_eq!(name.len(), 15);
-        assert_ne!(name, interface("6c1b1e0e-9f5c-4a3f-8a52-1c0d5e2f7b12"));
+        assert_ne!(name, interface("", "6c1b1e0e-9f5c-4a3f-8a52-1c0d5e2f7b12"));
+        assert_ne!(name, interface("other", "6c1b1e0e-9f5c-4a3f-8a52-1c0d5e2f7b11"));
     }
 }

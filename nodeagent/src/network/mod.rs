@@ -131,7 +131,7 @@ impl Network {
     /// What went through the pod's interface; `None` where it is not known.
     pub(crate) fn traffic(&self, uid: &str) -> Option<Traffic> {
         match &self.kind {
-            Kind::Bridge(_) => bridge::traffic(uid),
+            Kind::Bridge(_) => bridge::traffic(&self.config.cluster, uid),
             Kind::Cni(_) => None,
         }
     }

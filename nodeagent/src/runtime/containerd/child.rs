@@ -295,28 +295,44 @@ fn configuration(options: &ChildOptions) -> String {
 /// # Errors
 /// The first thing that could not be removed; calling it again goes on from there.
 pub async fn clean_up(child: ChildOptions, options: Options) -> Result<(), Error> {
-    let failed = |operation| move |error: io::Error| Error::runtime(operation, error);
     if child.state.exists() {
         let running = spawn(child.clone()).await?;
-        let removed = async { Containerd::start(options.clone()).await?.remove_all().await };
-        let removed = removed.await;
+        let removed = remove_containers(&options).await;
         running.stop().await;
         kill_shims(&child.socket());
         remove_shim_sockets(&child.state.join("run"));
         removed?;
     }
+    remove_traces(options, vec![child.state, child.root]).await
+}
+
+/// As [`clean_up`], on a containerd that is not ours and stays.
+///
+/// # Errors
+/// The first thing that could not be removed; calling it again goes on from there.
+pub async fn clean_up_shared(options: Options) -> Result<(), Error> {
+    remove_containers(&options).await?;
+    remove_traces(options, Vec::new()).await
+}
+
+async fn remove_containers(options: &Options) -> Result<(), Error> {
+    Containerd::start(options.clone()).await?.remove_all().await
+}
+
+/// Removes what the kernel and the disk know of an agent whose containers are gone.
+async fn remove_traces(options: Options, folders: Vec<PathBuf>) -> Result<(), Error> {
+    let failed = |operation| move |error: io::Error| Error::runtime(operation, error);
     network::teardown(&options.network).await.map_err(failed("remove the pods' network"))?;
     let cgroups = Cgroups::detect(&options.cgroup_base).map_err(failed("find cgroups"))?;
     let work = move || {
         cgroups.remove_all().map_err(failed("remove the pods' cgroups"))?;
-        for folder in [&options.state_dir, &child.state, &child.root] {
+        for folder in folders.iter().chain([&options.state_dir]) {
             mounts::remove_tree(folder).map_err(failed("remove a folder"))?;
         }
         Ok(())
     };
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|error| Err(Error::runtime("clean up", error)))
+    let joined = tokio::task::spawn_blocking(work).await;
+    joined.unwrap_or_else(|error| Err(Error::runtime("clean up", error)))
 }
 
 /// Kills the shims of a containerd that are left, by their command line, which names its socket.

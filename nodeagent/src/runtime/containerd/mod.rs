@@ -36,7 +36,7 @@ use crate::network::{self, Network};
 use crate::sys::namespaces;
 use client::{Client, failed};
 
-pub use child::{Child, ChildOptions, clean_up, spawn};
+pub use child::{Child, ChildOptions, clean_up, clean_up_shared, spawn};
 
 /// How long a killed container may take to end. Longer means that a process hangs in the kernel.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -162,6 +162,19 @@ impl Containerd {
         }
         Ok(())
     }
+}
+
+/// Loads an archive beside an agent that runs: touches images only.
+///
+/// # Errors
+/// [`Error::Import`], or [`Error::Unavailable`] if containerd does not answer.
+pub async fn import_archive(
+    socket: &Path,
+    namespace: &str,
+    archive: &Path,
+) -> Result<Vec<ImageRef>> {
+    let client = Client::new(socket, namespace)?;
+    images::Images::new(client, Vec::new()).import(archive).await
 }
 
 /// The least oom_score_adj that may be set: any with CAP_SYS_RESOURCE, else not below the own one.

@@ -157,9 +157,12 @@ impl Images {
         if let Some(users) = self.users.lock().get(chain) {
             return Ok(users.clone());
         }
-        let users = Arc::new(
-            userdb::read(&self.client, chain).await.map_err(failed("read the image's users"))?,
-        );
+        // Without a lease the view is garbage before it is read.
+        let failed = failed("read the image's users");
+        let lease = Lease::take(&self.client).await.map_err(&failed)?;
+        let read = userdb::read(&lease.client, chain).await;
+        lease.release().await;
+        let users = Arc::new(read.map_err(&failed)?);
         self.users.lock().insert(chain.to_owned(), users.clone());
         Ok(users)
     }
