@@ -132,13 +132,17 @@ impl Logger {
         let mut buffer = vec![0; CHUNK];
         while !sources.is_empty() && wanted.is_none_or(Path::exists) {
             let (ready, accept) = self.wait(&sources, wanted.is_some())?;
-            for index in ready.into_iter().rev() {
+            // Standard output first: of what came at the same time, it is what people expect above.
+            let mut ended = Vec::new();
+            for index in ready {
                 if !self.copy(&mut sources[index], &mut buffer)? {
-                    let mut source = sources.swap_remove(index);
-                    let mut rest = Vec::new();
-                    source.lines.finish(Timestamp::now(), &mut rest);
-                    self.write(&rest)?;
+                    ended.push(index);
                 }
+            }
+            for index in ended.into_iter().rev() {
+                let mut rest = Vec::new();
+                sources.remove(index).lines.finish(Timestamp::now(), &mut rest);
+                self.write(&rest)?;
             }
             if accept {
                 self.accept();
