@@ -297,6 +297,8 @@ fn kind(map: &Map<String, Value>, definition: Option<&str>) -> Kind {
         Some("Quantity") => return Kind::Quantity,
         Some("Time") => return Kind::Time,
         Some("MicroTime") => return Kind::MicroTime,
+        // Any JSON, although CRDs must call it an object.
+        Some("RawExtension") => return Kind::Any,
         _ => (),
     }
     if map.get("x-kubernetes-int-or-string") == Some(&Value::Bool(true)) {

@@ -97,7 +97,7 @@ impl Decoder {
             }
             None => {
                 let Some(items) = &node.items else { return true };
-                self.entry(items, value, &path.key(name), structure);
+                self.map_value(items, value, &path.key(name), structure);
                 true
             }
         });
@@ -115,7 +115,7 @@ impl Decoder {
     ) -> bool {
         let node = edge.node();
         if value.is_null() {
-            return node.nullable || !parent.typed && edge.default.is_some();
+            return node.nullable || zero == Zero::Null || !parent.typed && edge.default.is_some();
         }
         self.value(&node, value, path, structure);
         match zero {
@@ -151,6 +151,16 @@ impl Decoder {
             };
         }
         self.value(&node, value, path, structure);
+    }
+
+    /// A value of a map; resource lists keep no less than a thousandth.
+    fn map_value(&mut self, edge: &Edge, value: &mut Value, path: &Path<'_>, structure: &str) {
+        self.entry(edge, value, path, structure);
+        if let (Kind::Quantity, Value::String(text)) = (edge.node().kind, &*value) {
+            if let Ok(rounded) = quantity::canonical_milli(text) {
+                *value = rounded.into();
+            }
+        }
     }
 
     fn scalar(&mut self, node: &Node, value: &mut Value, path: &Path<'_>, structure: &str) {
@@ -298,8 +308,8 @@ fn parse_time(text: &str, micro: bool) -> Result<String, String> {
         if micro { "2006-01-02T15:04:05.000000Z07:00" } else { "2006-01-02T15:04:05Z07:00" };
     let rest = match (seconds_end(text), micro) {
         (None, _) => Some((text, "2006")),
-        // Microseconds must be there, all six.
-        (Some(end), true) if !has_micros(&text[end..]) => Some((&text[end..], ".000000")),
+        // Some fraction must be there; Go does not mind how many digits.
+        (Some(end), true) if !has_fraction(&text[end..]) => Some((&text[end..], ".000000")),
         _ => None,
     };
     if let Some((rest, wanted)) = rest {
@@ -328,7 +338,6 @@ fn seconds_end(text: &str) -> Option<usize> {
     begins.then_some(SHAPE.len())
 }
 
-fn has_micros(rest: &str) -> bool {
-    let bytes = rest.as_bytes();
-    bytes.len() >= 7 && bytes[0] == b'.' && bytes[1..7].iter().all(u8::is_ascii_digit)
+fn has_fraction(rest: &str) -> bool {
+    rest.strip_prefix('.').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
 }

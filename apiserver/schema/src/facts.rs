@@ -158,7 +158,9 @@ pub fn default(name: &str, definition: &Definition, field: &str) -> Option<Value
         // A struct without a pointer: Go always writes it.
         Value::Object(empty) if empty.is_empty() => true,
         Value::String(text) if text.is_empty() => zero(name, definition, field) == Zero::Written,
-        Value::Number(n) if n.as_f64() == Some(0.0) => is_required(definition, field),
+        Value::Number(n) if n.as_f64() == Some(0.0) => {
+            is_required(definition, field) || zero(name, definition, field) == Zero::Written
+        }
         Value::Bool(false) => is_required(definition, field),
         _ => true,
     };
@@ -201,6 +203,12 @@ pub fn allowed(name: &str, field: &str, facts: &Field) -> Vec<Value> {
     }
 }
 
+/// Whether the values of a field are checked by the type's own rules alone.
+fn leaves_to_type(name: &str, field: &str) -> bool {
+    let own = additions().enums.get(name).and_then(|fields| fields.get(field));
+    own.and_then(Value::as_array).is_some_and(Vec::is_empty)
+}
+
 /// The definition as an OpenAPI schema with `$ref`s, real defaults and merge markers.
 ///
 /// `x-improv-definition` names the definition itself.
@@ -226,6 +234,9 @@ pub fn openapi(name: &str) -> Option<Value> {
         let allowed = allowed(name, field, facts);
         if allowed.is_empty() {
             schema.remove("enum");
+            if leaves_to_type(name, field) {
+                schema.get_mut("items").and_then(Value::as_object_mut).map(|i| i.remove("enum"));
+            }
         } else if facts.items.is_none() {
             schema.insert("enum".into(), allowed.into());
         }

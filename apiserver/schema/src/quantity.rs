@@ -43,6 +43,20 @@ pub fn canonical(text: &str) -> Result<String, String> {
     Ok(write(quantity))
 }
 
+/// The canonical text of an entry of a resource list: what is below a thousandth is rounded up.
+pub(crate) fn canonical_milli(text: &str) -> Result<String, String> {
+    let mut quantity = parse(text)?;
+    if quantity.exponent >= -3 {
+        return canonical(text);
+    }
+    while quantity.exponent < -3 {
+        let rest = quantity.mantissa % 10;
+        quantity.mantissa = quantity.mantissa / 10 + rest.signum();
+        quantity.exponent += 1;
+    }
+    Ok(write(quantity))
+}
+
 /// Parses a quantity; fractions below a nano-unit are rounded up, as upstream does.
 ///
 /// # Errors
@@ -207,6 +221,13 @@ mod tests {
         ] {
             assert_eq!(canonical(text).as_deref(), Ok(expected), "{text}");
         }
+    }
+
+    #[test]
+    fn resource_lists_round_up_to_thousandths() {
+        assert_eq!(canonical_milli("100u").as_deref(), Ok("1m"));
+        assert_eq!(canonical_milli("1500u").as_deref(), Ok("2m"));
+        assert_eq!(canonical_milli("250m").as_deref(), Ok("250m"));
     }
 
     #[test]

@@ -171,6 +171,24 @@ fn type_errors_read_as_go_writes_them() {
 }
 
 #[test]
+fn times_and_raw_json_are_read_as_go_reads_them() {
+    let leases = Schema::for_gvk("coordination.k8s.io", "v1", "Lease").unwrap();
+    let (lease, _) = read(&leases, json!({"spec": {"renewTime": "2024-01-02T03:04:05.5Z"}}));
+    assert_eq!(lease["spec"]["renewTime"], "2024-01-02T03:04:05.500000Z");
+    let revisions = Schema::for_gvk("apps", "v1", "ControllerRevision").unwrap();
+    let (revision, _) = read(&revisions, json!({"data": 5, "revision": 1}));
+    assert_eq!(revision["data"], 5);
+    let pods = Schema::for_gvk("", "v1", "Pod").unwrap();
+    let resources = json!({"requests": {"cpu": "100u", "memory": "1024Mi"}});
+    let (pod, _) =
+        read(&pods, json!({"spec": {"containers": [{"name": "a", "resources": resources}]}}));
+    assert_eq!(
+        pod["spec"]["containers"][0]["resources"]["requests"],
+        json!({"cpu": "1m", "memory": "1Gi"})
+    );
+}
+
+#[test]
 fn unknown_fields_are_told_with_their_paths() {
     let pods = Schema::for_gvk("", "v1", "Pod").unwrap();
     let (value, unknown) = read(
