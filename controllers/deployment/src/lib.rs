@@ -51,6 +51,8 @@ pub struct Context {
     pub replica_sets: Reflector<ReplicaSet>,
     /// ReplicaSets that we wrote and `replica_sets` may not show yet.
     pub writes: Writes<ReplicaSet>,
+    /// Deployments that we wrote and their cache may not show yet.
+    pub own_writes: Writes<Deployment>,
     /// Tells users.
     pub recorder: Recorder,
     /// The time.
@@ -65,6 +67,7 @@ impl Context {
         Self {
             client: stage.client.clone(),
             writes: Writes::new(Reflector::clone(&replica_sets)),
+            own_writes: Writes::new(stage.reflectors.get()),
             replica_sets,
             recorder: stage.recorder.clone(),
             clock: Arc::clone(&stage.clock),

@@ -110,7 +110,7 @@ impl ReconcileError for Error {
 /// See [`Error`]; the status is written even then.
 pub async fn reconcile(deployment: Arc<Deployment>, ctx: Arc<Context>) -> Result<Requeue, Error> {
     let uid = deployment.uid().unwrap_or_default();
-    if !ctx.writes.seen_by_cache(&uid) {
+    if !ctx.writes.seen_by_cache(&uid) || !ctx.own_writes.seen_by_cache(&uid) {
         return Ok(Requeue::requeue(CACHE_LAG));
     }
     let observed = observe(deployment, uid, &ctx).await?;
@@ -226,7 +226,9 @@ async fn apply(
             Action::Update(change) => update(ctx, observed, &api, change).await?,
             Action::Delete(rs) => delete(ctx, observed, &api, &rs).await?,
             Action::SetRevision(revision) => {
-                *written = Some(set_revision(ctx, &observed.deployment, &revision).await?);
+                let deployment = set_revision(ctx, &observed.deployment, &revision).await?;
+                ctx.own_writes.wrote(&observed.uid, &deployment);
+                *written = Some(deployment);
             }
         }
     }
@@ -393,7 +395,10 @@ async fn write_status(
     let deployment = written.unwrap_or(&observed.deployment);
     let api = deployments(ctx, deployment);
     match patch::patch_status(&api, deployment, deployment.status.as_ref(), status).await {
-        Ok(_) => Ok(()),
+        Ok(written) => {
+            written.iter().for_each(|written| ctx.own_writes.wrote(&observed.uid, written));
+            Ok(())
+        }
         Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()), // Gone meanwhile.
         Err(source) => Err(Error::Status { source: Box::new(source) }),
     }

@@ -42,7 +42,8 @@ pub trait ReconcileError: std::error::Error + Send + Sync + 'static {
         false
     }
 
-    /// Whether it belongs to normal life, as conflicts do; then it is logged for developers only.
+    /// Whether it belongs to normal life, as conflicts do; then it is logged for developers only,
+    /// and not counted as an error.
     fn is_expected(&self) -> bool {
         false
     }
@@ -191,7 +192,8 @@ impl<K: Reflected> Controller<K> {
             async move {
                 let start = Instant::now();
                 let result = reconcile.await;
-                metrics.reconciled(start.elapsed(), result.as_ref().err().map(E::kind));
+                let error = result.as_ref().err().filter(|error| !error.is_expected());
+                metrics.reconciled(start.elapsed(), error.map(E::kind));
                 if result.is_ok() {
                     backoff.reset(&key);
                 }

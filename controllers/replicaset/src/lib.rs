@@ -51,6 +51,8 @@ pub struct Context {
     pub replica_sets: Reflector<ReplicaSet>,
     /// Pods that we wrote and `pods` may not show yet.
     pub writes: Writes<Pod>,
+    /// Statuses that we wrote and `replica_sets` may not show yet.
+    pub statuses: Writes<ReplicaSet>,
     /// UIDs of ReplicaSets for which the cache is known to hold what earlier leaders have created.
     pub verified: Mutex<HashSet<String>>,
     /// Tells users.
@@ -63,12 +65,13 @@ impl Context {
     /// A context with nothing verified.
     #[must_use]
     pub fn new(stage: &Stage) -> Self {
-        let pods = stage.reflectors.get();
+        let (pods, replica_sets) = (stage.reflectors.get(), stage.reflectors.get());
         Self {
             client: stage.client.clone(),
             writes: Writes::new(Reflector::clone(&pods)),
+            statuses: Writes::new(Reflector::clone(&replica_sets)),
             pods,
-            replica_sets: stage.reflectors.get(),
+            replica_sets,
             verified: Mutex::default(),
             recorder: stage.recorder.clone(),
             clock: Arc::clone(&stage.clock),

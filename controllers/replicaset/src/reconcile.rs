@@ -129,7 +129,7 @@ impl ReconcileError for Error {
 /// See [`Error`]; the status is written even then.
 pub async fn reconcile(rs: Arc<ReplicaSet>, ctx: Arc<Context>) -> Result<Requeue, Error> {
     let uid = rs.uid().unwrap_or_default();
-    if !ctx.writes.seen_by_cache(&uid) {
+    if !ctx.writes.seen_by_cache(&uid) || !ctx.statuses.seen_by_cache(&uid) {
         return Ok(Requeue::requeue(CACHE_LAG));
     }
     let observed = observe(rs, uid, &ctx)?;
@@ -352,7 +352,10 @@ async fn write_status(
     let api: Api<ReplicaSet> =
         Api::namespaced(ctx.client.clone(), &rs.namespace().unwrap_or_default());
     match patch::patch_status(&api, rs, rs.status.as_ref(), &status).await {
-        Ok(_) => Ok(()),
+        Ok(written) => {
+            written.iter().for_each(|rs| ctx.statuses.wrote(&observed.uid, rs));
+            Ok(())
+        }
         Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()), // Gone meanwhile.
         Err(source) => Err(Error::Status { source: Box::new(source) }),
     }

@@ -6,7 +6,11 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use apiserver::testing::TestServer;
 use futures::StreamExt;
-use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::Pod, events::v1::Event};
+use k8s_openapi::api::{
+    apps::v1::ReplicaSet,
+    core::v1::{Pod, ServiceAccount},
+    events::v1::Event,
+};
 use kit::{
     Change, Reflectors, owner,
     testing::{Playing, eventually},
@@ -22,7 +26,12 @@ const SOON: Duration = Duration::from_secs(20);
 
 async fn server() -> TestServer {
     let crd = include_str!("../../../crds/replicasets.apps.yaml");
-    TestServer::builder().install_crds(crd).start().await.expect("a server")
+    let server = TestServer::builder().install_crds(crd).start().await.unwrap();
+    // No pod without its service account, and nobody here makes one.
+    let accounts: Api<ServiceAccount> = Api::namespaced(server.client(), "default");
+    let account = serde_json::from_value(json!({ "metadata": { "name": "default" } })).unwrap();
+    accounts.create(&PostParams::default(), &account).await.unwrap();
+    server
 }
 
 struct World {

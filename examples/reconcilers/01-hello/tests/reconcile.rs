@@ -1,7 +1,5 @@
 //! The reconciler on a real API server, in this process.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-
 use std::time::Duration;
 
 use apiserver::testing::TestServer;
