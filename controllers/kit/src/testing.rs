@@ -2,7 +2,14 @@
 
 use std::{future::Future, time::Duration};
 
-use kube::Client;
+use k8s_openapi::api::{
+    core::v1::ServiceAccount,
+    rbac::v1::{ClusterRole, ClusterRoleBinding, RoleRef, Subject},
+};
+use kube::{
+    Api, Client,
+    api::{ObjectMeta, PostParams},
+};
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -23,22 +30,22 @@ impl Playing {
     /// Starts `player` as the process named `identity`, through `client`, with a built-in one's rank.
     #[must_use]
     pub fn start(player: &'static Player, client: Client, identity: &str) -> Self {
-        Self::start_ranked(player, client, identity, BUILT_IN)
+        Self::start_ranked(player, InProcess::new(client, identity), BUILT_IN)
     }
 
     /// The same with the rank of a chart's instance.
     #[must_use]
     pub fn start_as_chart(player: &'static Player, client: Client, identity: &str) -> Self {
-        Self::start_ranked(player, client, identity, CHART)
+        Self::start_ranked(player, InProcess::new(client, identity), CHART)
     }
 
-    fn start_ranked(
-        player: &'static Player,
-        client: Client,
-        identity: &str,
-        priority: u32,
-    ) -> Self {
-        let with = InProcess::new(client, identity);
+    /// Starts `player` with all that it gets, such as options or a stepped clock.
+    #[must_use]
+    pub fn start_with(player: &'static Player, with: InProcess) -> Self {
+        Self::start_ranked(player, with, BUILT_IN)
+    }
+
+    fn start_ranked(player: &'static Player, with: InProcess, priority: u32) -> Self {
         let (sender, leadership) = watch::channel(Leadership::Unknown);
         let shutdown = CancellationToken::new();
         let task =
@@ -68,6 +75,53 @@ impl Playing {
 impl Drop for Playing {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+/// Gives the player's service account the rights that it asks for, and nothing else; returns the
+/// name of its user, as whom it then plays.
+///
+/// # Errors
+/// What the server answered to `admin`.
+pub async fn grant(admin: Client, player: &Player) -> Result<String, kube::Error> {
+    let metadata = ObjectMeta { name: Some(player.name.to_owned()), ..ObjectMeta::default() };
+    let role = ClusterRole {
+        metadata: metadata.clone(),
+        rules: Some(player.all_rules()),
+        ..ClusterRole::default()
+    };
+    let binding = ClusterRoleBinding {
+        metadata,
+        role_ref: RoleRef {
+            api_group: Some("rbac.authorization.k8s.io".to_owned()),
+            kind: "ClusterRole".to_owned(),
+            name: player.name.to_owned(),
+        },
+        subjects: Some(vec![Subject {
+            kind: "ServiceAccount".to_owned(),
+            name: player.name.to_owned(),
+            namespace: Some("kube-system".to_owned()),
+            ..Subject::default()
+        }]),
+    };
+    let params = PostParams::default();
+    Api::<ClusterRole>::all(admin.clone()).create(&params, &role).await?;
+    Api::<ClusterRoleBinding>::all(admin).create(&params, &binding).await?;
+    Ok(format!("system:serviceaccount:kube-system:{}", player.name))
+}
+
+/// Gives a namespace the account without which no pod is taken, if it has none; the service-account
+/// player does it otherwise.
+///
+/// # Errors
+/// What the server answered to `admin`.
+pub async fn equip(admin: Client, namespace: &str) -> Result<(), kube::Error> {
+    let metadata = ObjectMeta { name: Some("default".to_owned()), ..ObjectMeta::default() };
+    let account = ServiceAccount { metadata, ..ServiceAccount::default() };
+    let accounts = Api::<ServiceAccount>::namespaced(admin, namespace);
+    match accounts.create(&PostParams::default(), &account).await {
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+        result => result.map(drop),
     }
 }
 

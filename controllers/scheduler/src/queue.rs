@@ -65,19 +65,6 @@ enum Place {
     InFlight,
 }
 
-/// How many pods there are of each sort, for metrics.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Depth {
-    /// Ready for a decision.
-    pub active: usize,
-    /// In back-off.
-    pub backoff: usize,
-    /// Waiting for a change in the cluster.
-    pub unschedulable: usize,
-    /// Held by scheduling gates.
-    pub gated: usize,
-}
-
 impl Queue {
     /// Adds a pod, or learns its new state. One that changed in what decides about it is tried anew.
     pub fn upsert(&mut self, pod: Arc<PodInfo>, now: Timestamp) {
@@ -180,19 +167,14 @@ impl Queue {
         backoff.into_iter().chain(waiting).min()
     }
 
-    /// How many pods there are of each sort.
-    pub fn depth(&self) -> Depth {
-        let mut depth = Depth::default();
-        for entry in self.pods.values() {
-            match entry.place {
-                Place::Active { .. } => depth.active += 1,
-                Place::Backoff { .. } => depth.backoff += 1,
-                Place::Waiting { .. } => depth.unschedulable += 1,
-                Place::Gated => depth.gated += 1,
-                Place::InFlight => (),
-            }
-        }
-        depth
+    /// How many pods are to be decided about, now or later; those in flight and gated ones are not.
+    pub fn len(&self) -> usize {
+        self.active.len() + self.backoff.len() + self.waiting.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// Into the active queue, or first into back-off if the failed attempt was only just now.
@@ -290,7 +272,7 @@ mod tests {
     fn a_gated_pod_waits_for_its_gates() {
         let mut queue = queue(&[gated("a"), pod("b", 0)]);
         check(&mut queue, "b");
-        assert_eq!(queue.depth().gated, 1);
+        assert_eq!(queue.len(), 0);
         queue.upsert(pod("a", 0), at(1));
         check(&mut queue, "a");
     }
@@ -312,7 +294,7 @@ mod tests {
         check(&mut queue, "a");
         queue.wait("a", cpu(), at(0));
         queue.wake(at(0), |_, _| true);
-        assert_eq!(queue.depth().backoff, 1);
+        assert_eq!(queue.backoff.len(), 1);
         queue.upsert(pod("b", 0), at(0));
         check(&mut queue, "b a");
     }
@@ -352,7 +334,7 @@ mod tests {
         queue.remove("b");
         queue.advance(at(60));
         check(&mut queue, "");
-        assert_eq!(queue.depth(), Depth::default());
+        assert!(queue.is_empty() && queue.pods.is_empty());
     }
 
     #[test]

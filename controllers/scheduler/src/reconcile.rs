@@ -302,9 +302,7 @@ impl Loop {
     }
 
     fn measure(&self) {
-        let depth = self.queue.depth();
-        let waiting = depth.active + depth.backoff + depth.unschedulable;
-        self.stage.metrics.queue.set(i64::try_from(waiting).unwrap_or(i64::MAX));
+        self.stage.metrics.queue.set(i64::try_from(self.queue.len()).unwrap_or(i64::MAX));
     }
 }
 

@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{
     EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Pod, ServiceSpec,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kit::pods;
 use kube::ResourceExt;
 
 use super::{Action, Family, HEADLESS, Observed};
@@ -66,7 +67,7 @@ fn subsets(observed: &Observed, spec: &ServiceSpec) -> Vec<EndpointSubset> {
     for pod in &observed.pods {
         let leaving = super::is_terminating(pod) && !super::publishes_unready(spec);
         let Some(address) = family.address(pod) else { continue };
-        if super::is_finished(pod) || leaving {
+        if pods::is_terminal(pod) || leaving {
             continue;
         }
         let ports = ports(pod, spec);
@@ -83,7 +84,7 @@ fn subsets(observed: &Observed, spec: &ServiceSpec) -> Vec<EndpointSubset> {
             node_name: pod.spec.as_ref().and_then(|s| s.node_name.clone()),
             target_ref: Some(super::reference(pod)),
         };
-        let ready = super::publishes_unready(spec) || super::is_ready(pod);
+        let ready = super::publishes_unready(spec) || pods::is_ready(pod);
         let list = if ready { &mut subset.addresses } else { &mut subset.not_ready_addresses };
         list.get_or_insert_default().push(address);
         subset.ports = Some(ports).filter(|p| !p.is_empty());

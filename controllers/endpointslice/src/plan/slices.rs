@@ -8,6 +8,7 @@ use k8s_openapi::api::discovery::v1::{
     Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kit::pods;
 use kube::ResourceExt;
 
 use super::{Action, Family, HEADLESS, Observed};
@@ -70,7 +71,7 @@ struct Group {
 /// Endpoints as they should be, by ports, then by the pod's uid.
 fn wanted(observed: &Observed, spec: &ServiceSpec, family: Family) -> BTreeMap<PortKey, Group> {
     let mut groups: BTreeMap<PortKey, Group> = BTreeMap::new();
-    for pod in observed.pods.iter().filter(|p| !super::is_finished(p)) {
+    for pod in observed.pods.iter().filter(|p| !pods::is_terminal(p)) {
         let Some(address) = family.address(pod) else { continue };
         let node = pod.spec.as_ref().and_then(|s| s.node_name.clone());
         let zone = match &node {
@@ -97,7 +98,7 @@ fn endpoint(
     address: &str,
     zone: Option<String>,
 ) -> Endpoint {
-    let (serving, terminating) = (super::is_ready(pod), super::is_terminating(pod));
+    let (serving, terminating) = (pods::is_ready(pod), super::is_terminating(pod));
     let ready = super::publishes_unready(spec) || (serving && !terminating);
     let node_name = pod.spec.as_ref().and_then(|s| s.node_name.clone());
     Endpoint {
