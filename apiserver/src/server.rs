@@ -1,5 +1,6 @@
 //! The server: started from a [`Config`], asked through its router, stopped gracefully.
 
+mod events;
 mod identify;
 mod listen;
 mod local;
@@ -312,6 +313,7 @@ impl Server {
             server.listen(address).await?;
         }
         bootstrap::publish(&server).await?;
+        server.spawn(events::expire(Arc::downgrade(&server.core)));
         server.core.health.objects_are_there();
         Ok(server)
     }

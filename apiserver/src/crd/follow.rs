@@ -92,11 +92,12 @@ async fn run(
             event = subscription.recv() => match event {
                 Some(event) => event,
                 None => match state.resubscribe().await {
-                    Some(fresh) => {
+                    Some((fresh, revision)) => {
                         subscription = fresh;
                         if let Some(core) = core.upgrade() {
                             core.swap(state.registry());
                         }
+                        seen.send_replace(revision);
                         continue;
                     }
                     None => return,
@@ -151,7 +152,7 @@ impl State {
     }
 
     /// After a break: everything anew.
-    async fn resubscribe(&mut self) -> Option<Subscription> {
+    async fn resubscribe(&mut self) -> Option<(Subscription, Revision)> {
         let definitions = self.definitions.clone();
         let cache = definitions.cache().await.ok()?;
         cache.fresh().await.ok()?;
@@ -163,7 +164,7 @@ impl State {
         for object in list.iter() {
             self.take(object.name(), Some(&object.json()), object.revision());
         }
-        Some(subscription)
+        Some((subscription, list.revision()))
     }
 
     async fn reconcile_all(&mut self, core: &Weak<Core>) {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use http::request::Parts;
 use http::{HeaderMap, Method};
 
@@ -59,6 +59,11 @@ pub async fn handle(State(core): State<Arc<Core>>, request: Request) -> Response
     let info = parts.extensions.get::<RequestInfo>().cloned().unwrap_or_default();
     let user = parts.extensions.get::<User>().cloned().unwrap_or_else(User::anonymous);
     if !info.is_resource {
+        let document =
+            ["/version", "/api", "/apis", "/openapi"].iter().any(|p| info.path.starts_with(p));
+        if document && !matches!(parts.method, Method::GET | Method::HEAD) {
+            return ApiError::MethodNotAllowed.into_response();
+        }
         return discovery::handle(&core, &info, &user, Request::from_parts(parts, body)).await;
     }
     let query = Query::parse(parts.uri.query());
