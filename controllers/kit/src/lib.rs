@@ -69,6 +69,7 @@
 //!   [`owner`], [`conditions`], [`backoff`].
 //! - [`lease`]: election with rank; [`component`]: `kubectl get components`; [`events`], [`metrics`],
 //!   [`health`], [`clock`], [`tasks`], [`rules`].
+//! - [`testing`] starts, stops and kills players on `apiserver::testing::TestServer`.
 //! - [`main`] runs a player alone, [`run_in_process`] beside others.
 //!
 //! Logs of a player go through `tracing`: a constant message and fields.
