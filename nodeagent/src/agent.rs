@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::events::Recorder;
+use crate::events::{Recorder, Severity};
 use crate::metrics::Metrics;
 use crate::node::machine::{Machine, address};
 use crate::node::{self, Identity};
@@ -122,6 +122,7 @@ impl Agent {
         let identity = Arc::new(Identity { config, ips, machine, port: port.map(|a| a.port()) });
         let (store, services) = reflector::store();
         let ctx = Arc::new(context(&identity, client.clone(), runtime.clone(), prober, store));
+        ctx.recorder.node(&node_name, Severity::Normal, "Starting", "Starting kubelet.");
         tasks.spawn(follow_services(client.clone(), services));
         if let Some(listening) = listening {
             tasks.spawn(server::run(listening, ctx.clone(), pods.clone(), stop.clone()));

@@ -7,6 +7,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::Api;
 use kube::api::{Patch, PatchParams};
+use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
 use super::context::Context;
@@ -44,7 +45,7 @@ pub(super) async fn run(
         let mut conflicts = 0;
         loop {
             let Numbered { number, status } = statuses.borrow_and_update().clone();
-            let patch = serde_json::json!({"metadata": {"uid": uid}, "status": status});
+            let patch = patch(&uid, &status);
             let result =
                 api.patch_status(&name, &PatchParams::default(), &Patch::Strategic(patch)).await;
             ctx.metrics.status_patches.fetch_add(1, Ordering::Relaxed);
@@ -68,4 +69,23 @@ pub(super) async fn run(
             break;
         }
     }
+}
+
+/// A strategic merge patch that also takes away what is no longer true.
+///
+/// Conditions are merged by their type, so a reason that is merely left out would stay.
+fn patch(uid: &str, status: &PodStatus) -> Value {
+    let mut status = serde_json::json!(status);
+    let absent_is_null = |object: &mut Value| {
+        for field in ["reason", "message"] {
+            if object[field].is_null() {
+                object[field] = Value::Null;
+            }
+        }
+    };
+    absent_is_null(&mut status);
+    for condition in status["conditions"].as_array_mut().into_iter().flatten() {
+        absent_is_null(condition);
+    }
+    serde_json::json!({"metadata": {"uid": uid}, "status": status})
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
     ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
-    ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus,
+    ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus, VolumeMount, VolumeMountStatus,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -225,8 +225,24 @@ fn container_status(
         last_state: Some(
             last.as_ref().filter(|a| a.exit().is_some()).map(attempt_state).unwrap_or_default(),
         ),
+        resources: shown.and(container.spec.resources.clone()),
+        allocated_resources: shown
+            .and(container.spec.resources.as_ref())
+            .and_then(|r| r.requests.clone()),
+        volume_mounts: shown.and(container.spec.volume_mounts.as_ref()).map(|m| mounts(m)),
         ..ContainerStatus::default()
     }
+}
+
+fn mounts(list: &[VolumeMount]) -> Vec<VolumeMountStatus> {
+    let status = |mount: &VolumeMount| VolumeMountStatus {
+        name: mount.name.clone(),
+        mount_path: mount.mount_path.clone(),
+        read_only: mount.read_only,
+        recursive_read_only: mount.read_only.filter(|r| *r).map(|_| "Disabled".to_owned()),
+        ..VolumeMountStatus::default()
+    };
+    list.iter().map(status).collect()
 }
 
 /// What the API knows of a container whose record is gone because the pod ended before the agent was started anew.

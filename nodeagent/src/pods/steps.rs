@@ -59,7 +59,7 @@ pub(super) struct StartError {
 pub(super) async fn create_sandbox(ctx: &Context, wanted: &Wanted) -> Result<Vec<String>, String> {
     let begin = Instant::now();
     let spec = sandbox_spec(wanted, &ctx.resolver);
-    let made = ctx.runtime.create_sandbox(&spec).await.map_err(|e| capitalize(&e.to_string()))?;
+    let made = ctx.runtime.create_sandbox(&spec).await.map_err(|e| capitalize(&with_causes(&e)))?;
     ctx.metrics.sandbox.observe(begin.elapsed());
     Ok(made.ips.iter().map(ToString::to_string).collect())
 }
@@ -118,7 +118,7 @@ pub(super) async fn pull(
             Ok(image_id(&pulled))
         }
         Err(error) => {
-            let message = error.to_string();
+            let message = with_causes(&error);
             let reason = match error {
                 Error::RegistryUnavailable { .. } => "RegistryUnavailable",
                 _ => "ErrImagePull",
@@ -235,13 +235,24 @@ async fn try_start(
     })
 }
 
+/// An error with its causes, for people.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text
+}
+
 fn start_error(error: Error) -> StartError {
     let reason = match &error {
         Error::ContainerConfig(_) => "CreateContainerConfigError",
         Error::StartContainer { .. } => "RunContainerError",
         _ => "CreateContainerError",
     };
-    StartError { reason, message: error.to_string() }
+    StartError { reason, message: with_causes(&error) }
 }
 
 fn labels(wanted: &Wanted, order: &Start, image: &str) -> BTreeMap<String, String> {

@@ -648,11 +648,7 @@ impl Worker {
             }
             Err(error) => {
                 let tries = seen.start_failure.as_ref().map_or(1, |f| f.tries + 1);
-                let wait = if error.reason == "CreateContainerConfigError" {
-                    Duration::from_secs(1 << tries.min(4)).min(Duration::from_secs(10))
-                } else {
-                    pull_backoff(tries)
-                };
+                let wait = start_backoff(tries, error.reason == "CreateContainerConfigError");
                 seen.start_failure = Some(Failure {
                     reason: error.reason.to_owned(),
                     message: error.message,
@@ -811,6 +807,14 @@ impl Worker {
         }
         news
     }
+}
+
+/// The wait after the `tries`-th failed start in a row: 1 s, 2 s, 4 s …
+///
+/// What only waits for a missing object is looked at every 10 s at least, all else every 5 min.
+fn start_backoff(tries: u32, missing: bool) -> Duration {
+    let most = if missing { Duration::from_secs(10) } else { plan::BACKOFF_CAP };
+    Duration::from_secs(1 << tries.saturating_sub(1).min(16)).min(most)
 }
 
 /// Whether two statuses say the same; the API holds times in whole seconds, so a status read back differs in their fractions.

@@ -44,9 +44,10 @@ async fn a_pod_runs_and_is_deleted_without_a_trace() {
     let status = pod.status.unwrap();
     assert_eq!(status.pod_ip.as_deref().map(|ip| ip.starts_with("10.244.3.")), Some(true));
     assert_eq!(status.host_ip.as_deref(), Some("127.0.0.1"));
-    let ready: Vec<_> =
-        status.conditions.unwrap().into_iter().map(|c| (c.type_, c.status)).collect();
-    assert!(ready.iter().all(|(_, s)| s == "True"), "{ready:?}");
+    for condition in status.conditions.unwrap() {
+        assert_eq!(condition.status, "True", "{condition:?}");
+        assert_eq!((&condition.reason, &condition.message), (&None, &None), "{condition:?}");
+    }
     world.expect_event("p", "Started", "Container started").await;
     world.delete("p").await;
     world.expect_gone("p").await;
