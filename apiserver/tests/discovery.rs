@@ -6,12 +6,15 @@ use kube::Client;
 use serde_json::Value;
 
 async fn get(client: &Client, path: &str, accept: &str) -> Value {
-    let request = Request::get(path).header("accept", accept).body(Vec::new()).unwrap();
-    client.request(request).await.unwrap()
+    let request = Request::get(path).header("accept", accept).body(Vec::new()).expect("a request");
+    client.request(request).await.expect("an answer")
 }
 
 async fn text(client: &Client, path: &str) -> String {
-    client.request_text(Request::get(path).body(Vec::new()).unwrap()).await.unwrap()
+    client
+        .request_text(Request::get(path).body(Vec::new()).expect("a request"))
+        .await
+        .expect("an answer")
 }
 
 #[tokio::test]

@@ -11,24 +11,30 @@ use kube::{Client, Config, Error};
 use serde_json::{Value, json};
 
 fn object<T: serde::de::DeserializeOwned>(value: Value) -> T {
-    serde_json::from_value(value).unwrap()
+    serde_json::from_value(value).expect("the object fits its type")
 }
 
 /// A client over the socket with the credentials of a kubeconfig.
 async fn client(kubeconfig: &str) -> Client {
     let options = KubeConfigOptions::default();
-    let kubeconfig = Kubeconfig::from_yaml(kubeconfig).unwrap();
-    Client::try_from(Config::from_custom_kubeconfig(kubeconfig, &options).await.unwrap()).unwrap()
+    let kubeconfig = Kubeconfig::from_yaml(kubeconfig).expect("a kubeconfig");
+    Client::try_from(
+        Config::from_custom_kubeconfig(kubeconfig, &options).await.expect("a configuration"),
+    )
+    .expect("a client")
 }
 
 /// A client over the socket with a bearer token.
 async fn bearer(server: &TestServer, token: &str) -> Client {
-    let kubeconfig = Kubeconfig::from_yaml(&server.server().kubeconfig("nobody").unwrap()).unwrap();
+    let kubeconfig =
+        Kubeconfig::from_yaml(&server.server().kubeconfig("nobody").expect("a kubeconfig"))
+            .expect("a kubeconfig");
     let options = KubeConfigOptions::default();
-    let mut config = Config::from_custom_kubeconfig(kubeconfig, &options).await.unwrap();
+    let mut config =
+        Config::from_custom_kubeconfig(kubeconfig, &options).await.expect("a configuration");
     config.auth_info =
         kube::config::AuthInfo { token: Some(token.to_owned().into()), ..Default::default() };
-    Client::try_from(config).unwrap()
+    Client::try_from(config).expect("a client")
 }
 
 fn code<T: std::fmt::Debug>(result: Result<T, Error>) -> u16 {

@@ -10,22 +10,17 @@ use store::cache::{Cache, Interest};
 
 use crate::identity::aggregate::outdated;
 use crate::registry::Storage;
-use crate::server::{Server, StartError};
+use crate::server::Server;
 
 /// Follows all ClusterRoles in a task.
-///
-/// # Errors
-/// [`StartError::Bootstrap`] if ClusterRoles are not served, which is a bug.
-pub(super) fn start(server: &Server, client: Client) -> Result<(), StartError> {
-    let failed = |error| StartError::Bootstrap { what: "aggregated roles".to_owned(), error };
+pub(super) fn start(server: &Server, client: Client) {
     let registry = server.core().registry();
-    let roles = registry
-        .find("rbac.authorization.k8s.io", "clusterroles")
-        .ok_or(crate::ApiError::NoResource)
-        .map_err(failed)?;
-    let storage = roles.storage().map_err(failed)?.clone();
-    server.spawn(follow(storage, client));
-    Ok(())
+    let roles = registry.find("rbac.authorization.k8s.io", "clusterroles");
+    match roles.and_then(|roles| roles.storage.clone()) {
+        Some(storage) => server.spawn(follow(storage, client)),
+        // The type is hosted, so this is a bug; the cluster works without it.
+        None => tracing::error!("cluster roles are not served, none will be aggregated"),
+    }
 }
 
 async fn follow(storage: Arc<Storage>, client: Client) {

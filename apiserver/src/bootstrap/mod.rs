@@ -36,7 +36,8 @@ pub async fn install(server: &Server) -> Result<(), StartError> {
     let wanted: Vec<&Value> = FIXED.iter().collect();
     let missing = ensure(server, &client, &wanted).await?;
     follow_up(server, &client, &missing);
-    aggregation::start(server, client)
+    aggregation::start(server, client);
+    Ok(())
 }
 
 /// Writes down where the server is: the `kubernetes` Service and its endpoints, and the authorities

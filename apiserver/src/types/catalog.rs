@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    Conversion, Plain, Strategy, apiservices, apps, autoscaling, batch, cluster, config, events,
-    limits, machinery, network, pod, resource, roles, service, storage,
+    Conversion, Plain, Strategy, apiservices, apps, autoscaling, batch, certificates, cluster,
+    config, events, limits, machinery, network, pod, resource, roles, service, storage,
 };
 use crate::identity::rbac::{self, Kind};
 
@@ -34,7 +34,7 @@ pub(super) fn strategy(group: &str, resource: &str) -> Arc<dyn Strategy> {
         }
         ("admissionregistration.k8s.io", _) => Arc::new(machinery::Counted),
         ("certificates.k8s.io", "certificatesigningrequests") => {
-            Arc::new(machinery::SigningRequests)
+            Arc::new(certificates::SigningRequests)
         }
         ("flowcontrol.apiserver.k8s.io", "flowschemas") => Arc::new(machinery::FlowSchemas),
         ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations") => {

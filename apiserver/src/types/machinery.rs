@@ -1,10 +1,9 @@
-//! Types that steer the server itself: webhooks, admission policies, fairness, signing requests.
+//! Types that steer the server itself: webhooks, admission policies, fairness.
 
-use base64::Engine as _;
 use schema::Cause;
 use serde_json::{Value, json};
 
-use super::check::{At, Causes, copy, default, ensure, is_empty, items, part, remove, text};
+use super::check::{At, Causes, default, ensure, is_empty, items, part, text};
 use super::{Ctx, Strategy};
 use crate::status::ApiError;
 
@@ -238,83 +237,6 @@ fn limited(causes: &mut Causes, at: &At<'_>, limited: &Value) {
     }
 }
 
-/// Strategy of `certificatesigningrequests`.
-pub(super) struct SigningRequests;
-
-impl Strategy for SigningRequests {
-    fn prepare_create(&self, ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {
-        obj["status"] = json!({});
-        let user = ctx.user;
-        let spec = ensure(obj, "spec");
-        // Who asks is not theirs to say.
-        for field in ["username", "uid", "groups", "extra"] {
-            spec.remove(field);
-        }
-        spec.insert("username".to_owned(), user.name.clone().into());
-        if !user.uid.is_empty() {
-            spec.insert("uid".to_owned(), user.uid.clone().into());
-        }
-        if !user.groups.is_empty() {
-            spec.insert("groups".to_owned(), user.groups.clone().into());
-        }
-        if !user.extra.is_empty() {
-            let extra = user.extra.iter().map(|(k, v)| (k.clone(), v.clone().into()));
-            spec.insert("extra".to_owned(), extra.collect::<serde_json::Map<_, _>>().into());
-        }
-        Ok(())
-    }
-
-    fn prepare_update(
-        &self,
-        _ctx: &Ctx<'_>,
-        obj: &mut Value,
-        old: &Value,
-        subresource: Option<&str>,
-    ) -> Result<(), ApiError> {
-        copy(obj, old, "spec");
-        let (conditions, certificate) =
-            (remove(&mut obj["status"], "conditions"), remove(&mut obj["status"], "certificate"));
-        copy(obj, old, "status");
-        let given = match subresource {
-            Some("approval") => [("conditions", conditions), ("", None)],
-            Some("status") => [("conditions", conditions), ("certificate", certificate)],
-            _ => return Ok(()),
-        };
-        let status = ensure(obj, "status");
-        for (field, value) in given {
-            if let Some(value) = value {
-                status.insert(field.to_owned(), value);
-            }
-        }
-        Ok(())
-    }
-
-    fn validate(&self, obj: &Value, _old: Option<&Value>, subresource: Option<&str>) -> Vec<Cause> {
-        let mut causes = Causes::default();
-        if subresource.is_some() {
-            return causes.0;
-        }
-        let (spec, at) = (&obj["spec"], At::new("spec"));
-        let encoded = text(spec, "request");
-        let pem = base64::engine::general_purpose::STANDARD.decode(encoded).unwrap_or_default();
-        if !pem.trim_ascii_start().starts_with(b"-----BEGIN CERTIFICATE REQUEST-----") {
-            causes.invalid(
-                &at.field("request"),
-                &spec["request"],
-                "PEM block type must be CERTIFICATE REQUEST",
-            );
-        }
-        causes.present(&at.field("usages"), &spec["usages"], "");
-        causes.present(&at.field("signerName"), &spec["signerName"], "");
-        let seconds = &spec["expirationSeconds"];
-        if seconds.as_i64().is_some_and(|s| s < 600) {
-            let detail = "may not specify a duration less than 600 seconds (10 minutes)";
-            causes.invalid(&at.field("expirationSeconds"), seconds, detail);
-        }
-        causes.0
-    }
-}
-
 /// Strategy of `resourceslices`.
 pub(super) struct DeviceSlices;
 
@@ -375,13 +297,5 @@ mod tests {
         );
         let exempt = json!({"metadata": {"name": "p"}, "spec": {"type": "Exempt"}});
         assert_eq!(fields(PriorityLevels.validate(&exempt, None, None)), ["spec.type"]);
-    }
-
-    #[test]
-    fn a_signing_request_carries_a_request() {
-        assert_eq!(
-            fields(SigningRequests.validate(&json!({"spec": {}}), None, None)),
-            ["spec.request", "spec.usages", "spec.signerName"]
-        );
     }
 }

@@ -7,6 +7,7 @@ mod apps;
 mod autoscaling;
 mod batch;
 mod catalog;
+mod certificates;
 mod check;
 mod cluster;
 mod config;
