@@ -119,10 +119,7 @@ pub(super) async fn pull(
         }
         Err(error) => {
             let message = with_causes(&error);
-            let reason = match error {
-                Error::RegistryUnavailable { .. } => "RegistryUnavailable",
-                _ => "ErrImagePull",
-            };
+            let reason = "ErrImagePull";
             event(
                 Severity::Warning,
                 "Failed",

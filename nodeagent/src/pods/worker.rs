@@ -602,7 +602,7 @@ impl Worker {
             return;
         };
         failure.announced = true;
-        if failure.reason != "ErrImagePull" && failure.reason != "RegistryUnavailable" {
+        if failure.reason != "ErrImagePull" {
             return; // ErrImageNeverPull and InvalidImageName say all there is to say.
         }
         let cause = format!("{}: {}", failure.reason, failure.message);

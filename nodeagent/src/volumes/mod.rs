@@ -293,6 +293,16 @@ pub fn remove_pod(places: &Places, uid: &str) -> io::Result<()> {
     Ok(())
 }
 
+/// Takes every mount below a folder away, so that the folder can be removed.
+///
+/// For those who clean up after an agent that is gone; its containers must be gone, too.
+///
+/// # Errors
+/// One of the mounts stays.
+pub fn unmount_all(folder: &Path) -> io::Result<()> {
+    mounts::unmount_below(folder)
+}
+
 /// The volumes of a pod.
 pub fn volumes(wanted: &Wanted) -> impl Iterator<Item = &Volume> {
     wanted.pod.spec.iter().flat_map(|s| s.volumes.iter().flatten())
