@@ -31,15 +31,22 @@ fn open_beneath(volume: &Path, sub: &str) -> io::Result<OwnedFd> {
         Err(nix::errno::Errno::ENOENT) => (),
         Err(e) => return Err(e.into()),
     }
+    // Folders that are made here are open to whoever the volume is open to.
+    let mode = Mode::from_bits_truncate(nix::sys::stat::fstat(&at)?.st_mode & 0o7777);
     let one = OpenHow::new()
-        .flags(folder | OFlag::O_NOFOLLOW)
+        .flags(OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
     for part in sub.split('/').filter(|p| !p.is_empty() && *p != ".") {
-        match nix::sys::stat::mkdirat(&at, part, Mode::from_bits_truncate(0o777)) {
-            Ok(()) | Err(nix::errno::Errno::EEXIST) => (),
+        let made = match nix::sys::stat::mkdirat(&at, part, mode) {
+            Ok(()) => true,
+            Err(nix::errno::Errno::EEXIST) => false,
             Err(e) => return Err(e.into()),
-        }
+        };
         at = openat2(&at, part, one)?;
+        if made {
+            // By the descriptor: the name may lead elsewhere by now.
+            nix::sys::stat::fchmod(&at, mode)?;
+        }
     }
     Ok(at)
 }
@@ -71,7 +78,7 @@ pub fn pin(volume: &Path, sub: &str, target: &Path, privileged: bool) -> io::Res
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
 
@@ -79,6 +86,7 @@ mod tests {
     fn nothing_leads_out_of_the_volume() {
         let volume = std::env::temp_dir().join(format!("improv-subpath-{}", std::process::id()));
         std::fs::create_dir_all(volume.join("inside")).unwrap();
+        std::fs::set_permissions(&volume, std::fs::Permissions::from_mode(0o2777)).unwrap();
         symlink("/etc", volume.join("out")).unwrap();
         symlink("inside", volume.join("in")).unwrap();
         let check = |sub: &str, fine: bool| {
@@ -91,7 +99,8 @@ mod tests {
         check("out/passwd", false);
         check("../x", false);
         check("/etc", false);
-        assert!(volume.join("new/deep").is_dir());
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode(&volume.join("new/deep")), mode(&volume));
         std::fs::remove_dir_all(&volume).unwrap();
     }
 }
