@@ -251,7 +251,7 @@ pub enum StartError {
         /// Which resource.
         what: String,
         /// Why.
-        error: ApiError,
+        error: Box<ApiError>,
     },
     /// An object of the first start was refused.
     #[error("failed to create {what}: {error}")]
@@ -259,7 +259,7 @@ pub enum StartError {
         /// Which.
         what: String,
         /// Why.
-        error: ApiError,
+        error: Box<ApiError>,
     },
 }
 
@@ -291,7 +291,7 @@ impl Server {
         core.health.caches_are_synced();
         let read = |what: &str| {
             let what = what.to_owned();
-            move |error| StartError::Read { what, error }
+            move |error| StartError::Read { what, error: Box::new(error) }
         };
         let roles = roles::Follower::start(&core).await.map_err(read("roles"))?;
         let _ = core.roles.set(roles);
@@ -413,7 +413,11 @@ async fn start_caches(core: &Arc<Core>) -> Result<(), StartError> {
     let started = registry.resources().filter_map(|r| Some((r, r.storage.as_ref()?))).map(
         |(resource, storage)| async move {
             let what = resource.group_resource().to_string();
-            storage.cache().await.map(|_| ()).map_err(|error| StartError::Read { what, error })
+            storage
+                .cache()
+                .await
+                .map(|_| ())
+                .map_err(|error| StartError::Read { what, error: Box::new(error) })
         },
     );
     join_all(started).await.into_iter().collect()

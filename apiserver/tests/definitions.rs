@@ -1,5 +1,7 @@
 //! CustomResourceDefinitions: served as soon as they are answered, gone with their objects.
 
+#![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
+
 use std::time::Duration;
 
 use apiserver::testing::TestServer;

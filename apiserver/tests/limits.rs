@@ -1,5 +1,7 @@
 //! Bodies, names and headers that are too much, or make no sense.
 
+#![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
+
 use apiserver::User;
 use apiserver::testing::TestServer;
 use axum::body::Body;

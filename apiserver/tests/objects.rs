@@ -1,5 +1,7 @@
 //! Objects through the whole road: written, read, listed, watched and deleted.
 
+#![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
+
 use apiserver::testing::TestServer;
 use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::ConfigMap;

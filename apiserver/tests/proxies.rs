@@ -1,5 +1,7 @@
 //! Streams through the server to a node agent, which is a small one made here.
 
+#![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 

@@ -1,5 +1,7 @@
 //! What was answered is there after a restart, and is served again.
 
+#![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
+
 use apiserver::{Config, Server};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::ResourceExt as _;

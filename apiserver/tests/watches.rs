@@ -1,5 +1,7 @@
 //! Watches over a plain router: what stands in the stream, byte for byte.
 
+#![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
+
 use std::time::Duration;
 
 use apiserver::User;

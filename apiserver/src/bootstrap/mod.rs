@@ -144,7 +144,7 @@ async fn ensure<'a>(
 fn refused(object: &Value, error: ApiError) -> StartError {
     let name = object["metadata"]["name"].as_str().unwrap_or_default();
     let what = format!("{} {name}", object["kind"].as_str().unwrap_or_default());
-    StartError::Bootstrap { what, error }
+    StartError::Bootstrap { what, error: Box::new(error) }
 }
 
 async fn perform(

@@ -84,10 +84,6 @@ pub async fn handle(State(core): State<Arc<Core>>, request: Request) -> Response
     response
 }
 
-#[expect(
-    clippy::too_many_arguments,
-    reason = "they become one Call, once the request is known to make sense"
-)]
 /// Whether what the request is answered with has a protobuf form: types of Kubernetes have.
 fn has_protobuf(core: &Core, info: &RequestInfo) -> bool {
     let registry = core.registry();
@@ -95,6 +91,10 @@ fn has_protobuf(core: &Core, info: &RequestInfo) -> bool {
     resource.is_none_or(|r| protobuf::is_known(&r.group, &r.version, &r.kind))
 }
 
+#[expect(
+    clippy::too_many_arguments,
+    reason = "they become one Call, once the request is known to make sense"
+)]
 async fn resource(
     core: &Arc<Core>,
     registry: &Arc<Registry>,
@@ -179,7 +179,7 @@ fn check_verb(
     let homeless = resource.namespaced
         && info.namespace.is_empty()
         && !matches!(info.verb.as_str(), "list" | "watch");
-    if homeless || !shape || !verbs.iter().any(|v| *v == info.verb) {
+    if homeless || !shape || !verbs.contains(&info.verb) {
         if info.verb == "watch" && verbs.iter().any(|v| v == "list") {
             return Err(ApiError::NotWatchable(resource.group_resource()));
         }

@@ -139,7 +139,6 @@ fn text_of(bytes: &[u8], wanted: u32) -> Option<Value> {
     Some(found.into())
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "an int32 is sent with 64 bits")]
 fn int_or_string(bytes: &[u8]) -> Option<Value> {
     let (mut is_text, mut number, mut text) = (false, 0_i32, String::new());
     let mut fields = Reader(bytes);

@@ -234,6 +234,9 @@ impl Resource {
     }
 }
 
+/// Resources of one group by version.
+type Versions = BTreeMap<String, Vec<Arc<Resource>>>;
+
 /// Everything that is served at one moment.
 #[derive(Default)]
 pub struct Registry {
@@ -273,8 +276,7 @@ impl Registry {
     /// A registry of exactly these resources, in discovery's order.
     pub fn build(resources: impl IntoIterator<Item = Arc<Resource>>) -> Self {
         let mut registry = Self::default();
-        let mut groups: BTreeMap<(usize, String), BTreeMap<String, Vec<Arc<Resource>>>> =
-            BTreeMap::new();
+        let mut groups: BTreeMap<(usize, String), Versions> = BTreeMap::new();
         for resource in resources {
             let rank =
                 facts::FACTS.group_order_aggregated.iter().position(|g| *g == resource.group);

@@ -139,7 +139,7 @@ async fn install_text(
 ) -> Result<(), StartError> {
     let failed = |what: &str, error: String| StartError::Bootstrap {
         what: what.to_owned(),
-        error: ApiError::Internal(error),
+        error: Box::new(ApiError::Internal(error)),
     };
     let documents = serde_saphyr::from_multiple::<serde_json::Value>(text)
         .map_err(|error| failed("custom resource definitions", error.to_string()))?;

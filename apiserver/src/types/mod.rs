@@ -185,6 +185,7 @@ pub(crate) async fn lookup(
 /// Two forms of one stored type: events of two groups, autoscalers of two versions.
 pub trait Conversion: Send + Sync {
     /// From what is stored to what this version shows; kind and apiVersion included.
+    #[expect(clippy::wrong_self_convention, reason = "the conversion is a value: one of several")]
     fn from_stored(&self, obj: &mut Value);
 
     /// The way back.

@@ -260,16 +260,10 @@ fn counts(writer: &Writer<'_>) -> bool {
 /// Whether anything but metadata (and the status, where it is a subresource) differs.
 fn changed(resource: &crate::registry::Resource, object: &Value, old: &Value) -> bool {
     let with_status = !resource.subresources.contains_key("status");
-    let counted = |value: &Value| -> Vec<(String, Value)> {
-        let members = value.as_object().into_iter().flatten();
-        members
-            .filter(|(k, _)| !matches!(k.as_str(), "metadata" | "kind" | "apiVersion"))
-            .filter(|(k, _)| with_status || *k != "status")
-            .map(|(k, v)| (k.clone(), v.clone()))
-            .collect()
+    let counts = |key: &str| {
+        !matches!(key, "metadata" | "kind" | "apiVersion") && (with_status || key != "status")
     };
-    let (mut a, mut b) = (counted(object), counted(old));
-    a.sort_by(|x, y| x.0.cmp(&y.0));
-    b.sort_by(|x, y| x.0.cmp(&y.0));
-    a != b
+    let (Some(new), Some(old)) = (object.as_object(), old.as_object()) else { return true };
+    let differs = new.iter().any(|(key, value)| counts(key) && old.get(key) != Some(value));
+    differs || old.keys().any(|key| counts(key) && !new.contains_key(key))
 }

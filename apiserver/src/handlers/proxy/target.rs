@@ -303,7 +303,7 @@ async fn service(
         if port.is_empty() {
             ports.len() == 1
         } else {
-            p["name"] == port || p["port"].to_string() == port
+            p["name"] == port || p["port"].as_u64().is_some_and(|n| port.parse() == Ok(n))
         }
     });
     let port_name = match chosen {

@@ -170,8 +170,8 @@ impl Allocator {
         if closed {
             let pending = std::mem::take(&mut taken.pending);
             let waiting: Vec<_> = pending
-                .iter()
-                .filter_map(|(uid, _)| Some((uid.clone(), taken.held.get(uid)?.clone())))
+                .keys()
+                .filter_map(|uid| Some((uid.clone(), taken.held.get(uid)?.clone())))
                 .collect();
             *taken = Taken { pending, ..Taken::default() };
             for (uid, held) in waiting {
