@@ -175,9 +175,9 @@ impl World {
 impl Drop for World {
     /// After a failed test the machine is cleaned too.
     fn drop(&mut self) {
-        if self.child.is_none() {
-            return;
-        }
+        // Its supervisor would start it again behind the back of the cleaning.
+        let Some(child) = self.child.take() else { return };
+        child.leave();
         let (child, options) = (self.child_options.clone(), self.options.clone());
         let work = move || {
             let runtime = tokio::runtime::Runtime::new().unwrap();
