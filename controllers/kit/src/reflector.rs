@@ -26,8 +26,8 @@ use tracing::{debug, warn};
 
 use crate::{Error, error::chain, owner};
 
-/// First and longest pause after a failed list or watch.
-const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(30));
+/// First and longest pause after a failed list or watch; short, since a player is blind meanwhile.
+const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
 /// What a reflector can hold: any k8s-openapi or derived type, or `PartialObjectMeta` of one,
 /// which caches and transfers only metadata.
@@ -358,6 +358,8 @@ async fn reflect<K: Reflected>(
     while let Some(event) = events.next().await {
         let event = match event {
             Ok(event) => event.modify(|object| object.meta_mut().managed_fields = None),
+            // After a restart of the server: list anew, at once.
+            Err(watcher::Error::WatchError(status)) if status.code == 410 => continue,
             Err(error) => {
                 // An API that is not there yet is no news while everything starts.
                 if pause > Duration::from_secs(1) {
