@@ -59,7 +59,7 @@ impl Strategy for Pods {
 
     fn prepare_update(
         &self,
-        _ctx: &Ctx<'_>,
+        ctx: &Ctx<'_>,
         obj: &mut Value,
         old: &Value,
         subresource: Option<&str>,
@@ -74,7 +74,10 @@ impl Strategy for Pods {
                 }
                 admission::same_addresses(&mut obj["status"]);
             }
-            Some("resize") => *obj = with_resources(old, obj),
+            Some("resize") => {
+                *obj = with_resources(old, obj);
+                admission::fits_node(ctx, obj)?;
+            }
             Some("ephemeralcontainers") => {
                 let mut next = old.clone();
                 copy(&mut next["spec"], &obj["spec"], "ephemeralContainers");

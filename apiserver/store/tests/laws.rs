@@ -303,9 +303,12 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// Values and the revisions that wrote them, by key.
+type Values = BTreeMap<String, (String, Revision)>;
+
 /// A store as simple as it can be: every state that ever was.
 struct Model {
-    states: Vec<(Revision, BTreeMap<String, (String, Revision)>)>,
+    states: Vec<(Revision, Values)>,
 }
 
 async fn agrees_with_a_model(store: Shared, steps: Vec<Step>) {

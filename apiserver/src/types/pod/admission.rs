@@ -3,7 +3,7 @@
 use rand::Rng as _;
 use serde_json::{Value, json};
 
-use crate::status::{ApiError, GroupResource};
+use crate::status::{ApiError, GroupResource, StatusCause};
 use crate::types::check::{
     self, default, flag, is_empty, items, items_mut, members, nano, push, text,
 };
@@ -251,6 +251,34 @@ async fn runtime_class(ctx: &Ctx<'_>, pod: &mut Value) -> Result<(), ApiError> {
     for toleration in items(&scheduling["tolerations"]) {
         if !items(&spec["tolerations"]).contains(toleration) {
             push(spec, "tolerations", toleration.clone());
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a pod that grows beyond all that its node has.
+pub(super) fn fits_node(ctx: &Ctx<'_>, pod: &Value) -> Result<(), ApiError> {
+    let spec = &pod["spec"];
+    let registry = ctx.core.registry();
+    let nodes = registry.find("", "nodes").and_then(|r| r.cache());
+    let node = nodes.and_then(|cache| cache.get(None, text(spec, "nodeName")));
+    let Some(node) = node else { return Ok(()) };
+    let node: Value = serde_json::from_slice(node.stored()).map_err(ApiError::internal)?;
+    // Upstream counts CPU in thousandths, memory in bytes.
+    for (resource, unit) in [("cpu", 1_000_000), ("memory", 1_000_000_000)] {
+        let requests =
+            items(&spec["containers"]).iter().map(|c| nano(&c["resources"]["requests"][resource]));
+        let (requested, has) =
+            (requests.sum::<i128>() / unit, nano(&node["status"]["allocatable"][resource]) / unit);
+        if requested > has {
+            let why = format!(
+                "node didn't have enough allocatable resources: {resource}, requested: {requested}, allocatable: {has}"
+            );
+            let mut refusal = forbidden("pods", text(&pod["metadata"], "name"), &why);
+            if let ApiError::Forbidden { causes, .. } = &mut refusal {
+                causes.push(StatusCause::new("NodeCapacity", "", String::new()));
+            }
+            return Err(refusal);
         }
     }
     Ok(())

@@ -5,15 +5,13 @@ use std::collections::HashSet;
 use serde_json::Value;
 
 use super::container::{self, Around};
-use super::volume::{self, Known};
-use super::{placement, resources, security};
+use super::{placement, resources, security, volume};
 use crate::types::check::{At, Causes, flag, is_empty, items, text};
 use crate::types::words;
 
 /// Everything that is wrong with the spec of a pod or of a template.
 pub(crate) fn spec(causes: &mut Causes, at: &At<'_>, spec: &Value) {
-    volume::all(causes, &at.field("volumes"), &spec["volumes"]);
-    let volumes = Known::of(spec);
+    let volumes = volume::all(causes, &at.field("volumes"), &spec["volumes"]);
     container::all(causes, at, &Around { spec, volumes: &volumes });
     security::pod(causes, &at.field("securityContext"), &spec["securityContext"], spec);
     placement::all(causes, at, spec);
@@ -271,12 +269,12 @@ mod tests {
         let mut spec = with(
             json!({"volumeMounts": [{"name": "v", "mountPath": "/a"}, {"name": "ghost", "mountPath": "/a", "subPath": "../x"}]}),
         );
-        spec["volumes"] = json!([{"name": "v", "emptyDir": {}, "hostPath": {"path": "/x"}}, {"name": "w", "hostPath": {"path": "/a/../b"}}]);
+        spec["volumes"] = json!([{"name": "v", "emptyDir": {}}, {"name": "u", "emptyDir": {}, "hostPath": {"path": "/x"}}, {"name": "w", "hostPath": {"path": "/a/../b"}}]);
         check(
             spec,
             &[
-                "spec.volumes[0].hostPath: Forbidden: may not specify more than 1 volume type",
-                "spec.volumes[1].hostPath.path: Invalid value: \"/a/../b\": must not contain '..'",
+                "spec.volumes[1].hostPath: Forbidden: may not specify more than 1 volume type",
+                "spec.volumes[2].hostPath.path: Invalid value: \"/a/../b\": must not contain '..'",
                 "spec.containers[0].volumeMounts[1].name: Not found: \"ghost\"",
                 "spec.containers[0].volumeMounts[1].mountPath: Invalid value: \"/a\": must be unique",
                 "spec.containers[0].volumeMounts[1].subPath: Invalid value: \"../x\": must not contain '..'",

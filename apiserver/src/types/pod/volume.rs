@@ -1,6 +1,6 @@
 //! What is wrong with volumes.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use serde_json::Value;
 
@@ -46,11 +46,6 @@ const SOURCES: [&str; 30] = [
 pub(super) struct Known<'a>(HashMap<&'a str, bool>);
 
 impl<'a> Known<'a> {
-    pub(super) fn of(spec: &'a Value) -> Self {
-        let claim = |v: &Value| !v["persistentVolumeClaim"].is_null() || !v["ephemeral"].is_null();
-        Known(items(&spec["volumes"]).iter().map(|v| (text(v, "name"), claim(v))).collect())
-    }
-
     pub(super) fn contains(&self, name: &str) -> bool {
         self.0.contains_key(name)
     }
@@ -60,10 +55,12 @@ impl<'a> Known<'a> {
     }
 }
 
-/// All volumes of a pod.
-pub(super) fn all(causes: &mut Causes, at: &At<'_>, volumes: &Value) {
-    let mut names = HashSet::new();
+/// All volumes of a pod; answers those that are right, which containers may mount.
+pub(super) fn all<'v>(causes: &mut Causes, at: &At<'_>, volumes: &'v Value) -> Known<'v> {
+    let claim = |v: &Value| !v["persistentVolumeClaim"].is_null() || !v["ephemeral"].is_null();
+    let mut known = HashMap::new();
     for (n, volume) in items(volumes).iter().enumerate() {
+        let n_before = causes.0.len();
         let at = at.index(n);
         let name = text(volume, "name");
         let name_at = at.field("name");
@@ -71,12 +68,16 @@ pub(super) fn all(causes: &mut Causes, at: &At<'_>, volumes: &Value) {
             causes.required(&name_at, "");
         } else {
             causes.faults(&name_at, name, words::label(name));
-            if !names.insert(name) {
+            if known.contains_key(name) {
                 causes.duplicate(&name_at, &name.into());
             }
         }
         source(causes, &at, volume);
+        if causes.0.len() == n_before {
+            known.insert(name, claim(volume));
+        }
     }
+    Known(known)
 }
 
 fn source(causes: &mut Causes, at: &At<'_>, volume: &Value) {
