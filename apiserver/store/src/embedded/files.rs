@@ -6,6 +6,7 @@ use std::{
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use super::format;
@@ -37,6 +38,19 @@ pub(super) fn io_error(operation: &'static str, path: &Path) -> impl FnOnce(io::
     move |source| Error::Io { operation, path, source: Arc::new(source) }
 }
 
+/// A killed process holds its lock until the kernel has taken it apart: whoever starts right after it waits.
+fn try_lock_patiently(file: &File) -> Result<(), TryLockError> {
+    const PAUSE: Duration = Duration::from_millis(20);
+    const ATTEMPTS: u32 = 50;
+    for _ in 1..ATTEMPTS {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
+            other => return other,
+        }
+    }
+    file.try_lock()
+}
+
 /// Takes the directory for this process; the lock goes with the returned file, also by kill -9.
 pub(super) fn lock(paths: &Paths) -> Result<File> {
     let path = &paths.lock;
@@ -49,7 +63,7 @@ pub(super) fn lock(paths: &Paths) -> Result<File> {
         .mode(0o600)
         .open(path)
         .map_err(io_error("open", path))?;
-    match file.try_lock() {
+    match try_lock_patiently(&file) {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let mut text = String::new();
