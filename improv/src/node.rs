@@ -13,7 +13,9 @@ use kube::runtime::wait::{Condition, await_condition};
 use kube::{Api, Client};
 use nix::ifaddrs::getifaddrs;
 use nodeagent::probes::action::{NetworkProber, Prober};
-use nodeagent::runtime::containerd::{ChildOptions, Containerd, Options, spawn};
+use nodeagent::runtime::containerd::{
+    ChildOptions, Containerd, Options, clean_up_shared, import_archive, spawn,
+};
 use nodeagent::runtime::{Runtime, hollow};
 use nodeagent::{Agent, network};
 use tokio_util::sync::CancellationToken;
@@ -137,16 +139,6 @@ fn is_ready() -> impl Condition<Node> {
     }
 }
 
-/// The runtime of a cluster that runs, for commands beside it.
-///
-/// # Errors
-/// If its containerd does not answer.
-pub(crate) async fn connect(layout: &Layout) -> anyhow::Result<Containerd> {
-    let state = State::read(layout)
-        .context("the cluster has no node that runs containers; has `improv up` run?")?;
-    Ok(Containerd::start(state.options(layout)?).await?)
-}
-
 /// Removes all that a node left on this machine, also after it was killed.
 ///
 /// # Errors
@@ -156,11 +148,7 @@ pub(crate) async fn clean_up(layout: &Layout) -> anyhow::Result<()> {
     let options = state.options(layout)?;
     match state.containerd {
         None => nodeagent::runtime::containerd::clean_up(child(layout), options).await?,
-        Some(_) => {
-            let network = options.network.clone();
-            Containerd::start(options).await?.remove_all().await?;
-            network::teardown(&network).await.context("cannot remove the pods' network")?;
-        }
+        Some(_) => clean_up_shared(options).await?,
     }
     Ok(())
 }
@@ -276,12 +264,15 @@ fn node_cidr(pod_cidr: &str, index: usize) -> String {
     format!("{}/24", std::net::Ipv4Addr::from(u32::from(base) + offset))
 }
 
-/// Imports an archive; gives the names of its images.
+/// Imports an archive into a running cluster's containerd, beside its agent; gives the names of its images.
 ///
 /// # Errors
-/// If it is no image archive.
-pub(crate) async fn import(runtime: &Containerd, archive: &Path) -> anyhow::Result<Vec<String>> {
-    let images = runtime.import_archive(archive).await?;
+/// If the cluster has no containerd that answers, or it is no image archive.
+pub(crate) async fn import(layout: &Layout, archive: &Path) -> anyhow::Result<Vec<String>> {
+    let state = State::read(layout)
+        .context("the cluster has no node that runs containers; has `improv up` run?")?;
+    let options = state.options(layout)?;
+    let images = import_archive(&options.socket, &options.namespace, archive).await?;
     Ok(images.iter().map(ToString::to_string).collect())
 }
 

@@ -42,9 +42,8 @@ pub(crate) fn run_build(arguments: &ImageBuild) -> anyhow::Result<()> {
 /// If the cluster does not run, or an archive is no image.
 pub(crate) async fn run_import(arguments: &ImageImport) -> anyhow::Result<()> {
     let layout = Layout::new(&arguments.which.data_dir);
-    let runtime = node::connect(&layout).await?;
     for archive in &arguments.archives {
-        let names = node::import(&runtime, archive).await;
+        let names = node::import(&layout, archive).await;
         let names = names.with_context(|| format!("cannot import {}", archive.display()))?;
         names.iter().for_each(|name| println!("{name}"));
     }
