@@ -144,11 +144,15 @@ fn is_ready() -> impl Condition<Node> {
 /// # Errors
 /// The first thing that cannot be removed.
 pub(crate) async fn clean_up(layout: &Layout) -> anyhow::Result<()> {
-    let Some(state) = State::read(layout) else { return Ok(()) };
-    let options = state.options(layout)?;
-    match state.containerd {
-        None => nodeagent::runtime::containerd::clean_up(child(layout), options).await?,
-        Some(_) => clean_up_shared(options).await?,
+    if let Some(state) = State::read(layout) {
+        let options = state.options(layout)?;
+        match state.containerd {
+            None => nodeagent::runtime::containerd::clean_up(child(layout), options).await?,
+            Some(_) => clean_up_shared(options).await?,
+        }
+    }
+    for folder in [&layout.data, &layout.run] {
+        nodeagent::volumes::unmount_all(&folder.join("pods")).context("cannot unmount volumes")?;
     }
     Ok(())
 }
