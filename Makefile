@@ -34,7 +34,8 @@ fmt-check:
 	$(CARGO) fmt --all --check
 
 clippy:
-	$(CARGO) clippy -q --workspace --all-targets -- -D warnings
+	$(CARGO) clippy -q --workspace --lib --bins --exclude improv-tests -- -D warnings
+	$(CARGO) clippy -q --workspace --all-targets -- -D warnings -A clippy::unwrap_used
 
 unit: ## Tests that need no cluster
 	$(CARGO) test -q --workspace --exclude improv-tests

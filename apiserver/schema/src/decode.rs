@@ -156,10 +156,10 @@ impl Decoder {
     /// A value of a map; resource lists keep no less than a thousandth.
     fn map_value(&mut self, edge: &Edge, value: &mut Value, path: &Path<'_>, structure: &str) {
         self.entry(edge, value, path, structure);
-        if let (Kind::Quantity, Value::String(text)) = (edge.node().kind, &*value) {
-            if let Ok(rounded) = quantity::canonical_milli(text) {
-                *value = rounded.into();
-            }
+        if let (Kind::Quantity, Value::String(text)) = (edge.node().kind, &*value)
+            && let Ok(rounded) = quantity::canonical_milli(text)
+        {
+            *value = rounded.into();
         }
     }
 

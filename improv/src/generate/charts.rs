@@ -96,7 +96,6 @@ fn shape(workload: Workload) -> Shape {
             health_port: NODE_HEALTH_PORT,
             security: security(0, capabilities),
             ports: node_name(),
-            ..plain
         },
         Workload::Dns => Shape {
             args: "        - --listen=0.0.0.0:5353\n".into(),
