@@ -20,6 +20,7 @@ pub mod bytes;
 pub mod config;
 pub mod crd;
 pub mod discovery;
+pub mod flags;
 pub mod handlers;
 pub mod identity;
 mod protobuf;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
+use apiserver::flags::Flags;
 use apiserver::{Config, Server};
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
@@ -19,24 +20,17 @@ struct Args {
     /// Address to listen on.
     #[arg(long, default_value = "127.0.0.1:6443")]
     bind: SocketAddr,
-    /// Address that others reach the server at.
-    #[arg(long)]
-    advertise: Option<SocketAddr>,
     /// Range of the ClusterIPs.
     #[arg(long, default_value = "10.96.0.0/16")]
     service_cluster_ip_range: String,
-    /// Issuer of service-account tokens.
-    #[arg(long, default_value = "https://kubernetes.default.svc.cluster.local")]
-    service_account_issuer: String,
-    /// More names and addresses for the serving certificate.
-    #[arg(long)]
-    tls_san: Vec<String>,
     /// Folder of CustomResourceDefinitions to install at start.
     #[arg(long)]
     crds: Option<PathBuf>,
     /// Where to write a kubeconfig of the administrator.
     #[arg(long)]
     write_kubeconfig: Option<PathBuf>,
+    #[command(flatten)]
+    flags: Flags,
 }
 
 impl Args {
@@ -55,16 +49,15 @@ impl Args {
                 );
             }
         }
-        Ok(Config {
+        let mut config = Config {
             data_dir: self.data_dir.clone(),
             bind: Some(self.bind),
-            advertise: self.advertise,
             service_cidr: self.service_cluster_ip_range.clone(),
-            issuer: self.service_account_issuer.clone(),
-            extra_names: self.tls_san.clone(),
             crds,
             ..Config::default()
-        })
+        };
+        self.flags.apply(&mut config);
+        Ok(config)
     }
 }
 

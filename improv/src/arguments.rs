@@ -96,6 +96,9 @@ pub(crate) struct Up {
     /// What to log, as `info` or `info,kit=debug`
     #[arg(long, value_name = "FILTER", env = "RUST_LOG", hide_env = true, default_value = "info")]
     pub log: String,
+    /// The API server.
+    #[command(flatten)]
+    pub server: apiserver::flags::Flags,
 }
 
 /// Arguments of `improv down`.

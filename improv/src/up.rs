@@ -109,13 +109,15 @@ fn server_config(
     layout: &Layout,
     address: SocketAddr,
 ) -> anyhow::Result<apiserver::Config> {
-    Ok(apiserver::Config {
+    let mut config = apiserver::Config {
         data_dir: Some(layout.data.clone()),
         bind: Some(address),
         service_cidr: arguments.service_cidr.clone(),
         crds: generate::crds()?.into_iter().map(|(_, yaml)| yaml).collect(),
         ..apiserver::Config::default()
-    })
+    };
+    arguments.server.apply(&mut config);
+    Ok(config)
 }
 
 struct Cluster<'a> {

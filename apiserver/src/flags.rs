@@ -1,0 +1,39 @@
+//! Flags that configure a server, the same for `kube-apiserver` alone and for `improv up`.
+//!
+//! Their names are upstream's wherever upstream has the flag. Each area brings a struct of its own, which is
+//! flattened into [`Flags`], and says in `apply` what it means for the [`Config`].
+
+use std::net::{IpAddr, SocketAddr};
+
+use clap::Args;
+
+use crate::Config;
+
+/// Everything that an operator may say about the server, wherever it runs.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "API server")]
+pub struct Flags {
+    /// Address that others reach the server at; without it, the first one of this machine
+    #[arg(long, value_name = "IP")]
+    pub advertise_address: Option<IpAddr>,
+    /// Issuer of service-account tokens
+    #[arg(
+        long,
+        value_name = "URL",
+        default_value = "https://kubernetes.default.svc.cluster.local"
+    )]
+    pub service_account_issuer: String,
+    /// Further name or address for the serving certificate; may be repeated
+    #[arg(long = "tls-san", value_name = "NAME")]
+    pub tls_sans: Vec<String>,
+}
+
+impl Flags {
+    /// Writes what was said into a configuration whose `bind` is already set.
+    pub fn apply(&self, config: &mut Config) {
+        let port = config.bind.map_or(0, |address| address.port());
+        config.advertise = self.advertise_address.map(|ip| SocketAddr::new(ip, port));
+        config.issuer.clone_from(&self.service_account_issuer);
+        config.extra_names.clone_from(&self.tls_sans);
+    }
+}
