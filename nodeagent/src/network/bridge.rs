@@ -54,6 +54,8 @@ impl Bridge {
             None => create_bridge(&handle, &name, mtu).await?,
         };
         let gateway = config.pod_cidr.gateway();
+        let fixed = LinkUnspec::new_with_index(index).address(hardware_address(gateway)).build();
+        handle.link().change(fixed).execute().await.map_err(netlink)?;
         handle
             .address()
             .add(index, gateway.into(), config.pod_cidr.prefix())
@@ -86,7 +88,7 @@ impl Bridge {
             self.handle.link().del(index).execute().await.map_err(netlink)?; // Left by an attempt that was killed.
         }
         let pin = fs::File::open(namespace)?;
-        let pair = veth(&outside, self.index, self.mtu, &pin);
+        let pair = veth(&outside, self.index, self.mtu, address, &pin);
         self.handle.link().add(pair).execute().await.map_err(netlink)?;
         // Where br_netfilter is on, a pod that reaches itself through a host port or a Service is sent back by the
         // bridge, out of the port that it came from.
@@ -223,9 +225,27 @@ async fn create_bridge(handle: &Handle, name: &str, mtu: Option<u32>) -> io::Res
         .ok_or_else(|| io::Error::other(format!("bridge {name} has gone again")))
 }
 
-fn veth(outside: &str, bridge: u32, mtu: Option<u32>, namespace: &fs::File) -> LinkMessage {
+/// A locally administered MAC address that follows from the IP address.
+///
+/// Whoever remembers who an address belonged to (ARP) is right about its next owner too. And a bridge whose MAC is
+/// not set takes the lowest of its ports': with each pod that comes or goes all others might send to a MAC that is
+/// no more, and connections would hang until they ask again.
+///
+/// Source: `hwaddr` of the CNI plugins, which use the same prefix.
+fn hardware_address(ip: Ipv4Addr) -> Vec<u8> {
+    [[0x0a, 0x58].as_slice(), &ip.octets()].concat()
+}
+
+fn veth(
+    outside: &str,
+    bridge: u32,
+    mtu: Option<u32>,
+    address: Ipv4Addr,
+    namespace: &fs::File,
+) -> LinkMessage {
     let mut inside = LinkMessageBuilder::<LinkUnspec>::new()
         .name(POD_INTERFACE.to_owned())
+        .address(hardware_address(address))
         .setns_by_fd(namespace.as_raw_fd());
     let mut outside = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
         .name(outside.to_owned())

@@ -44,6 +44,10 @@ pub(super) fn table(config: &Config, forwards: &[Forward]) -> String {
          \t\ttype nat hook output priority -100; policy accept;\n\
          \t\tfib daddr type local jump forward-ports\n\
          \t}}\n\
+         \tchain guard {{\n\
+         \t\ttype filter hook input priority 0; policy accept;\n\
+         \t\tiifname \"{bridge}\" ip daddr 127.0.0.0/8 ct state != {{ established, related }} drop\n\
+         \t}}\n\
          \tchain postrouting {{\n\
          \t\ttype nat hook postrouting priority 100; policy accept;\n\
          \t\tip saddr . ip daddr @themselves masquerade\n\

@@ -82,6 +82,47 @@ async fn pods_reach_each_other_and_are_reached() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn hardware_addresses_follow_from_ip_addresses() {
+    let world = World::start().await;
+    let pod = world.sandbox("p").await;
+    let id = world.run("p", "exec sleep 1000").await;
+    let mac = |ip: IpAddr| {
+        let octets: Vec<String> =
+            ip.to_string().split('.').map(|n| format!("{:02x}", n.parse::<u8>().unwrap())).collect();
+        format!("0a:58:{}", octets.join(":"))
+    };
+    let inside = world.exec(&id, "ip link show eth0").await.stdout;
+    let inside = String::from_utf8(inside).unwrap();
+    assert!(inside.contains(&mac(pod.ips[0])), "{inside}");
+    // The bridge has now a port whose own address is any, lower ones included.
+    let network = &world.options.network;
+    let bridge = output("ip", &["link", "show", &network.bridge()]);
+    assert!(bridge.contains(&mac(network.pod_cidr.gateway().into())), "{bridge}");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_do_not_reach_the_loopback_of_their_node() {
+    let world = World::start().await;
+    world.sandbox("p").await;
+    let network = &world.options.network;
+    // A pod with rights over its network can send to 127.0.0.1 by way of the node.
+    let namespace = world.options.state_dir.join("sandboxes").join(uid("p")).join("net");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let script = format!(
+        "ip address flush dev lo && echo 1 > /proc/sys/net/ipv4/conf/eth0/route_localnet && \
+         ip route add 127.0.0.1 via {gateway} && \
+         if timeout 1 bash -c 'echo > /dev/tcp/127.0.0.1/{port}'; then echo reached; else echo refused; fi",
+        gateway = network.pod_cidr.gateway(),
+        port = listener.local_addr().unwrap().port(),
+    );
+    let net = format!("--net={}", namespace.display());
+    let said = output("nsenter", &[&net, "sh", "-c", &script]);
+    assert_eq!(said, "refused\n");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn forwarded_ports_lead_to_loopback() {
     let world = World::start().await;
     world.sandbox("p").await;
