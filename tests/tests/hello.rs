@@ -51,7 +51,11 @@ fn hello_is_served() {
     rolls_without_a_failed_request(&cluster, &format!("{cluster_ip}:80"));
     names_and_shell(&cluster);
 
-    let pod = cluster.kubectl("get pods -l app=hello -o jsonpath={.items[0].metadata.name}");
+    let pod = eventually("the old pods are gone", SOON, || {
+        let pods = cluster.kubectl("get pods -l app=hello -o jsonpath={.items[*].metadata.name}");
+        let names: Vec<_> = pods.split(' ').collect();
+        if names.len() == 3 { Ok(names[0].to_owned()) } else { Err(pods) }
+    });
     assert!(cluster.kubectl(&format!("logs {pod}")).contains("listens on"));
     assert!(cluster.kubectl("get deployment hello").contains("3/3"));
     port_forward(&cluster, &pod);
