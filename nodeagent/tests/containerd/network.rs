@@ -87,8 +87,11 @@ async fn hardware_addresses_follow_from_ip_addresses() {
     let pod = world.sandbox("p").await;
     let id = world.run("p", "exec sleep 1000").await;
     let mac = |ip: IpAddr| {
-        let octets: Vec<String> =
-            ip.to_string().split('.').map(|n| format!("{:02x}", n.parse::<u8>().unwrap())).collect();
+        let octets: Vec<String> = ip
+            .to_string()
+            .split('.')
+            .map(|n| format!("{:02x}", n.parse::<u8>().unwrap()))
+            .collect();
         format!("0a:58:{}", octets.join(":"))
     };
     let inside = world.exec(&id, "ip link show eth0").await.stdout;
