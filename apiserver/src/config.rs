@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::admission;
+
 /// Everything that a [`crate::Server`] needs to know before it starts.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -27,6 +29,8 @@ pub struct Config {
     ///
     /// Source: `MaxRequestBodyBytes` in upstream `apiserver/pkg/server/config.go`.
     pub max_body_bytes: usize,
+    /// Which admission plugins run, and how.
+    pub admission: admission::Options,
 }
 
 impl Default for Config {
@@ -41,6 +45,7 @@ impl Default for Config {
             extra_names: Vec::new(),
             crds: Vec::new(),
             max_body_bytes: 3 * 1024 * 1024,
+            admission: admission::Options::default(),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use clap::Args;
 
-use crate::Config;
+use crate::{Config, admission};
 
 /// Everything that an operator may say about the server, wherever it runs.
 #[derive(Debug, Clone, Args)]
@@ -26,6 +26,9 @@ pub struct Flags {
     /// Further name or address for the serving certificate; may be repeated
     #[arg(long = "tls-san", value_name = "NAME")]
     pub tls_sans: Vec<String>,
+    /// Admission plugins.
+    #[command(flatten)]
+    pub admission: admission::Flags,
 }
 
 impl Flags {
@@ -35,5 +38,6 @@ impl Flags {
         config.advertise = self.advertise_address.map(|ip| SocketAddr::new(ip, port));
         config.issuer.clone_from(&self.service_account_issuer);
         config.extra_names.clone_from(&self.tls_sans);
+        self.admission.apply(&mut config.admission);
     }
 }

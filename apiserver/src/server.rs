@@ -18,6 +18,7 @@ use store::{EmbeddedStore, MemoryStore, Revision, Store};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::admission::{self, Annotations};
 use crate::config::Config;
 use crate::discovery::Documents;
 use crate::discovery::health::Health;
@@ -46,6 +47,8 @@ pub struct Core {
     pub authenticator: Authenticator,
     /// Knows who may what.
     pub authorizer: Arc<Authorizer>,
+    /// What may change or refuse a request.
+    pub admission: admission::Chain,
     /// What the health endpoints say.
     pub health: Health,
     /// What `/metrics` says.
@@ -155,6 +158,8 @@ impl Core {
                 user: &user,
                 options: WriteOptions::default(),
                 warnings: Vec::new(),
+                annotations: Annotations::default(),
+                admitted: true,
             };
             match delete(&writer, object.name(), &DeleteOptions::default()).await {
                 Ok(crate::write::Deleted::Gone(..)) | Err(ApiError::NotFound { .. }) => (),
@@ -245,6 +250,9 @@ pub enum StartError {
     /// The service range is not a CIDR.
     #[error("service range {0:?} is not of the form 10.96.0.0/16")]
     ServiceRange(String),
+    /// The options of admission make no sense.
+    #[error("failed to prepare admission")]
+    Admission(#[source] admission::OptionError),
     /// What the store holds cannot be read.
     #[error("failed to read {what}: {error}")]
     Read {
@@ -385,6 +393,7 @@ fn core(config: Config, store: Arc<dyn Store>) -> Result<Core, StartError> {
         anonymous_tls: Arc::new(proxy::client_config(None).map_err(StartError::Tls)?),
         authenticator: Authenticator::new(keys),
         authorizer: Arc::new(Authorizer::default()),
+        admission: admission::Chain::new(&config.admission).map_err(StartError::Admission)?,
         health: Health::default(),
         metrics: Metrics::default(),
         documents: Documents::default(),

@@ -18,10 +18,30 @@ pub struct Quantity {
     pub family: Family,
 }
 
+impl Quantity {
+    /// So many thousand-millionths.
+    pub fn from_nano(nano: i128, family: Family) -> Self {
+        rounded(nano, -9, family)
+    }
+
+    /// In thousand-millionths, for comparing and adding; what is too large for that stays at the largest number.
+    pub fn nano(self) -> i128 {
+        let power = u32::try_from(self.exponent + 9).unwrap_or_default();
+        self.mantissa.saturating_mul(10_i128.checked_pow(power).unwrap_or(i128::MAX))
+    }
+}
+
+impl std::fmt::Display for Quantity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&write(*self))
+    }
+}
+
 /// Which suffixes a quantity was written with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Family {
     /// `m`, `k`, `M` ….
+    #[default]
     Decimal,
     /// `Ki`, `Mi` ….
     Binary,

@@ -13,6 +13,7 @@ use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, Version, header};
 use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tracing::debug;
@@ -48,6 +49,29 @@ pub fn is_proxied(resource: &Resource, info: &RequestInfo) -> bool {
             ("pods", "log" | "exec" | "attach" | "portforward" | "proxy")
                 | ("services" | "nodes", "proxy")
         )
+}
+
+/// The options of a stream as the object that admission sees; `None` for what is only read (logs).
+pub fn options(resource: &Resource, info: &RequestInfo, query: &Query) -> Option<Value> {
+    let flag = |name: &str| query.flag(name).unwrap_or(false);
+    let mut options = match (resource.name.as_str(), info.subresource.as_str()) {
+        ("pods", "exec" | "attach") => json!({
+            "stdin": flag("stdin"), "stdout": flag("stdout"), "stderr": flag("stderr"), "tty": flag("tty"),
+            "container": query.get("container").unwrap_or_default(),
+        }),
+        ("pods", "portforward") => {
+            let ports = query.all("ports").into_iter().flat_map(|ports| ports.split(','));
+            json!({ "ports": ports.filter_map(|port| port.parse().ok()).collect::<Vec<i64>>() })
+        }
+        (_, "proxy") => json!({ "path": format!("/{}", info.rest) }),
+        _ => return None,
+    };
+    if info.subresource == "exec" {
+        options["command"] = query.all("command").into();
+    }
+    options["apiVersion"] = resource.version.clone().into();
+    options["kind"] = resource.subresources.get(&info.subresource)?.kind.clone().into();
+    Some(options)
 }
 
 /// Where a request goes.

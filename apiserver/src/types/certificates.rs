@@ -3,8 +3,6 @@
 //!
 //! Source: kubernetes.io, "Certificates and Certificate Signing Requests".
 
-use futures::FutureExt as _;
-use futures::future::BoxFuture;
 use rustls_pki_types::CertificateSigningRequestDer;
 use rustls_pki_types::pem::PemObject as _;
 use schema::Cause;
@@ -13,13 +11,14 @@ use x509_parser::prelude::{FromDer as _, X509CertificationRequest};
 
 use super::check::{At, Causes, copy, default, is_empty, items, text};
 use super::{Ctx, Strategy};
-use crate::identity::Attributes;
 use crate::registry::Selectable;
 use crate::status::{ApiError, GroupResource};
 use crate::write::now;
 
-const GROUP: &str = "certificates.k8s.io";
-const API_CLIENT: &str = "kubernetes.io/kube-apiserver-client";
+/// Group of signing requests and signers.
+pub(crate) const GROUP: &str = "certificates.k8s.io";
+/// Signer of certificates that the API server takes for a user.
+pub(crate) const API_CLIENT: &str = "kubernetes.io/kube-apiserver-client";
 
 /// Shortest life that can be asked for, in seconds.
 ///
@@ -32,19 +31,6 @@ pub(super) struct SigningRequests;
 impl Strategy for SigningRequests {
     fn selectable(&self) -> Vec<Selectable> {
         vec![Selectable::new("spec.signerName")]
-    }
-
-    fn admit<'a>(
-        &'a self,
-        _ctx: &'a Ctx<'a>,
-        obj: &'a mut Value,
-    ) -> BoxFuture<'a, Result<(), ApiError>> {
-        let asks_for_masters = text(&obj["spec"], "signerName") == API_CLIENT
-            && parse(&obj["spec"]["request"])
-                .is_some_and(|der| organizations(&der).iter().any(|o| o == "system:masters"));
-        let what = format!("use of {API_CLIENT} signer with system:masters group is not allowed");
-        let answer = if asks_for_masters { Err(forbidden(obj, &what)) } else { Ok(()) };
-        futures::future::ready(answer).boxed()
     }
 
     fn prepare_create(&self, ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {
@@ -62,7 +48,7 @@ impl Strategy for SigningRequests {
 
     fn prepare_update(
         &self,
-        ctx: &Ctx<'_>,
+        _ctx: &Ctx<'_>,
         obj: &mut Value,
         old: &Value,
         subresource: Option<&str>,
@@ -73,15 +59,9 @@ impl Strategy for SigningRequests {
                 if let Some(status) = obj.get_mut("status") {
                     copy(status, &old["status"], "certificate");
                 }
-                if verdicts(old) != verdicts(obj) {
-                    may(ctx, obj, "approve")?;
-                }
                 stamp(obj, old);
             }
             Some(_) => {
-                if text(&old["status"], "certificate") != text(&obj["status"], "certificate") {
-                    may(ctx, obj, "sign")?;
-                }
                 if verdicts(old) != verdicts(obj) {
                     let what = "conditions Approved and Denied are changed through approval";
                     return Err(forbidden(obj, what));
@@ -146,8 +126,10 @@ fn parse(request: &Value) -> Option<Vec<u8>> {
     X509CertificationRequest::from_der(&der).ok().map(|_| der.to_vec())
 }
 
-fn organizations(der: &[u8]) -> Vec<String> {
-    let Ok((_, request)) = X509CertificationRequest::from_der(der) else { return Vec::new() };
+/// The groups that the subject of a request, in the base64 text of a PEM block, asks to belong to.
+pub(crate) fn organizations(request: &Value) -> Vec<String> {
+    let Some(der) = parse(request) else { return Vec::new() };
+    let Ok((_, request)) = X509CertificationRequest::from_der(&der) else { return Vec::new() };
     let names = request.certification_request_info.subject.iter_organization();
     names.filter_map(|name| name.as_str().ok().map(str::to_owned)).collect()
 }
@@ -175,25 +157,6 @@ fn stamp(obj: &mut Value, old: &Value) {
         default(condition, "lastUpdateTime", now());
         default(condition, "lastTransitionTime", moved);
     }
-}
-
-/// Whether the user has the verb for the request's signer, or for all of its domain.
-fn may(ctx: &Ctx<'_>, request: &Value, verb: &str) -> Result<(), ApiError> {
-    let signer = text(&request["spec"], "signerName");
-    let domain = format!("{}/*", signer.split('/').next().unwrap_or_default());
-    let allowed = [signer, &domain].into_iter().any(|name| {
-        let asked = Attributes {
-            verb,
-            group: GROUP,
-            version: "v1",
-            resource: "signers",
-            name,
-            ..Attributes::of_nothing(ctx.user)
-        };
-        ctx.core.authorizer.authorize(&asked).allowed
-    });
-    let what = format!("user not permitted to {verb} requests with signerName {signer:?}");
-    if allowed { Ok(()) } else { Err(forbidden(request, &what)) }
 }
 
 fn forbidden(request: &Value, what: &str) -> ApiError {

@@ -364,10 +364,7 @@ pub(crate) fn nano(value: &Value) -> i128 {
         Value::String(text) => quantity::parse(text),
         other => quantity::parse(&other.to_string()),
     };
-    let Ok(parsed) = parsed else { return 0 };
-    let power = u32::try_from(parsed.exponent + 9).unwrap_or_default();
-    let scale = 10_i128.checked_pow(power).unwrap_or(i128::MAX);
-    parsed.mantissa.saturating_mul(scale)
+    parsed.map_or(0, quantity::Quantity::nano)
 }
 
 /// A quantity as messages show it.

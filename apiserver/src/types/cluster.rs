@@ -2,8 +2,6 @@
 
 use std::collections::HashSet;
 
-use futures::FutureExt;
-use futures::future::BoxFuture;
 use schema::Cause;
 use serde_json::{Value, json};
 
@@ -160,27 +158,6 @@ impl Strategy for Nodes {
         {
             status["allocatable"] = status["capacity"].clone();
         }
-    }
-
-    fn admit<'a>(
-        &'a self,
-        _ctx: &'a Ctx<'a>,
-        obj: &'a mut Value,
-    ) -> BoxFuture<'a, Result<(), ApiError>> {
-        // Nothing is scheduled until the node says that it is ready.
-        const TAINT: &str = "node.kubernetes.io/not-ready";
-        let same = |t: &Value| text(t, "key") == TAINT && text(t, "effect") == "NoSchedule";
-        if !items(&obj["spec"]["taints"]).iter().any(same) {
-            let taint = json!({"key": TAINT, "effect": "NoSchedule"});
-            let spec = ensure(obj, "spec");
-            match spec.get_mut("taints").and_then(Value::as_array_mut) {
-                Some(taints) => taints.push(taint),
-                None => {
-                    spec.insert("taints".to_owned(), json!([taint]));
-                }
-            }
-        }
-        async { Ok(()) }.boxed()
     }
 
     fn validate(&self, obj: &Value, old: Option<&Value>, subresource: Option<&str>) -> Vec<Cause> {

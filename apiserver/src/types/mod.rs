@@ -7,8 +7,8 @@ mod apps;
 mod autoscaling;
 mod batch;
 mod catalog;
-mod certificates;
-mod check;
+pub(crate) mod certificates;
+pub(crate) mod check;
 mod cluster;
 mod config;
 mod events;
@@ -24,8 +24,6 @@ pub(crate) mod words;
 
 use std::sync::Arc;
 
-use futures::FutureExt;
-use futures::future::BoxFuture;
 use serde_json::Value;
 
 use crate::registry::Selectable;
@@ -127,16 +125,9 @@ pub trait Strategy: Send + Sync {
         None
     }
 
-    /// What admission plugins of this type set or refuse on creation, before validation.
-    ///
-    /// # Errors
-    /// The write is refused.
-    fn admit<'a>(
-        &'a self,
-        _ctx: &'a Ctx<'a>,
-        _obj: &'a mut Value,
-    ) -> BoxFuture<'a, Result<(), ApiError>> {
-        async { Ok(()) }.boxed()
+    /// Core resources whose caches must show every answered write before `prepare_create` runs.
+    fn reads(&self) -> &'static [&'static str] {
+        &[]
     }
 
     /// Changes an object that is marked as deleted (a namespace's phase).
@@ -164,22 +155,6 @@ impl Strategy for Plain {}
 /// The strategy of a resource.
 pub fn strategy(group: &str, resource: &str) -> Arc<dyn Strategy> {
     catalog::strategy(group, resource)
-}
-
-/// Another object, as it is stored now; `None` if it or its type is absent.
-pub(crate) async fn lookup(
-    ctx: &Ctx<'_>,
-    group: &str,
-    resource: &str,
-    namespace: &str,
-    name: &str,
-) -> Result<Option<Value>, ApiError> {
-    let registry = ctx.core.registry();
-    let Some(resource) = registry.find(group, resource) else { return Ok(None) };
-    let storage = resource.storage()?;
-    let entry =
-        storage.store().get(&storage.key(namespace, name)).await.map_err(ApiError::internal)?;
-    entry.map(|entry| serde_json::from_slice(&entry.value).map_err(ApiError::internal)).transpose()
 }
 
 /// Two forms of one stored type: events of two groups, autoscalers of two versions.

@@ -3,8 +3,6 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use futures::FutureExt;
-use futures::future::BoxFuture;
 use schema::Cause;
 use serde_json::{Value, json};
 
@@ -20,24 +18,6 @@ const LEGACY_CLASS: &str = "kubernetes.io/ingress.class";
 pub(super) struct Ingresses;
 
 impl Strategy for Ingresses {
-    fn admit<'a>(
-        &'a self,
-        ctx: &'a Ctx<'a>,
-        obj: &'a mut Value,
-    ) -> BoxFuture<'a, Result<(), ApiError>> {
-        async move {
-            let named = !obj["spec"]["ingressClassName"].is_null();
-            if named || !obj["metadata"]["annotations"][LEGACY_CLASS].is_null() {
-                return Ok(());
-            }
-            if let Some(name) = default_class(ctx).await? {
-                obj["spec"]["ingressClassName"] = name.into();
-            }
-            Ok(())
-        }
-        .boxed()
-    }
-
     fn prepare_create(&self, _ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {
         obj["status"] = json!({"loadBalancer": {}});
         Ok(())
@@ -90,31 +70,6 @@ impl Strategy for Ingresses {
     fn counts_generation(&self) -> bool {
         true
     }
-}
-
-/// The newest class that is marked as the default.
-async fn default_class(ctx: &Ctx<'_>) -> Result<Option<String>, ApiError> {
-    let registry = ctx.core.registry();
-    let Some(classes) = registry.find("networking.k8s.io", "ingressclasses") else {
-        return Ok(None);
-    };
-    let cache = classes.storage()?.cache().await?;
-    cache.fresh().await.map_err(ApiError::internal)?;
-    let mut best: Option<(String, String)> = None;
-    for object in cache.list(None).iter() {
-        let class: Value = serde_json::from_slice(object.stored()).map_err(ApiError::internal)?;
-        if class["metadata"]["annotations"]["ingressclass.kubernetes.io/is-default-class"] == "true"
-        {
-            let found = (
-                text(&class["metadata"], "creationTimestamp").to_owned(),
-                object.name().to_owned(),
-            );
-            if best.as_ref().is_none_or(|b| (&found.0, &b.1) > (&b.0, &found.1)) {
-                best = Some(found);
-            }
-        }
-    }
-    Ok(best.map(|(_, name)| name))
 }
 
 fn host(causes: &mut Causes, at: &At<'_>, host: &str) {

@@ -1,6 +1,5 @@
 //! Pods.
 
-mod admission;
 mod container;
 pub(crate) mod defaults;
 mod placement;
@@ -12,8 +11,6 @@ pub(crate) mod validate;
 mod volume;
 mod warnings;
 
-use futures::FutureExt;
-use futures::future::BoxFuture;
 use schema::Cause;
 use serde_json::{Value, json};
 
@@ -23,7 +20,6 @@ use crate::registry::Selectable;
 use crate::status::ApiError;
 use crate::write::now;
 
-pub(crate) use admission::forbidden;
 pub(crate) use placement::{node_selector, tolerations};
 pub(crate) use resources::{amount, known_name, overhead};
 pub(crate) use update::differences;
@@ -33,14 +29,6 @@ pub(crate) use volume::{host_path, nfs};
 pub(crate) struct Pods;
 
 impl Strategy for Pods {
-    fn admit<'a>(
-        &'a self,
-        ctx: &'a Ctx<'a>,
-        obj: &'a mut Value,
-    ) -> BoxFuture<'a, Result<(), ApiError>> {
-        admission::admit(ctx, obj).boxed()
-    }
-
     fn prepare_create(&self, _ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {
         defaults::merge_label_keys(obj);
         obj["status"] = json!({"phase": "Pending", "qosClass": qos::class(&obj["spec"])});
@@ -59,32 +47,28 @@ impl Strategy for Pods {
 
     fn prepare_update(
         &self,
-        ctx: &Ctx<'_>,
+        _ctx: &Ctx<'_>,
         obj: &mut Value,
         old: &Value,
         subresource: Option<&str>,
     ) -> Result<(), ApiError> {
         match subresource {
-            None => admission::tolerations(obj),
             Some("status") => {
                 copy(&mut obj["metadata"], &old["metadata"], "ownerReferences");
                 super::check::ensure(obj, "status");
                 if is_empty(&obj["status"]["qosClass"]) {
                     copy(&mut obj["status"], &old["status"], "qosClass");
                 }
-                admission::same_addresses(&mut obj["status"]);
+                same_addresses(&mut obj["status"]);
             }
-            Some("resize") => {
-                *obj = with_resources(old, obj);
-                admission::fits_node(ctx, obj)?;
-            }
+            Some("resize") => *obj = with_resources(old, obj),
             Some("ephemeralcontainers") => {
                 let mut next = old.clone();
                 copy(&mut next["spec"], &obj["spec"], "ephemeralContainers");
                 copy(&mut next["metadata"], &obj["metadata"], "resourceVersion");
                 *obj = next;
             }
-            Some(_) => (),
+            None | Some(_) => (),
         }
         Ok(())
     }
@@ -180,6 +164,17 @@ fn late_finalizers(obj: &Value, old: &Value) -> Option<Cause> {
     })
 }
 
+/// The pod's first address is also the first of its list.
+fn same_addresses(status: &mut Value) {
+    let first = text(status, "podIP").to_owned();
+    let listed = items(&status["podIPs"]).first().map(|e| text(e, "ip").to_owned());
+    match listed {
+        Some(listed) if first.is_empty() => status["podIP"] = listed.into(),
+        None if !first.is_empty() => default(status, "podIPs", json!([{"ip": first}])),
+        _ => (),
+    }
+}
+
 /// The old pod with the resources of the new one's containers.
 fn with_resources(old: &Value, new: &Value) -> Value {
     let mut next = old.clone();
@@ -255,5 +250,20 @@ pub(crate) fn template(causes: &mut Causes, at: &At<'_>, template: &Value) {
             &spec.field("ephemeralContainers"),
             "ephemeral containers not allowed in pod template",
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_completed() {
+        let mut status = json!({"podIP": "10.0.0.1"});
+        same_addresses(&mut status);
+        assert_eq!(status["podIPs"], json!([{"ip": "10.0.0.1"}]));
+        let mut status = json!({"podIPs": [{"ip": "10.0.0.1"}]});
+        same_addresses(&mut status);
+        assert_eq!(status["podIP"], "10.0.0.1");
     }
 }

@@ -5,8 +5,6 @@ pub(crate) mod validate;
 
 use std::net::IpAddr;
 
-use futures::FutureExt;
-use futures::future::BoxFuture;
 use schema::Cause;
 use serde_json::{Value, json};
 
@@ -101,20 +99,8 @@ impl Strategy for Services {
         }
     }
 
-    fn admit<'a>(
-        &'a self,
-        ctx: &'a Ctx<'a>,
-        _obj: &'a mut Value,
-    ) -> BoxFuture<'a, Result<(), ApiError>> {
-        async move {
-            let registry = ctx.core.registry();
-            let Some(services) = registry.find("", "services") else { return Ok(()) };
-            let cache = services.storage()?.cache().await?;
-            cache.fresh().await.map_err(ApiError::internal)?;
-            self.allocator.catch_up(cache);
-            Ok(())
-        }
-        .boxed()
+    fn reads(&self) -> &'static [&'static str] {
+        &["services"]
     }
 
     fn prepare_create(&self, ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {
@@ -125,6 +111,7 @@ impl Strategy for Services {
         if !early.0.is_empty() || !obj["spec"].is_object() {
             return Ok(()); // Validation refuses it, and nothing was taken.
         }
+        self.catch_up(ctx);
         let uid = text(&obj["metadata"], "uid").to_owned();
         let result = families(&mut obj["spec"])
             .and_then(|()| self.allocate(ctx, &uid, &mut obj["spec"], None));
@@ -153,9 +140,7 @@ impl Strategy for Services {
         if !early.0.is_empty() {
             return Ok(());
         }
-        if let Some(cache) = ctx.core.registry().find("", "services").and_then(|r| r.cache()) {
-            self.allocator.catch_up(cache);
-        }
+        self.catch_up(ctx);
         let uid = text(&old["metadata"], "uid").to_owned();
         families(&mut obj["spec"])
             .and_then(|()| self.allocate(ctx, &uid, &mut obj["spec"], Some(&old["spec"])))
@@ -357,6 +342,13 @@ fn carry_over(spec: &mut Value, old: &Value) {
 }
 
 impl Services {
+    /// Learns what other services hold.
+    fn catch_up(&self, ctx: &Ctx<'_>) {
+        if let Some(cache) = ctx.core.registry().find("", "services").and_then(|r| r.cache()) {
+            self.allocator.catch_up(cache);
+        }
+    }
+
     /// Takes addresses and ports that the service does not have yet.
     fn allocate(
         &self,

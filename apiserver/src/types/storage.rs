@@ -2,13 +2,11 @@
 
 use std::collections::HashSet;
 
-use futures::FutureExt;
-use futures::future::BoxFuture;
 use schema::Cause;
 use serde_json::{Value, json};
 
 use super::check::{
-    At, Causes, copy, default, is_empty, items, members, nano, part, push, shown, text,
+    At, Causes, copy, default, is_empty, items, members, nano, part, shown, text,
 };
 use super::{Ctx, Strategy, pod, words};
 use crate::registry::Selectable;
@@ -48,15 +46,6 @@ const SOURCES: [&str; 22] = [
 pub(crate) struct Volumes;
 
 impl Strategy for Volumes {
-    fn admit<'a>(
-        &'a self,
-        _ctx: &'a Ctx<'a>,
-        obj: &'a mut Value,
-    ) -> BoxFuture<'a, Result<(), ApiError>> {
-        protect(obj, "kubernetes.io/pv-protection");
-        async { Ok(()) }.boxed()
-    }
-
     fn prepare_create(&self, _ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {
         obj["status"] = json!({"phase": "Pending", "lastPhaseTransitionTime": now()});
         Ok(())
@@ -105,15 +94,6 @@ impl Strategy for Volumes {
         let given = gone.iter().filter(|(source, _)| !spec[*source].is_null());
         given.map(|(source, since)| format!("spec.{source}: deprecated in {since}")).collect()
     }
-}
-
-/// Adds a finalizer that a controller removes once the object is not in use.
-fn protect(obj: &mut Value, finalizer: &str) {
-    let there = items(&obj["metadata"]["finalizers"]).iter().any(|f| f == finalizer);
-    if there {
-        return;
-    }
-    push(&mut obj["metadata"], "finalizers", finalizer);
 }
 
 fn access_modes(causes: &mut Causes, at: &At<'_>, modes: &Value) {
@@ -224,19 +204,6 @@ fn volume_update(causes: &mut Causes, new: &Value, old: &Value) {
 pub(crate) struct Claims;
 
 impl Strategy for Claims {
-    fn admit<'a>(
-        &'a self,
-        ctx: &'a Ctx<'a>,
-        obj: &'a mut Value,
-    ) -> BoxFuture<'a, Result<(), ApiError>> {
-        async move {
-            super::limits::claim(ctx, obj).await?;
-            protect(obj, "kubernetes.io/pvc-protection");
-            default_class(ctx, obj).await
-        }
-        .boxed()
-    }
-
     fn default(&self, obj: &mut Value) {
         let Some(spec) = part(obj, "spec") else { return };
         // Two names of one reference.
@@ -270,39 +237,6 @@ impl Strategy for Claims {
         }
         causes.0
     }
-}
-
-/// The newest class that is marked as the default, for claims without one.
-async fn default_class(ctx: &Ctx<'_>, claim: &mut Value) -> Result<(), ApiError> {
-    const MARKS: [&str; 2] = [
-        "storageclass.kubernetes.io/is-default-class",
-        "storageclass.beta.kubernetes.io/is-default-class",
-    ];
-    let named = !claim["spec"]["storageClassName"].is_null();
-    if named
-        || !claim["metadata"]["annotations"]["volume.beta.kubernetes.io/storage-class"].is_null()
-    {
-        return Ok(());
-    }
-    let registry = ctx.core.registry();
-    let Some(classes) = registry.find("storage.k8s.io", "storageclasses") else { return Ok(()) };
-    let cache = classes.storage()?.cache().await?;
-    cache.fresh().await.map_err(ApiError::internal)?;
-    let mut best: Option<(String, String)> = None;
-    for object in cache.list(None).iter() {
-        let class: Value = serde_json::from_slice(object.stored()).map_err(ApiError::internal)?;
-        if MARKS.iter().any(|mark| class["metadata"]["annotations"][*mark] == "true") {
-            let age = text(&class["metadata"], "creationTimestamp").to_owned();
-            let name = object.name().to_owned();
-            if best.as_ref().is_none_or(|(then, other)| (&age, other) > (then, &name)) {
-                best = Some((age, name));
-            }
-        }
-    }
-    if let Some((_, name)) = best {
-        claim["spec"]["storageClassName"] = name.into();
-    }
-    Ok(())
 }
 
 /// What is wrong with the spec of a claim or of a claim template.

@@ -20,7 +20,7 @@ pub(super) async fn handle(
 ) -> Result<Response, ApiError> {
     let config = parse(&mut writer, body)?;
     let name = call.info.name.clone();
-    let plan = Plan { name: name.clone(), subresource, agent: None };
+    let plan = Plan::new(&name, subresource, None);
     // The object may come or go between two attempts; whoever goes on for long is unlucky.
     for _ in 0..3 {
         if writer.load(&name).await?.is_none() {

@@ -60,14 +60,18 @@ pub async fn create(
         meta::drop_status(writer.resource, &mut object);
     }
     writer.default(&mut object);
+    if let Some(agent) = agent {
+        meta::track(writer, None, &mut object, agent);
+    }
+    admission::admit(writer, None, &mut object, None).await?;
     if named || base.is_empty() {
-        return attempt(writer, object, agent).await;
+        return attempt(writer, object).await;
     }
     let mut last = None;
     for _ in 0..NAME_ATTEMPTS {
         let mut object = object.clone();
         metadata(&mut object).insert("name".to_owned(), generate(&base).into());
-        match attempt(writer, object, agent).await {
+        match attempt(writer, object).await {
             Err(taken @ ApiError::AlreadyExists { .. }) => last = Some(taken),
             other => return other,
         }
@@ -78,18 +82,14 @@ pub async fn create(
 async fn attempt(
     writer: &mut Writer<'_>,
     mut object: Value,
-    agent: Option<&str>,
 ) -> Result<Bytes, ApiError> {
-    if let Some(agent) = agent {
-        meta::track(writer, None, &mut object, agent);
-    }
-    admission::mutate(writer, &mut object, None).await?;
     let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     let strategy = writer.resource.strategy.clone();
     let foreign = writer.resource.custom.is_some() && !writer.resource.bare_items;
     if strategy.starts_generation() || foreign {
         metadata(&mut object).insert("generation".to_owned(), 1.into());
     }
+    writer.core.fresh(strategy.reads()).await?;
     strategy.prepare_create(&writer.ctx(), &mut object)?;
     writer.default(&mut object);
     let outcome = finish(writer, &object, &name).await;
@@ -101,7 +101,7 @@ async fn attempt(
 
 async fn finish(writer: &mut Writer<'_>, object: &Value, name: &str) -> Result<Bytes, ApiError> {
     writer.validate(object, None, None)?;
-    admission::validate(writer, Some(object), None).await?;
+    admission::validate(writer, None, object, None).await?;
     writer.warnings.extend(writer.resource.strategy.warnings(object));
     let taken = || ApiError::AlreadyExists {
         resource: writer.resource.group_resource(),

@@ -219,7 +219,7 @@ async fn attempt(
 ) -> Result<Result<Deleted, Option<Entry>>, ApiError> {
     let object = writer.parse(current)?;
     preconditions(writer, name, options, &object)?;
-    admission::validate(writer, None, Some(&object)).await?;
+    admission::delete(writer, name, options, &object).await?;
     let Some(marked) = mark(writer, options, &object)? else {
         // Nothing changes: it was marked before, and waits.
         return Ok(Ok(Deleted::Marked(text::with_version(&current.value, current.revision))));

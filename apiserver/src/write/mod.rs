@@ -21,6 +21,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::{Map, Value};
 use store::{Entry, Expect, Revision};
 
+use crate::admission::Annotations;
 use crate::bytes as text;
 use crate::handlers::options::{FieldValidation, WriteOptions};
 use crate::handlers::{Call, respond};
@@ -52,6 +53,10 @@ pub struct Writer<'a> {
     pub options: WriteOptions,
     /// Texts for `Warning` headers.
     pub warnings: Vec<String>,
+    /// Facts for the audit event.
+    pub annotations: Annotations,
+    /// Admission has seen the request as a whole and is not asked about this write, which is a part of it.
+    pub admitted: bool,
 }
 
 impl<'a> Writer<'a> {
@@ -64,6 +69,8 @@ impl<'a> Writer<'a> {
             user: call.user,
             options,
             warnings: Vec::new(),
+            annotations: call.annotations.clone(),
+            admitted: false,
         }
     }
 

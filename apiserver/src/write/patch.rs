@@ -50,7 +50,7 @@ pub(super) async fn handle(call: &Call<'_>, body: &[u8]) -> Result<Response, Api
         return super::apply::handle(call, writer, body, subresource).await;
     }
     let agent = meta::agent(call.headers);
-    let plan = Plan { name: call.info.name.clone(), subresource, agent: Some(&agent) };
+    let plan = Plan::new(&call.info.name, subresource, Some(&agent));
     let patched = update(&mut writer, &plan, |writer, old| {
         let mut object = patched(writer, language, body, old)?;
         fit(writer, &plan.name, &mut object)?;

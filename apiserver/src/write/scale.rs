@@ -18,13 +18,15 @@ pub(super) async fn handle(call: &Call<'_>, body: &[u8]) -> Result<Response, Api
     if call.info.verb == "get" {
         let object: Value =
             serde_json::from_slice(&read::get_json(call).await?).map_err(ApiError::internal)?;
-        return Ok(show(call, &paths, &object));
+        return Ok(answer(call, &paths, &object));
     }
     let options = WriteOptions::parse(&call.query, call.method)?;
     let mut writer = Writer::new(call, options);
     let agent = meta::agent(call.headers);
-    let plan =
-        Plan { name: call.info.name.clone(), subresource: Some("scale"), agent: Some(&agent) };
+    let plan = Plan {
+        scale: Some(&paths),
+        ..Plan::new(&call.info.name, Some("scale"), Some(&agent))
+    };
     let wanted = Wanted::parse(call, body)?;
     let updated = update(&mut writer, &plan, |_, old| {
         let scale = wanted.over(&scale(call.resource, &paths, old))?;
@@ -44,7 +46,7 @@ pub(super) async fn handle(call: &Call<'_>, body: &[u8]) -> Result<Response, Api
     })
     .await?;
     let object: Value = serde_json::from_slice(&updated).map_err(ApiError::internal)?;
-    let mut response = show(call, &paths, &object);
+    let mut response = answer(call, &paths, &object);
     respond::warn(&mut response, &writer.warnings);
     Ok(response)
 }
@@ -123,6 +125,22 @@ fn check(name: &str, scale: &Value) -> Result<i64, ApiError> {
     Ok(replicas)
 }
 
+/// The Scale of an object, as admission sees it.
+pub(super) fn show(writer: &Writer<'_>, paths: &ScalePaths, object: &Value) -> Value {
+    scale(writer.resource, paths, object)
+}
+
+/// Takes over what admission made of a Scale.
+pub(super) fn take(
+    name: &str,
+    paths: &ScalePaths,
+    shown: &Value,
+    object: &mut Value,
+) -> Result<(), ApiError> {
+    put(object, &paths.spec_replicas, check(name, shown)?.into());
+    Ok(())
+}
+
 /// The Scale that an object shows.
 fn scale(resource: &Resource, paths: &ScalePaths, object: &Value) -> Value {
     let meta = &object["metadata"];
@@ -194,7 +212,7 @@ fn put(object: &mut Value, path: &[String], value: Value) {
     *place = value;
 }
 
-fn show(call: &Call<'_>, paths: &ScalePaths, object: &Value) -> Response {
+fn answer(call: &Call<'_>, paths: &ScalePaths, object: &Value) -> Response {
     let scale = scale(call.resource, paths, object);
     let body = serde_json::to_vec(&scale).unwrap_or_default();
     respond::formatted(&call.output, StatusCode::OK, body.into())

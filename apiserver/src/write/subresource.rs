@@ -7,9 +7,11 @@ use serde_json::{Value, json};
 
 use super::update::{Change, Plan, update};
 use super::{DeleteOptions, Writer, decode, delete, meta};
+use crate::admission;
 use crate::handlers::options::WriteOptions;
 use crate::handlers::{Call, respond};
 use crate::identity::reviews;
+use crate::request::RequestInfo;
 use crate::status::{ApiError, GroupResource};
 
 /// Answers requests for special subresources; `None` if it is an ordinary write.
@@ -65,13 +67,20 @@ fn part(name: &str) -> GroupResource {
 /// Assigns a pod to a node, once.
 async fn bind(call: &Call<'_>, body: &[u8]) -> Result<Response, ApiError> {
     let options = WriteOptions::parse(&call.query, call.method)?;
-    let binding = other_kind(call, body, "Binding")?;
+    let mut binding = other_kind(call, body, "Binding")?;
     let meta_of = &binding["metadata"];
     let name = if call.info.name.is_empty() {
         meta_of["name"].as_str().unwrap_or_default()
     } else {
         &call.info.name
     };
+    let name = name.to_owned();
+    let registry = call.registry.clone();
+    let pods = registry.find("", "pods").ok_or(ApiError::NoResource)?;
+    let info = RequestInfo { name: name.clone(), ..call.info.clone() };
+    let mut writer = Writer { resource: pods, info: &info, ..Writer::new(call, options) };
+    admission::pass(&mut writer, Some("binding"), &mut binding).await?;
+    writer.admitted = true;
     let node = binding["target"]["name"].as_str().unwrap_or_default().to_owned();
     let kind = binding["target"]["kind"].as_str().unwrap_or_default();
     if node.is_empty() || !matches!(kind, "" | "Node") {
@@ -82,15 +91,12 @@ async fn bind(call: &Call<'_>, body: &[u8]) -> Result<Response, ApiError> {
         };
         return Err(ApiError::Invalid {
             kind: GroupResource::new("", "Binding"),
-            name: name.to_owned(),
+            name,
             causes: vec![cause.into()],
         });
     }
-    let registry = call.registry.clone();
-    let pods = registry.find("", "pods").ok_or(ApiError::NoResource)?;
-    let mut writer = Writer { resource: pods, ..Writer::new(call, options) };
     let agent = meta::agent(call.headers);
-    let plan = Plan { name: name.to_owned(), subresource: Some("binding"), agent: Some(&agent) };
+    let plan = Plan::new(&name, Some("binding"), Some(&agent));
     update(&mut writer, &plan, |writer, pod| assign(writer, &plan.name, pod, &binding, &node))
         .await?;
     Ok(success(call))
@@ -159,7 +165,7 @@ fn set_condition(object: &mut Value, mut condition: Value) {
 /// Deletes a pod if its disruption budget has room.
 async fn evict(call: &Call<'_>, body: &[u8]) -> Result<Response, ApiError> {
     let mut options = WriteOptions::parse(&call.query, call.method)?;
-    let eviction = other_kind(call, body, "Eviction")?;
+    let mut eviction = other_kind(call, body, "Eviction")?;
     if let Some(name) =
         eviction["metadata"]["name"].as_str().filter(|n| !n.is_empty() && *n != call.info.name)
     {
@@ -167,13 +173,16 @@ async fn evict(call: &Call<'_>, body: &[u8]) -> Result<Response, ApiError> {
             "name in URL does not match name in Eviction object: {name}"
         )));
     }
+    let mut writer = Writer::new(call, options.clone());
+    admission::pass(&mut writer, Some("eviction"), &mut eviction).await?;
     let asked = &eviction["deleteOptions"];
     let dry: Vec<&str> =
         asked["dryRun"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let deletion = DeleteOptions::from_value(asked, &dry)?;
     options.dry_run |= deletion.dry_run;
     let deletion = DeleteOptions { dry_run: options.dry_run, ..deletion };
-    let mut writer = Writer::new(call, options);
+    // Admission has seen the eviction as a whole, and is not asked about its parts.
+    let mut writer = Writer { admitted: true, options, ..writer };
     let name = call.info.name.clone();
     let entry = writer.load(&name).await?.ok_or_else(|| call.resource.not_found(&name))?;
     let pod = writer.parse(&entry)?;
@@ -184,7 +193,7 @@ async fn evict(call: &Call<'_>, body: &[u8]) -> Result<Response, ApiError> {
     let over = matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
     if assigned && !over {
         let agent = meta::agent(call.headers);
-        let plan = Plan { name: name.clone(), subresource: Some("status"), agent: Some(&agent) };
+        let plan = Plan::new(&name, Some("status"), Some(&agent));
         let condition = json!({"type": "DisruptionTarget", "status": "True", "lastProbeTime": null,
             "lastTransitionTime": meta::now(), "reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting"});
         update(&mut writer, &plan, |_, pod| {
@@ -230,7 +239,7 @@ async fn take_budget(call: &Call<'_>, writer: &Writer<'_>, pod: &Value) -> Resul
             ));
         }
     };
-    let info = crate::RequestInfo {
+    let info = RequestInfo {
         group: "policy".to_owned(),
         resource: "poddisruptionbudgets".to_owned(),
         subresource: "status".to_owned(),
@@ -238,10 +247,14 @@ async fn take_budget(call: &Call<'_>, writer: &Writer<'_>, pod: &Value) -> Resul
         verb: "patch".to_owned(),
         ..call.info.clone()
     };
-    let mut writer =
-        Writer { resource: budgets, info: &info, ..Writer::new(call, writer.options.clone()) };
+    let mut writer = Writer {
+        resource: budgets,
+        info: &info,
+        admitted: true,
+        ..Writer::new(call, writer.options.clone())
+    };
     let agent = meta::agent(call.headers);
-    let plan = Plan { name, subresource: Some("status"), agent: Some(&agent) };
+    let plan = Plan::new(&name, Some("status"), Some(&agent));
     let pod_name = pod["metadata"]["name"].as_str().unwrap_or_default();
     update(&mut writer, &plan, |_, budget| spend(budget, pod_name)).await?;
     Ok(())
@@ -301,8 +314,9 @@ fn review_context<'a>(call: &'a Call<'_>) -> reviews::Context<'a> {
 
 /// Issues a token for a service account.
 async fn token(call: &Call<'_>, body: &[u8]) -> Result<Response, ApiError> {
-    WriteOptions::parse(&call.query, call.method)?;
-    let request = other_kind(call, body, "TokenRequest")?;
+    let options = WriteOptions::parse(&call.query, call.method)?;
+    let mut request = other_kind(call, body, "TokenRequest")?;
+    admission::pass(&mut Writer::new(call, options), Some("token"), &mut request).await?;
     call.core.fresh(&["serviceaccounts", "pods", "secrets", "nodes"]).await?;
     let answer = reviews::token_request(&review_context(call), &call.info.name, &request)?;
     Ok(created(call, &answer))
@@ -315,6 +329,7 @@ async fn review(call: &Call<'_>, body: &[u8]) -> Result<Response, ApiError> {
     let mut object = writer.decode(body, decode::body_format(call.headers)?)?;
     meta::fit_namespace(&writer, &mut object)?;
     writer.default(&mut object);
+    admission::pass(&mut writer, None, &mut object).await?;
     let answer = reviews::answer(&review_context(call), &call.resource.name, &object);
     let mut response = created(call, &answer.ok_or(ApiError::MethodNotAllowed)??);
     respond::warn(&mut response, &writer.warnings);

@@ -6,11 +6,12 @@ use http::StatusCode;
 use serde_json::Value;
 use store::{Entry, Expect};
 
-use super::{ATTEMPTS, Writer, answer, create, decode, meta, metadata, store_error};
+use super::{ATTEMPTS, Writer, answer, create, decode, meta, metadata, scale, store_error};
 use crate::admission;
 use crate::bytes as text;
 use crate::handlers::Call;
 use crate::handlers::options::WriteOptions;
+use crate::registry::ScalePaths;
 use crate::status::ApiError;
 
 /// What a change makes of an object.
@@ -29,6 +30,42 @@ pub struct Plan<'p> {
     pub subresource: Option<&'p str>,
     /// Operation and manager for `managedFields`; `None` if the change has done that (apply).
     pub agent: Option<&'p str>,
+    /// Set if admission sees the object as a Scale.
+    pub scale: Option<&'p ScalePaths>,
+}
+
+impl<'p> Plan<'p> {
+    /// A change that admission sees as it is.
+    pub fn new(name: &str, subresource: Option<&'p str>, agent: Option<&'p str>) -> Self {
+        Self { name: name.to_owned(), subresource, agent, scale: None }
+    }
+
+    async fn admit(
+        &self,
+        writer: &mut Writer<'_>,
+        object: &mut Value,
+        old: &Value,
+    ) -> Result<(), ApiError> {
+        let Some(paths) = self.scale else {
+            return admission::admit(writer, self.subresource, object, Some(old)).await;
+        };
+        let (mut shown, before) = (scale::show(writer, paths, object), scale::show(writer, paths, old));
+        admission::admit(writer, self.subresource, &mut shown, Some(&before)).await?;
+        scale::take(&self.name, paths, &shown, object)
+    }
+
+    async fn validate(
+        &self,
+        writer: &mut Writer<'_>,
+        object: &Value,
+        old: &Value,
+    ) -> Result<(), ApiError> {
+        let Some(paths) = self.scale else {
+            return admission::validate(writer, self.subresource, object, Some(old)).await;
+        };
+        let (shown, before) = (scale::show(writer, paths, object), scale::show(writer, paths, old));
+        admission::validate(writer, self.subresource, &shown, Some(&before)).await
+    }
 }
 
 /// Answers UPDATE.
@@ -48,7 +85,7 @@ pub(super) async fn handle(call: &Call<'_>, body: &[u8]) -> Result<Response, Api
         let created = create(&mut writer, object, Some(&agent)).await?;
         return answer(call, &writer, StatusCode::CREATED, created);
     }
-    let plan = Plan { name, subresource, agent: Some(&agent) };
+    let plan = Plan::new(&name, subresource, Some(&agent));
     let updated = update(&mut writer, &plan, |_, _| Ok(Change::To(object.clone()))).await?;
     answer(call, &writer, StatusCode::OK, updated)
 }
@@ -176,7 +213,7 @@ async fn replace(
     if let Some(agent) = plan.agent {
         meta::track(writer, Some(old), &mut object, agent);
     }
-    admission::mutate(writer, &mut object, Some(old)).await?;
+    plan.admit(writer, &mut object, old).await?;
     resource.strategy.prepare_update(&writer.ctx(), &mut object, old, plan.subresource)?;
     // A pod's node is set once, and is no change of what was asked for.
     let counted = plan.subresource != Some("binding");
@@ -185,7 +222,7 @@ async fn replace(
         metadata(&mut object).insert("generation".to_owned(), generation.into());
     }
     writer.validate(&object, Some(old), plan.subresource)?;
-    admission::validate(writer, Some(&object), Some(old)).await?;
+    plan.validate(writer, &object, old).await?;
     writer.warnings.extend(resource.strategy.warnings(&object));
     if super::delete::is_released(&resource, &object) {
         return remove(writer, plan, &object, current).await;
