@@ -6,6 +6,7 @@
 //! Source: kubernetes.io, "Server-Side Apply"; KEP-555.
 
 mod managers;
+mod policy;
 mod set;
 mod walk;
 

@@ -1,20 +1,29 @@
 //! CEL: expressions and their values, with Kubernetes' functions.
 //!
-//! Expressions come from strangers, so their size is bounded before they are parsed and the
-//! work that their macros could do before they are run.
+//! Expressions come from strangers: their size is bounded before they are parsed, and what they do is
+//! counted while they run.
 
+mod ast;
+mod eval;
+mod functions;
 mod rules;
 mod value;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use kube_cel::KubeCelExt as _;
-use kube_cel::cel::parser::{Expression, Parser};
-use kube_cel::cel::{Context, Value};
+use kube_cel::cel::parser::Parser;
+
+pub use eval::{Budget, Fault, PER_CALL, Variables};
+pub use functions::{Ask, object};
+pub use kube_cel::cel::Value;
+pub use value::{from_json, optional, to_json};
 
 pub(crate) use rules::validate;
+
+use ast::Expr;
+use eval::Scope;
 
 /// Longest expression, in bytes.
 const MAX_LENGTH: usize = 16 * 1024;
@@ -22,22 +31,13 @@ const MAX_LENGTH: usize = 16 * 1024;
 /// and when the expression runs.
 const MAX_DEPTH: usize = 48;
 const MAX_OPERATORS: usize = 300;
-/// Elements that nested macros may visit in one run.
-const MAX_VISITS: u128 = 5_000_000;
 
 /// A parsed expression.
+#[derive(Debug)]
 pub struct Program {
-    expression: Expression,
+    expression: Expr,
     /// Whether it speaks of `oldSelf`.
     pub(crate) is_transition: bool,
-    /// How deep macros (`all`, `map` …) are nested.
-    macros: u32,
-}
-
-impl std::fmt::Debug for Program {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Program").finish_non_exhaustive()
-    }
 }
 
 /// The parsed expression of a text, from a cache that all types share.
@@ -68,106 +68,74 @@ fn parse(text: &str) -> Result<Program, String> {
         return Err("expression is too large".to_owned());
     }
     let parsed = catch_unwind(|| Parser::default().enable_optional_syntax(true).parse(text));
-    let expression = match parsed {
+    let parsed = match parsed {
         Ok(Ok(expression)) => expression,
         Ok(Err(errors)) => return Err(format!("compilation failed: {errors}")),
         Err(_) => return Err("compilation failed: the parser gave up".to_owned()),
     };
-    let is_transition = expression.references().has_variable("oldSelf");
-    Ok(Program { expression, is_transition, macros: shape.macros })
+    let expression =
+        ast::lower(&parsed).map_err(|error| format!("compilation failed: {error}"))?;
+    let mut is_transition = false;
+    expression.variables(&mut |name| is_transition |= name == "oldSelf");
+    Ok(Program { expression, is_transition })
 }
 
 impl Program {
-    /// Runs the expression over variables.
+    /// Runs the expression.
     ///
-    /// `size` is the number of values in the variables; it bounds what macros may visit.
-    pub(crate) fn run(&self, variables: &[(&str, Value)], size: u64) -> Result<Value, String> {
-        if u128::from(size.max(2)).saturating_pow(self.macros) > MAX_VISITS {
-            return Err("operation cancelled: actual cost limit exceeded".to_owned());
-        }
-        static FUNCTIONS: LazyLock<Context<'static>> =
-            LazyLock::new(|| Context::default().with_all());
-        let run = AssertUnwindSafe(|| {
-            let mut context = FUNCTIONS.new_inner_scope();
-            for (name, value) in variables {
-                context.add_variable_from_value(*name, value.clone());
-            }
-            context.resolve(&self.expression)
-        });
-        match catch_unwind(run) {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => Err(lower_first(&error.to_string())),
-            Err(_) => Err("internal error".to_owned()),
-        }
+    /// # Errors
+    /// Why it has no value.
+    pub fn run(&self, variables: &dyn Variables, budget: &mut Budget) -> Result<Value, Fault> {
+        // The crates that functions come from are not ours; a bug of theirs is this expression's fault.
+        budget.call(|budget| {
+            let scope = Scope::Root(variables);
+            let run = AssertUnwindSafe(|| eval::eval(&self.expression, &scope, budget));
+            catch_unwind(run).unwrap_or_else(|_| Err(Fault::Failed("internal error".to_owned())))
+        })
+    }
+
+    /// Every variable that the expression names, those of its own loops included; composed ones as
+    /// `variables.name`.
+    #[must_use]
+    pub fn variables(&self) -> HashSet<&str> {
+        let mut names = HashSet::new();
+        self.expression.variables(&mut |name| _ = names.insert(name));
+        names
     }
 }
 
-/// What a text would cost, read without parsing it.
+/// How deep and long an expression is, read without parsing it.
 #[derive(Default)]
 struct Shape {
     depth: usize,
     operators: usize,
-    macros: u32,
 }
 
 impl Shape {
     fn of(text: &str) -> Shape {
         let mut shape = Shape::default();
-        let mut open: Vec<bool> = Vec::new();
+        let mut open: usize = 0;
         let mut quote = None;
         let mut previous = ' ';
-        let mut word = String::new();
         for c in text.chars() {
-            match quote {
-                Some(end) => {
-                    if c == end && previous != '\\' {
-                        quote = None;
-                    }
+            match (quote, c) {
+                (Some(end), c) if c == end && previous != '\\' => quote = None,
+                (Some(_), _) => (),
+                (None, '"' | '\'') => quote = Some(c),
+                (None, '(' | '[' | '{') => {
+                    open += 1;
+                    shape.depth = shape.depth.max(open);
                 }
-                None => match c {
-                    '"' | '\'' => quote = Some(c),
-                    '(' | '[' | '{' => {
-                        let visits = c == '('
-                            && matches!(
-                                word.as_str(),
-                                "all"
-                                    | "exists"
-                                    | "exists_one"
-                                    | "existsOne"
-                                    | "filter"
-                                    | "map"
-                                    | "transformList"
-                                    | "transformMap"
-                                    | "sortBy"
-                            );
-                        open.push(visits);
-                        shape.depth = shape.depth.max(open.len());
-                        let macros = open.iter().filter(|visits| **visits).count();
-                        shape.macros = shape.macros.max(u32::try_from(macros).unwrap_or(u32::MAX));
-                    }
-                    ')' | ']' | '}' => _ = open.pop(),
-                    '+' | '-' | '*' | '/' | '%' | '<' | '>' | '!' | '=' | '&' | '|' | '?' | '.' => {
-                        shape.operators += 1;
-                    }
-                    _ => (),
-                },
-            }
-            if c.is_alphanumeric() || c == '_' {
-                word.push(c);
-            } else {
-                word.clear();
+                (None, ')' | ']' | '}') => open = open.saturating_sub(1),
+                (
+                    None,
+                    '+' | '-' | '*' | '/' | '%' | '<' | '>' | '!' | '=' | '&' | '|' | '?' | '.',
+                ) => shape.operators += 1,
+                (None, _) => (),
             }
             previous = if previous == '\\' && c == '\\' { ' ' } else { c };
         }
         shape
-    }
-}
-
-fn lower_first(text: &str) -> String {
-    let mut letters = text.chars();
-    match letters.next() {
-        Some(first) => first.to_lowercase().chain(letters).collect(),
-        None => String::new(),
     }
 }
 

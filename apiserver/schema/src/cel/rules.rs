@@ -3,141 +3,209 @@
 use kube_cel::cel::Value;
 use serde_json::Value as Json;
 
-use super::value::convert;
+use super::eval::{Budget, Fault};
+use super::value::{convert, optional};
 use crate::cause::{Cause, Reason};
-use crate::node::{Edge, ListType, Node};
+use crate::node::{Edge, Kind, ListType, Node};
 use crate::path::Path;
 use crate::validate::counterpart;
+
+/// What all rules of one object may cost together.
+///
+/// Source: `RuntimeCELCostBudget` in upstream's `apiserver/pkg/apis/cel/config.go`.
+const PER_OBJECT: u64 = 10_000_000;
+/// Longest text that a `messageExpression` may make, in bytes.
+const LONGEST_MESSAGE: usize = 5 * 1024;
 
 /// Runs all rules of a schema.
 ///
 /// Rules that speak of `oldSelf` run only where there is an old value; others do not judge
 /// again what did not change (KEP-4008).
 pub(crate) fn validate(node: &Node, value: &Json, old: Option<&Json>) -> Vec<Cause> {
-    let mut causes = Vec::new();
-    walk(node, value, old, &Path::ROOT, &mut causes);
-    causes
+    let mut judge = Judge { causes: Vec::new(), budget: Budget::new(PER_OBJECT), spent: false };
+    judge.walk(node, value, old, &Path::ROOT);
+    judge.causes
 }
 
-fn walk(node: &Node, value: &Json, old: Option<&Json>, path: &Path<'_>, causes: &mut Vec<Cause>) {
-    if !node.has_cel || value.is_null() && node.nullable {
-        return;
-    }
-    let rules = node.rules.as_deref().map(|rules| rules.cel.as_slice()).unwrap_or_default();
-    if !rules.is_empty() {
-        check(node, rules, value, old, path, causes);
-    }
-    let unordered = node.list != ListType::Map;
-    match value {
-        Json::Object(map) => {
-            for (name, value) in map {
-                let old = old.and_then(|old| old.get(name));
-                match (node.field(name), &node.items) {
-                    (Some(field), _) => {
-                        walk(&field.edge.node(), value, old, &path.field(name), causes);
-                    }
-                    (None, Some(items)) => {
-                        walk(&items.node(), value, old, &path.field(name), causes);
-                    }
-                    (None, None) => (),
+struct Judge {
+    causes: Vec<Cause>,
+    budget: Budget,
+    /// A rule was too expensive: nothing further is judged.
+    spent: bool,
+}
+
+/// A value that is judged, and all that its rules see.
+struct Place<'a> {
+    node: &'a Node,
+    value: &'a Json,
+    old: Option<&'a Json>,
+    path: &'a Path<'a>,
+    this: Value,
+    before: Option<Value>,
+}
+
+impl Judge {
+    fn walk(&mut self, node: &Node, value: &Json, old: Option<&Json>, path: &Path<'_>) {
+        if self.spent || !node.has_cel || value.is_null() && node.nullable {
+            return;
+        }
+        let rules = node.rules.as_deref().map(|rules| rules.cel.as_slice()).unwrap_or_default();
+        if !rules.is_empty() && !value.is_null() {
+            let this = convert(Some(node), value);
+            let before = old.map(|old| convert(Some(node), old));
+            let place = Place { node, value, old, path, this, before };
+            self.check(&place, rules);
+        }
+        match value {
+            Json::Object(map) => {
+                for (name, value) in map {
+                    let old = old.and_then(|old| old.get(name));
+                    let child = match (node.field(name), &node.items) {
+                        (Some(field), _) => field.edge.node(),
+                        (None, Some(items)) => items.node(),
+                        (None, None) => continue,
+                    };
+                    self.walk(&child, value, old, &path.field(name));
                 }
             }
+            Json::Array(list) => {
+                let Some(items) = node.items.as_ref().map(Edge::node) else { return };
+                let before = old.and_then(Json::as_array).map(Vec::as_slice).unwrap_or_default();
+                for (index, value) in list.iter().enumerate() {
+                    // Entries of other lists have no counterpart: only equal ones are unchanged.
+                    let old = match node.list {
+                        ListType::Map => counterpart(node, value, index, before),
+                        ListType::Atomic | ListType::Set => before.iter().find(|old| *old == value),
+                    };
+                    self.walk(&items, value, old, &path.index(index));
+                }
+            }
+            _ => (),
         }
-        Json::Array(list) => {
-            let Some(items) = node.items.as_ref().map(Edge::node) else { return };
-            let before = old.and_then(Json::as_array).map(Vec::as_slice).unwrap_or_default();
-            for (index, value) in list.iter().enumerate() {
-                // Entries of other lists have no counterpart: only equal ones are unchanged.
-                let old = match unordered {
-                    true => before.iter().find(|old| *old == value),
-                    false => counterpart(node, value, index, before),
-                };
-                walk(&items, value, old, &path.index(index), causes);
+    }
+
+    fn check(&mut self, place: &Place<'_>, rules: &[Json]) {
+        for rule in rules {
+            if self.spent {
+                return;
+            }
+            if let Some(source) = rule.get("rule").and_then(Json::as_str) {
+                self.judge(place, rule, source);
             }
         }
-        _ => (),
     }
-}
 
-fn check(
-    node: &Node,
-    rules: &[Json],
-    value: &Json,
-    old: Option<&Json>,
-    path: &Path<'_>,
-    causes: &mut Vec<Cause>,
-) {
-    let mut size = 0;
-    let this = convert(Some(node), value, &mut size);
-    let before = old.map(|old| convert(Some(node), old, &mut size));
-    for rule in rules {
-        let text = |key: &str| rule.get(key).and_then(Json::as_str);
-        let Some(source) = text("rule") else { continue };
+    fn judge(&mut self, place: &Place<'_>, rule: &Json, source: &str) {
         let program = match super::compile(source) {
             Ok(program) => program,
-            Err(error) => {
-                causes.push(Cause::invalid(path.bracketed(), &Json::Null, &error));
-                continue;
-            }
+            Err(error) => return self.fault(place, &format!("rule compile error: {error}")),
         };
-        let optional = rule.get("optionalOldSelf") == Some(&Json::Bool(true));
-        let skipped = match (program.is_transition, old) {
-            (true, None) => !optional,
-            (false, Some(old)) => old == value,
+        let is_optional = rule.get("optionalOldSelf") == Some(&Json::Bool(true));
+        let skipped = match (program.is_transition, place.old) {
+            (true, None) => !is_optional,
+            (false, Some(old)) => old == place.value,
             _ => false,
         };
         if skipped {
-            continue;
+            return;
         }
-        let mut variables = vec![("self", this.clone())];
+        let mut variables = vec![("self", place.this.clone())];
         if program.is_transition {
-            variables.push(("oldSelf", old_self(before.as_ref(), optional)));
+            let old = place.before.clone();
+            let old = if is_optional { optional(old) } else { old.unwrap_or(Value::Null) };
+            variables.push(("oldSelf", old));
         }
-        let fallback = || match text("message") {
-            Some(message) => message.trim().to_owned(),
-            None => format!("failed rule: {}", source.trim()),
-        };
-        match program.run(&variables, size) {
+        match program.run(&variables, &mut self.budget) {
             Ok(Value::Bool(true)) => (),
             Ok(_) => {
-                let message = text("messageExpression")
-                    .and_then(|source| message(source, &variables, size))
-                    .unwrap_or_else(fallback);
-                causes.push(cause(rule, value, path, &message));
+                let message = match rule.get("messageExpression").and_then(Json::as_str) {
+                    Some(source) => self.message(place, source, &variables),
+                    None => None,
+                };
+                if !self.spent {
+                    let message = message.unwrap_or_else(|| default_message(rule, source));
+                    self.causes.push(cause(rule, place, &message));
+                }
             }
-            Err(error) => {
-                let detail = format!("{error} evaluating rule: {}", fallback());
-                causes.push(cause(rule, value, path, &detail));
+            Err(fault) => self.failed(place, fault, rule, source),
+        }
+    }
+
+    fn failed(&mut self, place: &Place<'_>, fault: Fault, rule: &Json, source: &str) {
+        let about = rule.get("message").and_then(Json::as_str).filter(|m| !m.is_empty());
+        let about = about.unwrap_or(source).trim();
+        let text = match &fault {
+            Fault::Cost if self.budget.is_spent() => {
+                "validation failed due to running out of cost budget, no further validation rules will be run"
+                    .to_owned()
             }
+            Fault::Cost => format!(
+                "'{fault}': no further validation rules will be run due to call cost exceeds limit for rule: {about}"
+            ),
+            Fault::Failed(text) if text.starts_with("no such overload") => format!(
+                "'{text}': call arguments did not match a supported operator, function or macro signature for rule: {about}"
+            ),
+            Fault::Failed(text) => format!("{text} evaluating rule: {about}"),
+        };
+        self.spent |= fault == Fault::Cost;
+        self.fault(place, &text);
+    }
+
+    /// A rule that gave no answer; upstream shows the type where the value would stand.
+    fn fault(&mut self, place: &Place<'_>, text: &str) {
+        let shown = type_name(place.node, place.value);
+        self.causes.push(Cause::invalid(place.path.bracketed(), &shown.into(), text));
+    }
+
+    /// What `messageExpression` says; nothing if it fails, is empty or has line breaks.
+    fn message(
+        &mut self,
+        place: &Place<'_>,
+        source: &str,
+        variables: &Vec<(&str, Value)>,
+    ) -> Option<String> {
+        match super::compile(source).ok()?.run(variables, &mut self.budget) {
+            Ok(Value::String(text)) => {
+                let text = text.trim();
+                let fits = !text.is_empty() && text.len() <= LONGEST_MESSAGE && !text.contains('\n');
+                fits.then(|| text.to_owned())
+            }
+            Err(Fault::Cost) => {
+                let text = match self.budget.is_spent() {
+                    true => "messageExpression evaluation failed due to running out of cost budget, no further validation rules will be run".to_owned(),
+                    false => format!("no further validation rules will be run due to call cost exceeds limit for messageExpression: {source:?}"),
+                };
+                self.spent = true;
+                self.fault(place, &text);
+                None
+            }
+            _ => None,
         }
     }
 }
 
-/// `oldSelf`, wrapped where the rule also runs without one.
-fn old_self(old: Option<&Value>, optional: bool) -> Value {
-    if !optional {
-        return old.cloned().unwrap_or(Value::Null);
-    }
-    let (source, variables) = match old {
-        Some(old) => ("optional.of(x)", vec![("x", old.clone())]),
-        None => ("optional.none()", Vec::new()),
-    };
-    super::compile(source).and_then(|program| program.run(&variables, 1)).unwrap_or(Value::Null)
-}
-
-/// What `messageExpression` says; nothing if it fails, is empty or has line breaks.
-fn message(source: &str, variables: &[(&str, Value)], size: u64) -> Option<String> {
-    match super::compile(source).ok()?.run(variables, size).ok()? {
-        Value::String(text) if !text.trim().is_empty() && !text.contains('\n') => {
-            Some(text.trim().to_owned())
-        }
-        _ => None,
+fn type_name(node: &Node, value: &Json) -> &'static str {
+    match (node.kind, value) {
+        (Kind::Integer, _) => "integer",
+        (_, Json::Object(_)) => "object",
+        (_, Json::Array(_)) => "array",
+        (_, Json::String(_)) => "string",
+        (_, Json::Bool(_)) => "boolean",
+        (_, Json::Number(_)) => "number",
+        (_, Json::Null) => "",
     }
 }
 
-fn cause(rule: &Json, value: &Json, path: &Path<'_>, message: &str) -> Cause {
+fn default_message(rule: &Json, source: &str) -> String {
+    match rule.get("message").and_then(Json::as_str).filter(|m| !m.is_empty()) {
+        Some(message) => message.trim().to_owned(),
+        None => format!("failed rule: {}", source.trim()),
+    }
+}
+
+fn cause(rule: &Json, place: &Place<'_>, message: &str) -> Cause {
     let text = |key: &str| rule.get(key).and_then(Json::as_str);
-    let mut field = path.bracketed();
+    let mut field = place.path.bracketed();
     if let Some(below) = text("fieldPath") {
         let below = below.replace("['", "[").replace("']", "]");
         field = if field.is_empty() {
@@ -146,6 +214,7 @@ fn cause(rule: &Json, value: &Json, path: &Path<'_>, message: &str) -> Cause {
             field + &below
         };
     }
+    let value = place.value;
     match text("reason") {
         Some("FieldValueForbidden") => Cause::forbidden(field, message),
         Some("FieldValueRequired") => Cause::required(field, message),

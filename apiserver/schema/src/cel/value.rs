@@ -7,6 +7,7 @@ use kube_cel::cel::Value;
 use kube_cel::cel::objects::{Key, Map};
 use serde_json::Value as Json;
 
+use super::eval::Budget;
 use crate::node::{Kind, Node};
 
 /// Words that CEL keeps for itself; as field names they are written `__word__`.
@@ -34,9 +35,20 @@ const RESERVED: [&str; 21] = [
     "while",
 ];
 
-/// The value of `json` in an expression; counts into `size` how many values it has.
-pub(super) fn convert(node: Option<&Node>, json: &Json, size: &mut u64) -> Value {
-    *size += 1;
+/// The value of `json` in an expression, without a schema: as policies see objects.
+#[must_use]
+pub fn from_json(json: &Json) -> Value {
+    convert(None, json)
+}
+
+/// An optional value.
+#[must_use]
+pub fn optional(value: Option<Value>) -> Value {
+    super::eval::some(value)
+}
+
+/// The value of `json` in an expression, with the types of its schema.
+pub(super) fn convert(node: Option<&Node>, json: &Json) -> Value {
     match json {
         Json::Null => Value::Null,
         Json::Bool(value) => Value::Bool(*value),
@@ -49,8 +61,7 @@ pub(super) fn convert(node: Option<&Node>, json: &Json, size: &mut u64) -> Value
         Json::String(text) => convert_text(node, text),
         Json::Array(list) => {
             let items = node.and_then(|node| node.items.as_ref()).map(|edge| edge.node());
-            let list: Vec<Value> =
-                list.iter().map(|value| convert(items.as_deref(), value, size)).collect();
+            let list = list.iter().map(|value| convert(items.as_deref(), value)).collect();
             Value::List(Arc::new(list))
         }
         Json::Object(map) => {
@@ -61,8 +72,7 @@ pub(super) fn convert(node: Option<&Node>, json: &Json, size: &mut u64) -> Value
                     Some((None, Some(items))) => (name.clone(), Some(items.node())),
                     _ => (name.clone(), None),
                 };
-                let value = convert(child.as_deref(), value, size);
-                entries.insert(Key::String(Arc::new(key)), value);
+                entries.insert(Key::String(Arc::new(key)), convert(child.as_deref(), value));
             }
             Value::Map(Map { map: Arc::new(entries) })
         }
@@ -80,9 +90,40 @@ fn convert_text(node: Option<&Node>, text: &str) -> Value {
         _ => return plain(),
     };
     // The crate's own functions make its own values; what does not parse stays text.
+    let variables = vec![("x", plain())];
+    let mut budget = Budget::new(u64::MAX);
     super::compile(function)
-        .and_then(|program| program.run(&[("x", plain())], 1))
-        .unwrap_or_else(|_| plain())
+        .ok()
+        .and_then(|program| program.run(&variables, &mut budget).ok())
+        .unwrap_or_else(plain)
+}
+
+/// The JSON of a value, as a patch needs it.
+///
+/// # Errors
+/// Names the type that JSON does not have.
+pub fn to_json(value: &Value) -> Result<Json, String> {
+    Ok(match value {
+        Value::Null => Json::Null,
+        Value::Bool(value) => (*value).into(),
+        Value::Int(number) => (*number).into(),
+        Value::UInt(number) => (*number).into(),
+        Value::Float(number) => (*number).into(),
+        Value::String(text) => text.as_str().into(),
+        Value::List(list) => list.iter().map(to_json).collect::<Result<Vec<_>, _>>()?.into(),
+        Value::Map(map) => {
+            let mut object = serde_json::Map::new();
+            for (key, value) in map.map.iter() {
+                object.insert(key.to_string(), to_json(value)?);
+            }
+            object.into()
+        }
+        Value::Opaque(opaque) => match super::eval::optional(value) {
+            Some(inner) => inner.map_or(Ok(Json::Null), to_json)?,
+            None => return Err(format!("no JSON form of type {}", opaque.runtime_type_name())),
+        },
+        other => return Err(format!("no JSON form of type {}", other.type_of())),
+    })
 }
 
 /// A field name as an expression writes it.

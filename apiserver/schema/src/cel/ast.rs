@@ -1,0 +1,257 @@
+//! The compiled form of an expression: the parser's tree, with literals as values and operators told apart.
+
+use std::sync::Arc;
+
+use kube_cel::cel::Value;
+use kube_cel::cel::common::ast::{
+    CallExpr, ComprehensionExpr, EntryExpr, Expr as Parsed, IdedEntryExpr, IdedExpr, SelectExpr,
+    operators,
+};
+
+/// Interned text of names.
+pub(super) type Name = Arc<str>;
+
+/// Functions whose receiver is a namespace and not a value, such as `sets.contains(a, b)`.
+const NAMESPACES: [&str; 8] =
+    ["sets", "math", "ip", "cidr", "format", "optional", "base64", "jsonpatch"];
+
+/// One step of an expression.
+#[derive(Debug)]
+pub(super) enum Expr {
+    Literal(Value),
+    Var(Name),
+    Select { operand: Box<Expr>, field: Name, test: bool, optional: bool },
+    Index { operand: Box<Expr>, key: Box<Expr>, optional: bool },
+    And(Box<Expr>, Box<Expr>),
+    Or(Box<Expr>, Box<Expr>),
+    Not(Box<Expr>),
+    /// True also where the operand fails: a loop goes on over elements that fail.
+    NotFalse(Box<Expr>),
+    If(Box<[Expr; 3]>),
+    Negate(Box<Expr>),
+    Binary(Binary, Box<Expr>, Box<Expr>),
+    /// Entries, each with whether it is left out if it is an empty optional.
+    List(Vec<(Expr, bool)>),
+    Map(Vec<(Expr, Expr, bool)>),
+    /// A value of a named type, such as `JSONPatch{op: "add"}`.
+    Object(Name, Vec<(Name, Expr, bool)>),
+    Loop(Box<Loop>),
+    Call { function: Name, target: Option<Box<Expr>>, args: Vec<Expr> },
+}
+
+/// Operators with two strict operands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Binary {
+    Equal,
+    NotEqual,
+    Less,
+    LessEqual,
+    Greater,
+    GreaterEqual,
+    In,
+    Add,
+    Subtract,
+    Multiply,
+    Divide,
+    Modulo,
+}
+
+/// What the macros `all`, `exists`, `map` … become.
+#[derive(Debug)]
+pub(super) struct Loop {
+    pub(super) range: Expr,
+    pub(super) item: Name,
+    pub(super) accumulator: Name,
+    pub(super) init: Expr,
+    pub(super) condition: Expr,
+    pub(super) step: Expr,
+    pub(super) result: Expr,
+}
+
+/// Compiles the parser's tree.
+///
+/// # Errors
+/// What it has that is not supported.
+pub(super) fn lower(parsed: &IdedExpr) -> Result<Expr, String> {
+    Ok(match &parsed.expr {
+        Parsed::Literal(literal) => {
+            let value = Value::try_from(literal.to_val().as_ref());
+            Expr::Literal(value.map_err(|error| error.to_string())?)
+        }
+        Parsed::Ident(name) => Expr::Var(name.trim_start_matches('.').into()),
+        Parsed::Select(select) => self::select(select)?,
+        Parsed::List(list) => {
+            let entry = |(at, entry)| Ok((lower(entry)?, list.optional_indices.contains(&at)));
+            Expr::List(list.elements.iter().enumerate().map(entry).collect::<Result<_, String>>()?)
+        }
+        Parsed::Map(map) => map.entries.iter().map(map_entry).collect::<Result<_, _>>().map(Expr::Map)?,
+        Parsed::Struct(object) => {
+            let fields = object.entries.iter().map(object_field).collect::<Result<_, _>>()?;
+            Expr::Object(object.type_name.as_str().into(), fields)
+        }
+        Parsed::Comprehension(comprehension) => Expr::Loop(Box::new(self::comprehension(comprehension)?)),
+        Parsed::Call(call) => self::call(call)?,
+        Parsed::Unspecified => return Err("an expression is missing".to_owned()),
+    })
+}
+
+fn boxed(parsed: &IdedExpr) -> Result<Box<Expr>, String> {
+    lower(parsed).map(Box::new)
+}
+
+fn select(select: &SelectExpr) -> Result<Expr, String> {
+    if let (Parsed::Ident(name), false) = (&select.operand.expr, select.test)
+        && name == "variables"
+    {
+        // Composed variables are looked up one by one, so that each is computed at its first use.
+        return Ok(Expr::Var(format!("variables.{}", select.field).into()));
+    }
+    if let (Parsed::Ident(name), "requestResource") = (&select.operand.expr, &*select.field)
+        && name == "authorizer"
+    {
+        return Ok(Expr::Var("authorizer.requestResource".into()));
+    }
+    let (operand, field) = (boxed(&select.operand)?, select.field.as_str().into());
+    Ok(Expr::Select { operand, field, test: select.test, optional: false })
+}
+
+fn map_entry(entry: &IdedEntryExpr) -> Result<(Expr, Expr, bool), String> {
+    match &entry.expr {
+        EntryExpr::MapEntry(entry) => Ok((lower(&entry.key)?, lower(&entry.value)?, entry.optional)),
+        EntryExpr::StructField(_) => Err("a map has fields".to_owned()),
+    }
+}
+
+fn object_field(entry: &IdedEntryExpr) -> Result<(Name, Expr, bool), String> {
+    match &entry.expr {
+        EntryExpr::StructField(field) => {
+            Ok((field.field.as_str().into(), lower(&field.value)?, field.optional))
+        }
+        EntryExpr::MapEntry(_) => Err("an object has keys".to_owned()),
+    }
+}
+
+fn comprehension(loops: &ComprehensionExpr) -> Result<Loop, String> {
+    Ok(Loop {
+        range: lower(&loops.iter_range)?,
+        item: loops.iter_var.as_str().into(),
+        accumulator: loops.accu_var.as_str().into(),
+        init: lower(&loops.accu_init)?,
+        condition: lower(&loops.loop_cond)?,
+        step: lower(&loops.loop_step)?,
+        result: lower(&loops.result)?,
+    })
+}
+
+fn call(call: &CallExpr) -> Result<Expr, String> {
+    if call.target.is_none()
+        && let Some(expr) = operator(&call.func_name, &call.args)?
+    {
+        return Ok(expr);
+    }
+    let args = call.args.iter().map(lower).collect::<Result<_, _>>()?;
+    let function = |name: &str| name.trim_start_matches('.').into();
+    Ok(match call.target.as_deref() {
+        Some(IdedExpr { expr: Parsed::Ident(space), .. }) if NAMESPACES.contains(&space.as_str()) => {
+            let function = format!("{space}.{}", call.func_name).into();
+            Expr::Call { function, target: None, args }
+        }
+        Some(target) => {
+            Expr::Call { function: function(&call.func_name), target: Some(boxed(target)?), args }
+        }
+        None => Expr::Call { function: function(&call.func_name), target: None, args },
+    })
+}
+
+/// The expression of an operator; none if the name is a function's.
+fn operator(name: &str, args: &[IdedExpr]) -> Result<Option<Expr>, String> {
+    let expr = match (name, args) {
+        (operators::CONDITIONAL, [test, then, other]) => {
+            Expr::If(Box::new([lower(test)?, lower(then)?, lower(other)?]))
+        }
+        (operators::LOGICAL_AND, [a, b]) => Expr::And(boxed(a)?, boxed(b)?),
+        (operators::LOGICAL_OR, [a, b]) => Expr::Or(boxed(a)?, boxed(b)?),
+        (operators::LOGICAL_NOT, [a]) => Expr::Not(boxed(a)?),
+        (operators::NOT_STRICTLY_FALSE, [a]) => Expr::NotFalse(boxed(a)?),
+        (operators::NEGATE, [a]) => Expr::Negate(boxed(a)?),
+        (operators::INDEX, [operand, key]) => {
+            Expr::Index { operand: boxed(operand)?, key: boxed(key)?, optional: false }
+        }
+        (operators::OPT_INDEX, [operand, key]) => {
+            Expr::Index { operand: boxed(operand)?, key: boxed(key)?, optional: true }
+        }
+        (operators::OPT_SELECT, [operand, field]) => {
+            let Expr::Literal(Value::String(field)) = lower(field)? else {
+                return Err("a field name is missing".to_owned());
+            };
+            let (operand, field) = (boxed(operand)?, field.as_str().into());
+            Expr::Select { operand, field, test: false, optional: true }
+        }
+        (name, [a, b]) => match binary(name) {
+            Some(binary) => Expr::Binary(binary, boxed(a)?, boxed(b)?),
+            None => return Ok(None),
+        },
+        _ => return Ok(None),
+    };
+    Ok(Some(expr))
+}
+
+fn binary(name: &str) -> Option<Binary> {
+    Some(match name {
+        operators::EQUALS => Binary::Equal,
+        operators::NOT_EQUALS => Binary::NotEqual,
+        operators::LESS => Binary::Less,
+        operators::LESS_EQUALS => Binary::LessEqual,
+        operators::GREATER => Binary::Greater,
+        operators::GREATER_EQUALS => Binary::GreaterEqual,
+        operators::IN => Binary::In,
+        operators::ADD => Binary::Add,
+        operators::SUBSTRACT => Binary::Subtract,
+        operators::MULTIPLY => Binary::Multiply,
+        operators::DIVIDE => Binary::Divide,
+        operators::MODULO => Binary::Modulo,
+        _ => return None,
+    })
+}
+
+impl Expr {
+    /// Calls `visit` with every variable that the expression or a part of it names.
+    pub(super) fn variables<'a>(&'a self, visit: &mut dyn FnMut(&'a str)) {
+        if let Expr::Var(name) = self {
+            visit(name);
+        }
+        self.children(&mut |child| child.variables(visit));
+    }
+
+    /// Calls `visit` with every direct part.
+    pub(super) fn children<'a>(&'a self, visit: &mut dyn FnMut(&'a Expr)) {
+        match self {
+            Expr::Literal(_) | Expr::Var(_) => (),
+            Expr::Select { operand, .. } => visit(operand),
+            Expr::Index { operand: a, key: b, .. }
+            | Expr::And(a, b)
+            | Expr::Or(a, b)
+            | Expr::Binary(_, a, b) => {
+                visit(a);
+                visit(b);
+            }
+            Expr::Not(a) | Expr::NotFalse(a) | Expr::Negate(a) => visit(a),
+            Expr::If(parts) => parts.iter().for_each(visit),
+            Expr::List(entries) => entries.iter().for_each(|(entry, _)| visit(entry)),
+            Expr::Map(entries) => {
+                for (key, value, _) in entries {
+                    visit(key);
+                    visit(value);
+                }
+            }
+            Expr::Object(_, fields) => fields.iter().for_each(|(_, value, _)| visit(value)),
+            Expr::Loop(l) => {
+                [&l.range, &l.init, &l.condition, &l.step, &l.result].into_iter().for_each(visit);
+            }
+            Expr::Call { target, args, .. } => {
+                target.iter().for_each(|target| visit(target));
+                args.iter().for_each(visit);
+            }
+        }
+    }
+}
