@@ -23,8 +23,8 @@ use crate::config::Config;
 use crate::discovery::Documents;
 use crate::discovery::health::Health;
 use crate::discovery::metrics::Metrics;
-use crate::handlers::options::WriteOptions;
-use crate::handlers::{self, proxy};
+use crate::handlers::options::{self, WriteOptions};
+use crate::handlers;
 use crate::identity::authn::{Authenticator, Found, Lookup};
 use crate::identity::node::Pods;
 use crate::identity::pki::ServerNames;
@@ -35,7 +35,7 @@ use crate::registry::{Registry, Resource};
 use crate::request::{RequestInfo, User};
 use crate::status::ApiError;
 use crate::write::{DeleteOptions, Writer, delete};
-use crate::{bootstrap, crd};
+use crate::{backend, bootstrap, crd};
 
 /// What all handlers share.
 pub struct Core {
@@ -57,6 +57,9 @@ pub struct Core {
     pub documents: Documents,
     store: Arc<dyn Store>,
     registry: ArcSwap<Registry>,
+    /// Webhooks and policies.
+    pub(crate) hooks: admission::Hooks,
+    hook_follower: OnceLock<admission::HookFollower>,
     definitions: OnceLock<crd::Follower>,
     roles: OnceLock<roles::Follower>,
     kubelet_tls: Arc<ClientConfig>,
@@ -112,6 +115,10 @@ impl Core {
             && let Some(roles) = self.roles.get()
         {
             roles.wait_for(&resource.name, revision).await;
+        } else if resource.group == "admissionregistration.k8s.io"
+            && let Some(hooks) = self.hook_follower.get()
+        {
+            hooks.wait_for(&resource.name, revision).await;
         }
     }
 
@@ -151,17 +158,18 @@ impl Core {
                 name: object.name().to_owned(),
                 ..RequestInfo::default()
             };
-            let writer = Writer {
+            let mut writer = Writer {
                 core: self,
                 resource,
                 info: &info,
                 user: &user,
                 options: WriteOptions::default(),
                 warnings: Vec::new(),
+                deadline: options::deadline(&options::Query::default()),
                 annotations: Annotations::default(),
                 admitted: true,
             };
-            match delete(&writer, object.name(), &DeleteOptions::default()).await {
+            match delete(&mut writer, object.name(), &DeleteOptions::default()).await {
                 Ok(crate::write::Deleted::Gone(..)) | Err(ApiError::NotFound { .. }) => (),
                 Ok(crate::write::Deleted::Marked(_)) => left += 1,
                 Err(error) => return Err(error),
@@ -242,8 +250,8 @@ pub enum StartError {
     #[error("failed to prepare certificates")]
     Certificates(#[source] pki::Error),
     /// TLS towards node agents cannot be set up.
-    #[error("failed to prepare TLS")]
-    Tls(#[source] rustls::Error),
+    #[error("failed to prepare TLS: {0}")]
+    Tls(String),
     /// The key of service-account tokens cannot be used.
     #[error("failed to prepare the key of service-account tokens: {0}")]
     TokenKey(String),
@@ -303,6 +311,8 @@ impl Server {
         };
         let roles = roles::Follower::start(&core).await.map_err(read("roles"))?;
         let _ = core.roles.set(roles);
+        let hooks = admission::HookFollower::start(&core).await.map_err(read("webhooks"))?;
+        let _ = core.hook_follower.set(hooks);
         let registry = core.registry();
         if let Some(definitions) =
             registry.find("apiextensions.k8s.io", "customresourcedefinitions")
@@ -388,9 +398,10 @@ fn core(config: Config, store: Arc<dyn Store>) -> Result<Core, StartError> {
         TokenKey::new(&pki, &config.issuer).map_err(|e| StartError::TokenKey(e.to_string()))?;
     let identity = pki::to_der(pki.kubelet_client()).map_err(StartError::Certificates)?;
     let registry = Registry::hosted(&store);
+    let tls = |identity| backend::tls_config(backend::Trust::Anyone, identity).map_err(StartError::Tls);
     Ok(Core {
-        kubelet_tls: Arc::new(proxy::client_config(Some(identity)).map_err(StartError::Tls)?),
-        anonymous_tls: Arc::new(proxy::client_config(None).map_err(StartError::Tls)?),
+        kubelet_tls: Arc::new(tls(Some(identity))?),
+        anonymous_tls: Arc::new(tls(None)?),
         authenticator: Authenticator::new(keys),
         authorizer: Arc::new(Authorizer::default()),
         admission: admission::Chain::new(&config.admission).map_err(StartError::Admission)?,
@@ -398,6 +409,8 @@ fn core(config: Config, store: Arc<dyn Store>) -> Result<Core, StartError> {
         metrics: Metrics::default(),
         documents: Documents::default(),
         registry: ArcSwap::from_pointee(registry),
+        hooks: admission::Hooks::default(),
+        hook_follower: OnceLock::new(),
         definitions: OnceLock::new(),
         roles: OnceLock::new(),
         address: OnceLock::new(),

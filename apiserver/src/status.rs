@@ -194,7 +194,7 @@ pub enum ApiError {
     #[error("{0}")]
     Unavailable(String),
     /// A bug, or a store that fails.
-    #[error("{0}")]
+    #[error("Internal error occurred: {0}")]
     Internal(String),
     /// A failure that upstream answers with code 500 and no reason.
     #[error("{0}")]
@@ -278,6 +278,11 @@ fn is_zero32(n: &u32) -> bool {
 }
 
 impl Status {
+    /// A failure without further words.
+    pub fn failure() -> Self {
+        Self { status: "Failure".into(), details: None, ..Self::success(Details::default()) }
+    }
+
     /// A success about one object, as DELETE answers it.
     pub fn success(details: Details) -> Self {
         Self {

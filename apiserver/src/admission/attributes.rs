@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use serde_json::Value;
 
+use super::mutation::Rounds;
 use crate::handlers::options::WriteOptions;
 use crate::registry::Resource;
 use crate::request::User;
@@ -105,6 +107,8 @@ pub struct Attributes<'a> {
     pub options: Options<'a>,
     /// Nothing may be changed outside the object.
     pub dry_run: bool,
+    /// When the request must be answered.
+    pub deadline: Instant,
     /// For the audit event.
     pub annotations: &'a Annotations,
     /// Texts for `Warning` headers.
@@ -114,6 +118,10 @@ pub struct Attributes<'a> {
     pub reinvoke: bool,
     /// Whether this is that second time.
     pub reinvoked: bool,
+    /// Which webhooks look again.
+    pub webhook_rounds: Rounds,
+    /// Which policies look again.
+    pub policy_rounds: Rounds,
 }
 
 impl Attributes<'_> {

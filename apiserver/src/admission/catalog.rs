@@ -7,9 +7,9 @@ use serde_json::Value;
 use super::options::{self, OptionError, Options};
 use super::plugin::Plugin;
 use super::{
-    default_class, limit_ranger, namespace_lifecycle, priority, resize, role_escalation,
+    default_class, limit_ranger, namespace_lifecycle, policy, priority, resize, role_escalation,
     runtime_class, service_account, signing_requests, taint_nodes, toleration_seconds,
-    use_protection,
+    use_protection, webhook,
 };
 
 /// Makes a plugin; the value is its own configuration, if the configuration file has one.
@@ -78,10 +78,10 @@ const ORDER: &[Slot] = &[
     absent("NodeDeclaredFeatureValidator"),
     absent("JobValidation"),
     on("PodResizeValidator", |_, _| Ok(Arc::new(resize::PodResizeValidator))),
-    absent("MutatingAdmissionPolicy"),
-    absent("MutatingAdmissionWebhook"),
-    absent("ValidatingAdmissionPolicy"),
-    absent("ValidatingAdmissionWebhook"),
+    on("MutatingAdmissionPolicy", |_, _| Ok(Arc::new(policy::MutatingAdmissionPolicy))),
+    on("MutatingAdmissionWebhook", |_, _| Ok(Arc::new(webhook::MutatingAdmissionWebhook))),
+    on("ValidatingAdmissionPolicy", |_, _| Ok(Arc::new(policy::ValidatingAdmissionPolicy))),
+    on("ValidatingAdmissionWebhook", |_, _| Ok(Arc::new(webhook::ValidatingAdmissionWebhook))),
     absent("ResourceQuota"),
     absent("AlwaysDeny"),
 ];

@@ -6,16 +6,23 @@
 //! Source: upstream `pkg/kubeapiserver/options/plugins.go` and `plugin/pkg/admission`.
 
 mod attributes;
+mod authorizer;
 mod catalog;
 mod chain;
 mod default_class;
+mod expressions;
+mod hooks;
 mod limit_ranger;
+mod matching;
+mod mutation;
 mod namespace_lifecycle;
 mod options;
 mod plugin;
 mod pods;
+mod policy;
 mod priority;
 mod resize;
+mod review;
 mod role_escalation;
 mod runtime_class;
 mod service_account;
@@ -24,9 +31,13 @@ mod taint_nodes;
 mod toleration_seconds;
 mod tolerations;
 mod use_protection;
+mod webhook;
 
 pub use attributes::{Annotations, Attributes, Kind, Operation, Options as RequestOptions};
 pub use chain::Chain;
+pub use hooks::Hooks;
+pub(crate) use hooks::Follower as HookFollower;
+pub use mutation::Rounds;
 pub use options::{Flags, OptionError, Options, TolerationSeconds};
 pub use plugin::{Admitted, Plugin, Resources, admitted, answer};
 
@@ -34,6 +45,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::handlers::options as query_options;
 use crate::registry::Resource;
 use crate::request::{RequestInfo, User};
 use crate::server::Core;
@@ -99,7 +111,7 @@ pub async fn pass(
 /// # Errors
 /// The object stays.
 pub async fn delete(
-    writer: &Writer<'_>,
+    writer: &mut Writer<'_>,
     name: &str,
     options: &DeleteOptions,
     old: &Value,
@@ -114,8 +126,13 @@ pub async fn delete(
         ..of_write(writer, None, &Value::Null, Some(old))
     };
     let chain = &writer.core.admission;
-    chain.admit(&mut attributes, &mut Value::Null).await?;
-    chain.validate(&mut attributes, &Value::Null).await
+    let admitted = match chain.admit(&mut attributes, &mut Value::Null).await {
+        Ok(()) => chain.validate(&mut attributes, &Value::Null).await,
+        refused => refused,
+    };
+    let warnings = attributes.warnings;
+    writer.warnings.extend(warnings);
+    admitted
 }
 
 /// Both phases of a stream; `object` are its options, such as `PodExecOptions`.
@@ -142,10 +159,13 @@ pub async fn connect(
         old: None,
         options: RequestOptions::None,
         dry_run: false,
+        deadline: query_options::deadline(&query_options::Query::default()),
         annotations,
         warnings: Vec::new(),
         reinvoke: false,
         reinvoked: false,
+        webhook_rounds: Rounds::default(),
+        policy_rounds: Rounds::default(),
     };
     core.admission.admit(&mut attributes, &mut object).await?;
     core.admission.validate(&mut attributes, &object).await
@@ -173,10 +193,13 @@ fn of_write<'a>(
         old,
         options: RequestOptions::Write(&writer.options),
         dry_run: writer.options.dry_run,
+        deadline: writer.deadline,
         annotations: &writer.annotations,
         warnings: Vec::new(),
         reinvoke: false,
         reinvoked: false,
+        webhook_rounds: Rounds::default(),
+        policy_rounds: Rounds::default(),
     }
 }
 

@@ -37,6 +37,7 @@ impl Default for TolerationSeconds {
 /// Flags of admission.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Admission")]
+#[group(skip)] // Every area has flags of this name.
 pub struct Flags {
     /// Admission plugins to run beside those that run by default; separated by commas
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]

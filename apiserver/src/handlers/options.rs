@@ -2,6 +2,8 @@
 //!
 //! Source: kubernetes.io, "API Concepts"; faults in the words of the recorded answers.
 
+use std::time::{Duration, Instant};
+
 use http::Method;
 
 use super::selector::{Fields, Labels};
@@ -198,10 +200,45 @@ pub struct WriteOptions {
     pub field_validation: FieldValidation,
     /// Whether an apply takes over the fields of others.
     pub force: Option<bool>,
+    /// Whether these are the options of a PATCH.
+    pub is_patch: bool,
 }
 
 /// Longest field manager.
 const FIELD_MANAGER_BYTES: usize = 128;
+
+/// When a request must be answered: after its `timeout`, but not later than the server allows.
+///
+/// Source: `--request-timeout` of upstream, and `WithRequestDeadline` in its `apiserver/pkg/endpoints/filters`.
+pub fn deadline(query: &Query) -> Instant {
+    const LONGEST: Duration = Duration::from_secs(60);
+    let asked = query.get("timeout").and_then(go_duration).filter(|asked| !asked.is_zero());
+    Instant::now() + asked.unwrap_or(LONGEST).min(LONGEST)
+}
+
+/// Reads a duration as Go writes it: `1m30s`, `500ms`.
+fn go_duration(text: &str) -> Option<Duration> {
+    let mut rest = text;
+    let mut total = Duration::ZERO;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let seconds = match &rest[..unit] {
+            "h" => 3600.0,
+            "m" => 60.0,
+            "s" => 1.0,
+            "ms" => 1e-3,
+            "us" | "µs" => 1e-6,
+            "ns" => 1e-9,
+            _ => return None,
+        };
+        total = total.checked_add(Duration::try_from_secs_f64(number * seconds).ok()?)?;
+        rest = &rest[unit..];
+    }
+    Some(total)
+}
 
 impl WriteOptions {
     /// Reads and checks the parameters of a method.
@@ -242,7 +279,8 @@ impl WriteOptions {
             }
         };
         if causes.is_empty() {
-            Ok(Self { dry_run, field_manager, field_validation, force: query.flag("force") })
+            let (force, is_patch) = (query.flag("force"), *method == Method::PATCH);
+            Ok(Self { dry_run, field_manager, field_validation, force, is_patch })
         } else {
             Err(invalid_options(kind, causes))
         }

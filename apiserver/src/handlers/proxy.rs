@@ -2,7 +2,6 @@
 //! and nodes. Bytes pass through; redirects are never followed, a connection is never used twice.
 
 mod target;
-mod tls;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,17 +13,15 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, Version, header};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use rustls_pki_types::ServerName;
 use tracing::debug;
 
 use super::options::Query;
+use crate::backend::{self, BoxedStream, DialError};
 use crate::registry::Resource;
 use crate::request::RequestInfo;
 use crate::server::Core;
 use crate::status::ApiError;
-
-pub use tls::client_config;
 
 /// Longest wait for a connection to a backend.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -88,7 +85,7 @@ pub struct Target {
 }
 
 /// How a backend is talked to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Tls {
     /// Not at all.
     None,
@@ -115,22 +112,23 @@ pub async fn proxy(
     }
 }
 
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
-
-async fn connect(core: &Arc<Core>, target: &Target) -> Result<Box<dyn Stream>, std::io::Error> {
-    let stream = TcpStream::connect(target.address).await?;
-    stream.set_nodelay(true)?;
-    if target.tls == Tls::None {
-        return Ok(Box::new(stream));
-    }
-    let config = core.proxy_tls(target.tls == Tls::Kubelet);
-    let name = rustls_pki_types::ServerName::try_from(target.host.clone())
-        .unwrap_or_else(|_| rustls_pki_types::ServerName::from(target.address.ip()));
-    let stream = tokio_rustls::TlsConnector::from(config).connect(name, stream).await?;
-    Ok(Box::new(stream))
+async fn connect(core: &Arc<Core>, target: &Target) -> Result<BoxedStream, DialError> {
+    let config = match &target.tls {
+        Tls::None => None,
+        Tls::Anonymous => Some(core.proxy_tls(false)),
+        Tls::Kubelet => Some(core.proxy_tls(true)),
+    };
+    let name = || {
+        ServerName::try_from(target.host.clone())
+            .unwrap_or_else(|_| ServerName::from(target.address.ip()))
+    };
+    backend::connect(target.address, config.map(|config| (config, name()))).await
 }
 
+/// Passes a request on, and the answer back; an upgraded connection is joined.
+///
+/// # Errors
+/// [`ApiError::Unavailable`] if the backend cannot be reached.
 async fn forward(
     core: &Arc<Core>,
     target: &Target,
@@ -138,13 +136,14 @@ async fn forward(
 ) -> Result<Response, ApiError> {
     let unreachable = |what: &dyn std::fmt::Display| {
         ApiError::Unavailable(format!(
-            "error trying to reach service: dial tcp {}: {what}",
-            target.address
+            "error trying to reach service: {what}"
         ))
     };
     let stream = match tokio::time::timeout(CONNECT, connect(core, target)).await {
         Ok(stream) => stream.map_err(|e| unreachable(&e))?,
-        Err(_elapsed) => return Err(unreachable(&"i/o timeout")),
+        Err(_elapsed) => {
+            return Err(unreachable(&format_args!("dial tcp {}: i/o timeout", target.address)));
+        }
     };
     let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
         .preserve_header_case(true)

@@ -2,6 +2,8 @@
 //!
 //! Source: kubernetes.io, "Labels and Selectors", "Field Selectors".
 
+use serde_json::Value;
+
 use crate::status::ApiError;
 
 /// A parsed `labelSelector`; empty matches everything.
@@ -32,6 +34,37 @@ impl Labels {
     pub fn parse(text: &str) -> Result<Self, ApiError> {
         let mut parser = Parser { tokens: lex(text), at: 0 };
         parser.selector().map(Self).map_err(ApiError::BadRequest)
+    }
+
+    /// Reads a `metav1.LabelSelector`; null and `{}` match everything.
+    ///
+    /// # Errors
+    /// The operator that is unknown, in upstream's words.
+    pub fn of_object(selector: &Value) -> Result<Self, String> {
+        let mut out = Vec::new();
+        for (key, value) in selector["matchLabels"].as_object().into_iter().flatten() {
+            let values = vec![value.as_str().unwrap_or_default().to_owned()];
+            out.push(Requirement { key: key.clone(), rule: Rule::In(values) });
+        }
+        for expression in selector["matchExpressions"].as_array().into_iter().flatten() {
+            let values = expression["values"].as_array().into_iter().flatten();
+            let values = values.filter_map(|v| v.as_str().map(str::to_owned)).collect();
+            let rule = match expression["operator"].as_str().unwrap_or_default() {
+                "In" => Rule::In(values),
+                "NotIn" => Rule::NotIn(values),
+                "Exists" => Rule::Exists,
+                "DoesNotExist" => Rule::Absent,
+                other => return Err(format!("{other:?} is not a valid label selector operator")),
+            };
+            let key = expression["key"].as_str().unwrap_or_default().to_owned();
+            out.push(Requirement { key, rule });
+        }
+        Ok(Self(out))
+    }
+
+    /// Whether an object with these labels, as its metadata has them, is chosen.
+    pub fn match_object(&self, labels: &Value) -> bool {
+        self.matches(|key| labels.get(key).and_then(Value::as_str))
     }
 
     /// Whether nothing is asked.

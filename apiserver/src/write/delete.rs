@@ -139,14 +139,14 @@ pub enum Deleted {
 /// Answers DELETE.
 pub(super) async fn handle(call: &Call<'_>, body: &[u8]) -> Result<Response, ApiError> {
     let options = DeleteOptions::parse(call, body)?;
-    let writer =
+    let mut writer =
         Writer::new(call, WriteOptions { dry_run: options.dry_run, ..WriteOptions::default() });
     let mut options = options;
     let orphans = options.propagation.is_none() && call.resource.strategy.orphans_by_default();
     if orphans {
         options.propagation = Some(Propagation::Orphan);
     }
-    let deleted = delete(&writer, &call.info.name, &options).await?;
+    let deleted = delete(&mut writer, &call.info.name, &options).await?;
     let gone = match deleted {
         Deleted::Gone(json, _) if returns_object(call.resource) => json,
         Deleted::Marked(json) => json,
@@ -160,14 +160,17 @@ pub(super) async fn handle(call: &Call<'_>, body: &[u8]) -> Result<Response, Api
             };
             let status =
                 serde_json::to_vec(&Status::success(details)).map_err(ApiError::internal)?;
-            return Ok(respond::formatted(&call.output, StatusCode::OK, status.into()));
+            let mut response = respond::formatted(&call.output, StatusCode::OK, status.into());
+            respond::warn(&mut response, &writer.warnings);
+            return Ok(response);
         }
     };
     let mut response =
         respond::object(call.resource, &call.output, &call.query, StatusCode::OK, gone)?;
     if orphans && call.resource.name == "jobs" {
-        respond::warn(&mut response, &[CHILDREN_STAY.to_owned()]);
+        writer.warnings.push(CHILDREN_STAY.to_owned());
     }
+    respond::warn(&mut response, &writer.warnings);
     Ok(response)
 }
 
@@ -196,7 +199,7 @@ fn returns_object(resource: &Resource) -> bool {
 /// # Errors
 /// Why it stays.
 pub async fn delete(
-    writer: &Writer<'_>,
+    writer: &mut Writer<'_>,
     name: &str,
     options: &DeleteOptions,
 ) -> Result<Deleted, ApiError> {
@@ -212,7 +215,7 @@ pub async fn delete(
 }
 
 async fn attempt(
-    writer: &Writer<'_>,
+    writer: &mut Writer<'_>,
     name: &str,
     options: &DeleteOptions,
     current: &Entry,
@@ -372,8 +375,8 @@ pub(super) async fn collection(call: &Call<'_>, body: &[u8]) -> Result<Response,
             ..call.info.clone()
         };
         let options_of_write = WriteOptions { dry_run: options.dry_run, ..WriteOptions::default() };
-        let writer = Writer { info: &info, ..Writer::new(call, options_of_write) };
-        match delete(&writer, object.name(), &options).await {
+        let mut writer = Writer { info: &info, ..Writer::new(call, options_of_write) };
+        match delete(&mut writer, object.name(), &options).await {
             Ok(_) | Err(ApiError::NotFound { .. }) => (),
             Err(other) => return Err(other),
         }

@@ -12,6 +12,7 @@ pub mod subresource;
 mod update;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::body::Body;
 use axum::response::Response;
@@ -23,7 +24,7 @@ use store::{Entry, Expect, Revision};
 
 use crate::admission::Annotations;
 use crate::bytes as text;
-use crate::handlers::options::{FieldValidation, WriteOptions};
+use crate::handlers::options::{self, FieldValidation, WriteOptions};
 use crate::handlers::{Call, respond};
 use crate::registry::Resource;
 use crate::request::{RequestInfo, User};
@@ -32,7 +33,7 @@ use crate::status::{ApiError, Cause};
 use crate::types::Ctx;
 
 pub use create::create;
-pub use delete::{DeleteOptions, Deleted, delete};
+pub use delete::{DeleteOptions, Deleted, Propagation, delete};
 pub use meta::now;
 pub use update::{Change, update};
 
@@ -53,6 +54,8 @@ pub struct Writer<'a> {
     pub options: WriteOptions,
     /// Texts for `Warning` headers.
     pub warnings: Vec<String>,
+    /// When the request must be answered.
+    pub deadline: Instant,
     /// Facts for the audit event.
     pub annotations: Annotations,
     /// Admission has seen the request as a whole and is not asked about this write, which is a part of it.
@@ -69,6 +72,7 @@ impl<'a> Writer<'a> {
             user: call.user,
             options,
             warnings: Vec::new(),
+            deadline: options::deadline(&call.query),
             annotations: call.annotations.clone(),
             admitted: false,
         }

@@ -203,7 +203,7 @@ async fn evict(call: &Call<'_>, body: &[u8]) -> Result<Response, ApiError> {
         })
         .await?;
     }
-    delete(&writer, &name, &deletion).await?;
+    delete(&mut writer, &name, &deletion).await?;
     Ok(success(call))
 }
 
@@ -235,7 +235,7 @@ async fn take_budget(call: &Call<'_>, writer: &Writer<'_>, pod: &Value) -> Resul
         [one] => one.clone(),
         _ => {
             return Err(ApiError::Internal(
-                "Internal error occurred: This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.".to_owned(),
+                "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.".to_owned(),
             ));
         }
     };

@@ -86,7 +86,8 @@ pub(super) fn lower(parsed: &IdedExpr) -> Result<Expr, String> {
         }
         Parsed::Map(map) => map.entries.iter().map(map_entry).collect::<Result<_, _>>().map(Expr::Map)?,
         Parsed::Struct(object) => {
-            let fields = object.entries.iter().map(object_field).collect::<Result<_, _>>()?;
+            let fields = object.entries.iter().map(object_field).collect::<Result<Vec<_>, _>>()?;
+            check_names(&object.type_name, &fields)?;
             Expr::Object(object.type_name.as_str().into(), fields)
         }
         Parsed::Comprehension(comprehension) => Expr::Loop(Box::new(self::comprehension(comprehension)?)),
@@ -128,6 +129,26 @@ fn object_field(entry: &IdedEntryExpr) -> Result<(Name, Expr, bool), String> {
             Ok((field.field.as_str().into(), lower(&field.value)?, field.optional))
         }
         EntryExpr::MapEntry(_) => Err("an object has keys".to_owned()),
+    }
+}
+
+/// Objects are named by where they stand: what is in `Object{spec: …}` is an `Object.spec`.
+fn check_names(name: &str, fields: &[(Name, Expr, bool)]) -> Result<(), String> {
+    fn check(value: &Expr, expected: &str) -> Result<(), String> {
+        match value {
+            Expr::Object(name, _) if **name != *expected => Err(format!(
+                "unexpected type name {name:?}, expected {expected:?}, which matches field name path from root Object type"
+            )),
+            Expr::List(entries) => entries.iter().try_for_each(|(entry, _)| check(entry, expected)),
+            _ => Ok(()),
+        }
+    }
+    match name {
+        "JSONPatch" => Ok(()),
+        name if name == "Object" || name.starts_with("Object.") => fields
+            .iter()
+            .try_for_each(|(field, value, _)| check(value, &format!("{name}.{field}"))),
+        other => Err(format!("undeclared reference to '{other}' (in container '')")),
     }
 }
 
