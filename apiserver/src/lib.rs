@@ -15,6 +15,7 @@
 //! ```
 
 pub mod admission;
+pub mod aggregation;
 pub mod backend;
 pub mod bootstrap;
 pub mod bytes;

@@ -35,7 +35,7 @@ use crate::registry::{Registry, Resource};
 use crate::request::{RequestInfo, User};
 use crate::status::ApiError;
 use crate::write::{DeleteOptions, Writer, delete};
-use crate::{backend, bootstrap, crd};
+use crate::{aggregation, backend, bootstrap, crd};
 
 /// What all handlers share.
 pub struct Core {
@@ -57,6 +57,8 @@ pub struct Core {
     pub documents: Documents,
     store: Arc<dyn Store>,
     registry: ArcSwap<Registry>,
+    /// API servers behind this one.
+    pub(crate) aggregator: aggregation::Aggregator,
     /// Webhooks and policies.
     pub(crate) hooks: admission::Hooks,
     hook_follower: OnceLock<admission::HookFollower>,
@@ -331,6 +333,7 @@ impl Server {
             server.listen(address).await?;
         }
         bootstrap::publish(&server).await?;
+        aggregation::start(&server).await.map_err(read("API services"))?;
         server.spawn(events::expire(Arc::downgrade(&server.core)));
         server.core.health.objects_are_there();
         Ok(server)
@@ -409,6 +412,7 @@ fn core(config: Config, store: Arc<dyn Store>) -> Result<Core, StartError> {
         metrics: Metrics::default(),
         documents: Documents::default(),
         registry: ArcSwap::from_pointee(registry),
+        aggregator: aggregation::Aggregator::default(),
         hooks: admission::Hooks::default(),
         hook_follower: OnceLock::new(),
         definitions: OnceLock::new(),

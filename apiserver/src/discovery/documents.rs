@@ -8,12 +8,18 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
+use crate::aggregation::{Backend, Backends};
 use crate::registry::facts::FACTS;
 use crate::registry::{Group, Registry, Resource, Subresource, Version};
 
 /// Groups in the order in which documents list them; the core group comes first.
-pub fn groups(registry: &Registry) -> Vec<Group> {
+///
+/// What other servers serve stands among them.
+pub(crate) fn groups(registry: &Registry, elsewhere: &Backends) -> Vec<Group> {
     let mut groups: Vec<Group> = registry.groups().to_vec();
+    for backend in elsewhere.values() {
+        add(&mut groups, backend);
+    }
     let rank = |name: &str| {
         FACTS.group_order_aggregated.iter().position(|g| g == name).unwrap_or(usize::MAX)
     };
@@ -22,6 +28,24 @@ pub fn groups(registry: &Registry) -> Vec<Group> {
         group.versions.sort_by_key(|version| Reverse(version_rank(&version.name)));
     }
     groups
+}
+
+/// Adds a group version of another server; ours of the same name gives way, as its requests do.
+fn add(groups: &mut Vec<Group>, backend: &Backend) {
+    let group = match groups.iter().position(|group| group.name == backend.group) {
+        Some(at) => &mut groups[at],
+        None => {
+            groups.push(Group { name: backend.group.clone(), versions: Vec::new() });
+            let last = groups.len() - 1;
+            &mut groups[last]
+        }
+    };
+    group.versions.retain(|version| version.name != backend.version);
+    group.versions.push(Version {
+        name: backend.version.clone(),
+        resources: Vec::new(),
+        elsewhere: Some(Arc::new(backend.aggregated())),
+    });
 }
 
 /// Order of versions: stable before beta before alpha, newer before older, others last by name.
@@ -157,6 +181,9 @@ fn aggregated_group(group: &Group) -> Value {
         .versions
         .iter()
         .map(|version| {
+            if let Some(said) = &version.elsewhere {
+                return Value::clone(said);
+            }
             let mut resources: Vec<&Arc<Resource>> = version.resources.iter().collect();
             resources.sort_by(|a, b| a.name.cmp(&b.name));
             let resources: Vec<Value> =
@@ -253,7 +280,7 @@ mod tests {
 
     #[test]
     fn hosted_groups_stand_in_the_recorded_order() {
-        let groups = groups(&Registry::hosted(&hosted_store()));
+        let groups = groups(&Registry::hosted(&hosted_store()), &Backends::new());
         let recorded: Vec<&str> = FACTS
             .group_order_aggregated
             .iter()
@@ -266,7 +293,7 @@ mod tests {
 
     #[test]
     fn resources_stand_in_the_recorded_order() {
-        for group in groups(&Registry::hosted(&hosted_store())) {
+        for group in groups(&Registry::hosted(&hosted_store()), &Backends::new()) {
             for version in &group.versions {
                 let list = resource_list(&group.name, version);
                 let key = list["groupVersion"].as_str().unwrap();

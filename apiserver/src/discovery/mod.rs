@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use self::health::Endpoint;
+use crate::aggregation::{self, Backends};
 use crate::registry::{Group, Registry};
 use crate::request::{RequestInfo, User};
 use crate::server::Core;
@@ -44,6 +45,7 @@ pub struct Documents {
 
 struct Made {
     registry: Arc<Registry>,
+    elsewhere: Arc<Backends>,
     groups: Vec<Group>,
     aggregated_core: OnceLock<Document>,
     aggregated: OnceLock<Document>,
@@ -88,9 +90,31 @@ impl Made {
         };
         let group = self.groups.iter().find(|g| g.name == group)?;
         let version = group.versions.iter().find(|v| v.name == version)?;
+        if version.elsewhere.is_some() {
+            return None;
+        }
         let document = Arc::new(Document::new(&openapi::v3(version)));
         self.openapi_v3.lock().insert(path.to_owned(), document.clone());
         Some(document)
+    }
+
+    /// The hash of a document that another server has.
+    fn hash_elsewhere(&self, group: &Group, version: &str) -> Option<String> {
+        let backend = self.elsewhere.get(&(group.name.clone(), version.to_owned()))?;
+        let hash = backend.served()?.openapi_hash.clone();
+        (!hash.is_empty()).then_some(hash)
+    }
+
+    /// The v2 document of everything, that of other servers included.
+    fn v2(&self) -> Value {
+        let mut document = openapi::v2(&self.groups);
+        for backend in self.elsewhere.values() {
+            let served = backend.served();
+            if let Some(theirs) = served.as_ref().and_then(|served| served.openapi.as_ref()) {
+                aggregation::merge_openapi(&mut document, &backend.group, &backend.version, theirs);
+            }
+        }
+        document
     }
 
     /// The list of the v3 documents, each with its hash.
@@ -102,6 +126,11 @@ impl Made {
                     "" => format!("api/{}", version.name),
                     name => format!("apis/{name}/{}", version.name),
                 };
+                if let Some(hash) = self.hash_elsewhere(group, &version.name) {
+                    let url = format!("/openapi/v3/{path}?hash={hash}");
+                    paths.insert(path, json!({ "serverRelativeURL": url }));
+                    continue;
+                }
                 let Some(document) = self.v3(&path) else { continue };
                 let url = format!("/openapi/v3/{path}?hash={}", document.hash);
                 paths.insert(path, json!({ "serverRelativeURL": url }));
@@ -112,15 +141,17 @@ impl Made {
 }
 
 impl Documents {
-    fn of(&self, registry: &Arc<Registry>) -> Arc<Made> {
+    fn of(&self, registry: &Arc<Registry>, elsewhere: &Arc<Backends>) -> Arc<Made> {
         if let Some(made) = self.current.load_full()
             && Arc::ptr_eq(&made.registry, registry)
+            && Arc::ptr_eq(&made.elsewhere, elsewhere)
         {
             return made;
         }
         let made = Arc::new(Made {
             registry: registry.clone(),
-            groups: documents::groups(registry),
+            elsewhere: elsewhere.clone(),
+            groups: documents::groups(registry, elsewhere),
             aggregated_core: OnceLock::new(),
             aggregated: OnceLock::new(),
             openapi_v2: OnceLock::new(),
@@ -143,7 +174,7 @@ pub async fn handle(
     if let Some(answer) = health::answer(&core.health, store, &info.path, query).await {
         return answer;
     }
-    let made = core.documents.of(&core.registry());
+    let made = core.documents.of(&core.registry(), &core.aggregator.backends());
     answer(core, &made, &info.path, query, request.headers())
         .unwrap_or_else(|| ApiError::NoPath.into_response())
 }
@@ -187,7 +218,7 @@ fn answer(
         }
         ["openid", "v1", "jwks"] => Some(key_set(core)),
         ["openapi", "v2"] => {
-            let all = || Document::new(&openapi::v2(&made.groups));
+            let all = || Document::new(&made.v2());
             Some(tagged(made.openapi_v2.get_or_init(all), JSON, headers))
         }
         ["openapi", "v3"] => Some(plain(&made.v3_index())),

@@ -23,7 +23,7 @@ use crate::registry::{Registry, Resource, Subresource};
 use crate::request::{RequestInfo, User};
 use crate::server::Core;
 use crate::status::ApiError;
-use crate::{discovery, protobuf, watch, write};
+use crate::{aggregation, discovery, protobuf, watch, write};
 
 /// One request for a resource, with all that its handler needs.
 pub struct Call<'a> {
@@ -61,6 +61,10 @@ pub async fn handle(State(core): State<Arc<Core>>, request: Request) -> Response
     let (parts, body) = request.into_parts();
     let info = parts.extensions.get::<RequestInfo>().cloned().unwrap_or_default();
     let user = parts.extensions.get::<User>().cloned().unwrap_or_else(User::anonymous);
+    if let Some(backend) = core.aggregator.find(&info.path) {
+        let request = Request::from_parts(parts, body);
+        return aggregation::answer(&core, &backend, &user, request).await;
+    }
     if !info.is_resource {
         let document =
             ["/version", "/api", "/apis", "/openapi"].iter().any(|p| info.path.starts_with(p));

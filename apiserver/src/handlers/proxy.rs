@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, Version, header};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
+use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tracing::debug;
 
@@ -93,6 +94,8 @@ pub enum Tls {
     Anonymous,
     /// TLS, with the certificate that node agents know.
     Kubelet,
+    /// TLS as somebody else has set it up.
+    Given(Arc<ClientConfig>),
 }
 
 /// Answers a request by passing it on.
@@ -117,6 +120,7 @@ async fn connect(core: &Arc<Core>, target: &Target) -> Result<BoxedStream, DialE
         Tls::None => None,
         Tls::Anonymous => Some(core.proxy_tls(false)),
         Tls::Kubelet => Some(core.proxy_tls(true)),
+        Tls::Given(config) => Some(config.clone()),
     };
     let name = || {
         ServerName::try_from(target.host.clone())
@@ -129,7 +133,7 @@ async fn connect(core: &Arc<Core>, target: &Target) -> Result<BoxedStream, DialE
 ///
 /// # Errors
 /// [`ApiError::Unavailable`] if the backend cannot be reached.
-async fn forward(
+pub(crate) async fn forward(
     core: &Arc<Core>,
     target: &Target,
     mut request: Request,

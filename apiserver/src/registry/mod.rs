@@ -260,6 +260,8 @@ pub struct Version {
     pub name: String,
     /// In discovery's order.
     pub resources: Vec<Arc<Resource>>,
+    /// What another server says of it in the aggregated form, if it serves this version.
+    pub elsewhere: Option<Arc<Value>>,
 }
 
 impl Registry {
@@ -291,7 +293,7 @@ impl Registry {
                 .into_iter()
                 .map(|(version, mut resources)| {
                     order_resources(&name, &version, &mut resources);
-                    Version { name: version, resources }
+                    Version { name: version, resources, elsewhere: None }
                 })
                 .collect();
             let known = facts::FACTS.groups.get(&name);
