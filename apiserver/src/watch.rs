@@ -15,6 +15,7 @@ use store::cache::{Cache, CacheEvent, Interest, Kind, Object, Snapshot, Subscrip
 use tokio::time::{Instant, Sleep};
 
 use crate::bytes as text;
+use crate::crd::convert;
 use crate::handlers::negotiate::Shape;
 use crate::handlers::options::ListOptions;
 use crate::handlers::read::{check_fields, chosen, parse_revision};
@@ -137,7 +138,10 @@ fn stream(frames: impl futures::Stream<Item = Bytes> + Send + 'static) -> Respon
 
 /// The event that tells a watcher to list again.
 fn gone(_encoder: &Encoder) -> Bytes {
-    let error = ApiError::Expired("too old resource version".to_owned());
+    error_event(&ApiError::Expired("too old resource version".to_owned()))
+}
+
+fn error_event(error: &ApiError) -> Bytes {
     let mut out = b"{\"type\":\"ERROR\",\"object\":".to_vec();
     text::write_json(&mut out, &error.status());
     out.extend_from_slice(b"}\n");
@@ -165,7 +169,9 @@ impl Encoder {
         let resource = call.resource.clone();
         let form = match &call.output.shape {
             Shape::Object
-                if resource.conversion.is_none() && resource.head == resource.stored_head =>
+                if resource.conversion.is_none()
+                    && resource.head == resource.stored_head
+                    && !convert::is_converted(&resource) =>
             {
                 Form::Shared
             }
@@ -242,6 +248,15 @@ fn revision_of(json: &Bytes) -> String {
     metadata["resourceVersion"].as_str().unwrap_or_default().to_owned()
 }
 
+/// The object that an event shows: one that ceased to match is shown as it was.
+fn shown(event: &CacheEvent, kind: Kind) -> Bytes {
+    let ceased = kind == Kind::Deleted && event.kind != Kind::Deleted;
+    match (&event.previous, ceased) {
+        (Some(previous), true) => previous.at(event.revision).json(),
+        _ => event.object.json(),
+    }
+}
+
 /// One watcher.
 struct Feed {
     encoder: Encoder,
@@ -249,6 +264,8 @@ struct Feed {
     subscription: Subscription,
     /// The state, and the key up to which it was sent.
     initial: Option<(Snapshot, Option<String>)>,
+    /// An object could not be shown; the watch has told so and ends.
+    failed: bool,
     end: Pin<Box<Sleep>>,
     next_bookmark: Instant,
 }
@@ -266,6 +283,7 @@ impl Feed {
             options,
             subscription,
             initial: None,
+            failed: false,
             end,
             next_bookmark: Instant::now() + BOOKMARK_EVERY,
         }
@@ -273,7 +291,10 @@ impl Feed {
 
     /// The next piece of the stream: one frame or several.
     async fn next(&mut self) -> Option<Bytes> {
-        if let Some(piece) = self.initial() {
+        if self.failed {
+            return None;
+        }
+        if let Some(piece) = self.initial().await {
             return Some(piece);
         }
         loop {
@@ -281,7 +302,11 @@ impl Feed {
                 biased;
                 event = self.subscription.recv() => {
                     let event = event?;
-                    if let Some(piece) = self.batch(&event) {
+                    let piece = match convert::is_converted(&self.encoder.resource) {
+                        true => self.converted(&event).await,
+                        false => self.batch(&event),
+                    };
+                    if let Some(piece) = piece {
                         return Some(piece);
                     }
                 }
@@ -301,7 +326,7 @@ impl Feed {
     }
 
     /// ADDED events of the state, and the bookmark that ends them.
-    fn initial(&mut self) -> Option<Bytes> {
+    async fn initial(&mut self) -> Option<Bytes> {
         let (snapshot, after) = self.initial.take()?;
         let mut out = Vec::new();
         let mut last = after;
@@ -309,8 +334,12 @@ impl Feed {
             let objects = snapshot.page(last.as_deref(), 64);
             let Some(end) = objects.last() else { break };
             last = Some(end.key().to_owned());
-            for object in objects.iter().filter(|o| chosen(&self.options, o)) {
-                self.encoder.event(Kind::Added, &object.json(), &mut out);
+            let texts = objects.iter().filter(|o| chosen(&self.options, o)).map(|o| o.json());
+            match convert::present(&self.encoder.resource, texts.collect()).await {
+                Ok(texts) => {
+                    texts.iter().for_each(|t| self.encoder.event(Kind::Added, t, &mut out));
+                }
+                Err(error) => return Some(self.fail(&error)),
             }
             if out.len() >= BATCH_BYTES {
                 self.initial = Some((snapshot, last));
@@ -343,14 +372,27 @@ impl Feed {
         if matches!(self.encoder.form, Form::Shared) {
             return Some(event.frame_as(kind));
         }
-        let ceased = kind == Kind::Deleted && event.kind != Kind::Deleted;
-        let json = match (&event.previous, ceased) {
-            (Some(previous), true) => previous.at(event.revision).json(),
-            _ => event.object.json(),
-        };
         let mut out = Vec::new();
-        self.encoder.event(kind, &json, &mut out);
+        self.encoder.event(kind, &shown(event, kind), &mut out);
         Some(out.into())
+    }
+
+    /// The frame of an event whose object a webhook converts.
+    async fn converted(&mut self, event: &CacheEvent) -> Option<Bytes> {
+        let kind = self.kind(event)?;
+        let json = convert::present_one(&self.encoder.resource, shown(event, kind)).await;
+        let mut out = Vec::new();
+        match json {
+            Ok(json) => self.encoder.event(kind, &json, &mut out),
+            Err(error) => return Some(self.fail(&error)),
+        }
+        Some(out.into())
+    }
+
+    /// Ends the watch with an error.
+    fn fail(&mut self, error: &ApiError) -> Bytes {
+        self.failed = true;
+        error_event(error)
     }
 
     /// What a change looks like through the selectors.

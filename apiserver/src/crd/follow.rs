@@ -38,6 +38,7 @@ impl Follower {
         cache.fresh().await.map_err(crate::ApiError::internal)?;
         let (list, subscription) = cache.list_and_subscribe(None, Interest::All);
         let mut state = State {
+            core: Arc::downgrade(core),
             store: core.store().clone(),
             definitions: definitions.clone(),
             hosted: Registry::hosted_resources(core.registry().as_ref()),
@@ -72,6 +73,7 @@ struct Known {
 }
 
 struct State {
+    core: Weak<Core>,
     store: Arc<dyn Store>,
     definitions: Arc<Storage>,
     hosted: Vec<Arc<Resource>>,
@@ -141,7 +143,7 @@ impl State {
         let served = match self.known.get(name) {
             _ if !established => Vec::new(),
             Some(known) if same(known) => known.served.clone(),
-            _ => resources(&self.store, &mut self.storages, &definition),
+            _ => resources(&self.core, &self.store, &mut self.storages, &definition),
         };
         self.known.insert(name.to_owned(), Known { definition, revision, served });
     }

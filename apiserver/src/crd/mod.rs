@@ -1,12 +1,13 @@
 //! Custom types: from a CustomResourceDefinition to served resources.
 
+pub(crate) mod convert;
 mod follow;
 mod names;
 mod strategy;
 mod validate;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -19,8 +20,10 @@ use crate::registry::{
     Column, Custom, LazySchema, Resource, ScalePaths, SchemaSource, Selectable, Storage,
     Subresource, version_rank,
 };
+use crate::server::Core;
 use crate::{bytes, types};
 
+pub use convert::Converter;
 pub use follow::Follower;
 pub use strategy::Definitions;
 
@@ -42,6 +45,7 @@ pub(crate) fn has_condition(definition: &Value, kind: &str) -> bool {
 
 /// The served versions of an established definition.
 pub(crate) fn resources(
+    core: &Weak<Core>,
     store: &Arc<dyn Store>,
     storages: &mut Storages,
     definition: &Value,
@@ -51,7 +55,9 @@ pub(crate) fn resources(
     let Some(stored) = versions.iter().find(|v| v["storage"] == true) else { return Vec::new() };
     let storage = storage(store, storages, spec, stored);
     let served = versions.iter().filter(|v| v["served"] == true);
-    served.map(|version| Arc::new(resource(spec, version, stored, &storage))).collect()
+    let converter = Converter::of(core, spec);
+    let made = |version| resource(spec, version, stored, &storage, converter.as_ref());
+    served.map(|version| Arc::new(made(version))).collect()
 }
 
 fn text(value: &Value, key: &str) -> String {
@@ -91,7 +97,13 @@ fn facts(group: &str, version: &str, plural: &str) -> Option<&'static ResourceFa
     FACTS.resources.get(&format!("{group}/{version}"))?.items.get(plural)
 }
 
-fn resource(spec: &Value, version: &Value, stored: &Value, storage: &Arc<Storage>) -> Resource {
+fn resource(
+    spec: &Value,
+    version: &Value,
+    stored: &Value,
+    storage: &Arc<Storage>,
+    converter: Option<&Converter>,
+) -> Resource {
     let (group, names) = (text(spec, "group"), &spec["names"]);
     let (plural, kind, name) = (text(names, "plural"), text(names, "kind"), text(version, "name"));
     let facts = facts(&group, &name, &plural);
@@ -123,7 +135,11 @@ fn resource(spec: &Value, version: &Value, stored: &Value, storage: &Arc<Storage
         stored_head: bytes::head(&kind, &stored_version),
         bare_items: facts.is_some(),
         deprecation: deprecation(spec, version, &kind),
-        custom: Some(Custom { storage_version: text(stored, "name"), scale: scale(version) }),
+        custom: Some(Custom {
+            storage_version: text(stored, "name"),
+            scale: scale(version),
+            converter: converter.cloned(),
+        }),
         group,
         version: name,
         name: plural,

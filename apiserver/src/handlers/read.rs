@@ -17,6 +17,7 @@ use super::negotiate::{Format, Output, Shape};
 use super::options::{ListOptions, Match};
 use super::respond;
 use crate::bytes as text;
+use crate::crd::convert;
 use crate::registry::Resource;
 use crate::status::{ApiError, StatusCause};
 use crate::table;
@@ -54,7 +55,8 @@ pub async fn get_json(call: &Call<'_>) -> Result<Bytes, ApiError> {
                 .await
                 .map_err(ApiError::internal)?;
             let entry = entry.ok_or_else(|| call.resource.not_found(name))?;
-            Ok(text::with_version(&entry.value, entry.revision))
+            let json = text::with_version(&entry.value, entry.revision);
+            convert::present_one(call.resource, json).await
         }
         Some(version) => {
             let revision = parse_revision(version).map_err(ApiError::Unknown)?;
@@ -64,7 +66,7 @@ pub async fn get_json(call: &Call<'_>) -> Result<Bytes, ApiError> {
             }
             let namespace = (!namespace.is_empty()).then_some(namespace);
             let object = cache.get(namespace, name).ok_or_else(|| call.resource.not_found(name))?;
-            Ok(object.json())
+            convert::present_one(call.resource, object.json()).await
         }
     }
 }
@@ -253,16 +255,18 @@ pub async fn list(call: &Call<'_>) -> Result<Response, ApiError> {
     let revision = snapshot.revision();
     let form = Form::agree(call)?;
     match page {
-        Some(page) => {
+        Some(mut page) => {
+            page.objects = converted(call.resource, page.objects).await?;
             let meta = meta(call.resource, revision, page.token.as_deref(), page.remaining);
             Ok(form.whole(call, &meta, revision, page.objects.iter(), &page))
         }
-        None if form.streams() => {
+        None if form.streams() && !convert::is_converted(call.resource) => {
             let meta = meta(call.resource, revision, None, None);
             Ok(form.stream(call, &meta, snapshot, after, options))
         }
         None => {
             let objects = matching(&snapshot, after.as_deref(), &options).cloned().collect();
+            let objects = converted(call.resource, objects).await?;
             let page = Page { objects, token: None, remaining: None };
             let meta = meta(call.resource, revision, None, None);
             Ok(form.whole(call, &meta, revision, page.objects.iter(), &page))
@@ -274,13 +278,14 @@ pub async fn list(call: &Call<'_>) -> Result<Response, ApiError> {
 ///
 /// # Errors
 /// The list cannot take the agreed shape.
-pub fn answer_list(
+pub async fn answer_list(
     call: &Call<'_>,
     revision: Revision,
-    objects: &[Arc<Object>],
+    objects: Vec<Arc<Object>>,
 ) -> Result<Response, ApiError> {
     let form = Form::agree(call)?;
-    let page = Page { objects: objects.to_vec(), token: None, remaining: None };
+    let objects = converted(call.resource, objects).await?;
+    let page = Page { objects, token: None, remaining: None };
     Ok(form.whole(
         call,
         &meta(call.resource, revision, None, None),
@@ -288,6 +293,23 @@ pub fn answer_list(
         page.objects.iter(),
         &page,
     ))
+}
+
+/// Objects with the text of the resource's version, where a webhook makes it.
+async fn converted(
+    resource: &Resource,
+    objects: Vec<Arc<Object>>,
+) -> Result<Vec<Arc<Object>>, ApiError> {
+    if !convert::is_converted(resource) {
+        return Ok(objects);
+    }
+    let texts = objects.iter().map(|object| object.json()).collect();
+    let texts = convert::present(resource, texts).await?;
+    let take = |(object, json): (&Arc<Object>, Bytes)| -> Option<Arc<Object>> {
+        let value: serde_json::Value = serde_json::from_slice(&json).ok()?;
+        Some(Arc::new(object.with_text(text::encode(&value))?))
+    };
+    Ok(objects.iter().zip(texts).filter_map(take).collect())
 }
 
 fn matching<'a>(

@@ -91,6 +91,8 @@ pub struct Custom {
     pub storage_version: String,
     /// Paths of the scale subresource.
     pub scale: Option<ScalePaths>,
+    /// Translates between versions that differ in more than their name.
+    pub converter: Option<crate::crd::Converter>,
 }
 
 /// Where a scalable type keeps what `autoscaling/v1` Scale shows; member names.

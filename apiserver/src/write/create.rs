@@ -9,6 +9,7 @@ use store::Expect;
 
 use super::{Writer, answer, decode, meta, metadata, store_error};
 use crate::admission;
+use crate::crd::convert;
 use crate::handlers::Call;
 use crate::handlers::options::WriteOptions;
 use crate::status::ApiError;
@@ -110,9 +111,9 @@ async fn finish(writer: &mut Writer<'_>, object: &Value, name: &str) -> Result<B
     if writer.options.dry_run && writer.load(name).await?.is_some() {
         return Err(taken());
     }
-    let stored = writer.encode(object);
+    let stored = writer.encode(object).await?;
     match writer.commit(name, Expect::Absent, stored).await {
-        Ok(json) => Ok(json),
+        Ok(json) => convert::present_one(writer.resource, json).await,
         Err(store::Error::Conflict { .. }) => Err(taken()),
         Err(other) => Err(store_error(other)),
     }

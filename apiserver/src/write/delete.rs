@@ -9,6 +9,7 @@ use store::{Entry, Expect, Revision};
 use super::{ATTEMPTS, Writer, meta, metadata, store_error};
 use crate::admission;
 use crate::bytes as text;
+use crate::crd::convert;
 use crate::handlers::options::{ListOptions, WriteOptions, dry_run, invalid_options};
 use crate::handlers::{Call, read, respond};
 use crate::registry::Resource;
@@ -165,6 +166,7 @@ pub(super) async fn handle(call: &Call<'_>, body: &[u8]) -> Result<Response, Api
             return Ok(response);
         }
     };
+    let gone = convert::present_one(call.resource, gone).await?;
     let mut response =
         respond::object(call.resource, &call.output, &call.query, StatusCode::OK, gone)?;
     if orphans && call.resource.name == "jobs" {
@@ -220,7 +222,7 @@ async fn attempt(
     options: &DeleteOptions,
     current: &Entry,
 ) -> Result<Result<Deleted, Option<Entry>>, ApiError> {
-    let object = writer.parse(current)?;
+    let object = writer.parse(current).await?;
     preconditions(writer, name, options, &object)?;
     admission::delete(writer, name, options, &object).await?;
     let Some(marked) = mark(writer, options, &object)? else {
@@ -234,14 +236,14 @@ async fn attempt(
         } else {
             &object
         };
-        let stored = writer.encode(last);
+        let stored = writer.encode(last).await?;
         return match commit(writer, name, current.revision, &object).await {
             Ok(revision) => Ok(Ok(Deleted::Gone(text::with_version(&stored, revision), object))),
             Err(store::Error::Conflict { current, .. }) => Ok(Err(current)),
             Err(other) => Err(store_error(other)),
         };
     }
-    let stored = writer.encode(&marked);
+    let stored = writer.encode(&marked).await?;
     match writer.commit(name, Expect::At(current.revision), stored).await {
         Ok(json) => Ok(Ok(Deleted::Marked(json))),
         Err(store::Error::Conflict { current, .. }) => Ok(Err(current)),
@@ -381,5 +383,5 @@ pub(super) async fn collection(call: &Call<'_>, body: &[u8]) -> Result<Response,
             Err(other) => return Err(other),
         }
     }
-    read::answer_list(call, snapshot.revision(), &chosen)
+    read::answer_list(call, snapshot.revision(), chosen).await
 }

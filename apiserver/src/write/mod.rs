@@ -24,6 +24,7 @@ use store::{Entry, Expect, Revision};
 
 use crate::admission::Annotations;
 use crate::bytes as text;
+use crate::crd::convert;
 use crate::handlers::options::{self, FieldValidation, WriteOptions};
 use crate::handlers::{Call, respond};
 use crate::registry::Resource;
@@ -109,36 +110,38 @@ impl<'a> Writer<'a> {
     /// Parses a stored entry into the version of this request.
     ///
     /// # Errors
-    /// The stored text is no object.
-    pub fn parse(&self, entry: &Entry) -> Result<Value, ApiError> {
+    /// The stored text is no object, or cannot be converted.
+    pub async fn parse(&self, entry: &Entry) -> Result<Value, ApiError> {
         let mut value: Value = serde_json::from_slice(&entry.value).map_err(ApiError::internal)?;
         value["metadata"]["resourceVersion"] = entry.revision.to_string().into();
-        self.to_version(&mut value);
-        Ok(value)
-    }
-
-    /// From the stored form to that of this version.
-    pub fn to_version(&self, value: &mut Value) {
+        let mut value = convert::from_stored(self.resource, value).await?;
         match &self.resource.conversion {
-            Some(conversion) => conversion.from_stored(value),
+            Some(conversion) => conversion.from_stored(&mut value),
             None => {
                 value["kind"] = self.resource.kind.clone().into();
                 value["apiVersion"] = self.resource.api_version().into();
             }
         }
+        Ok(value)
     }
 
     /// The text that is stored.
-    pub fn encode(&self, value: &Value) -> Bytes {
+    ///
+    /// # Errors
+    /// The object cannot be converted.
+    pub async fn encode(&self, value: &Value) -> Result<Bytes, ApiError> {
         let head = &self.resource.stored_head;
-        match &self.resource.conversion {
+        if convert::is_converted(self.resource) {
+            return Ok(text::encode(&convert::to_stored(self.resource, value).await?));
+        }
+        Ok(match &self.resource.conversion {
             Some(conversion) => {
                 let mut stored = value.clone();
                 conversion.to_stored(&mut stored);
                 text::encode(&stored)
             }
             None => text::with_head(head, &text::encode(value)),
-        }
+        })
     }
 
     /// Commits, unless this is a dry run; answers the text with its resourceVersion.

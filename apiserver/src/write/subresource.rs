@@ -185,7 +185,7 @@ async fn evict(call: &Call<'_>, body: &[u8]) -> Result<Response, ApiError> {
     let mut writer = Writer { admitted: true, options, ..writer };
     let name = call.info.name.clone();
     let entry = writer.load(&name).await?.ok_or_else(|| call.resource.not_found(&name))?;
-    let pod = writer.parse(&entry)?;
+    let pod = writer.parse(&entry).await?;
     if needs_budget(&pod) {
         take_budget(call, &writer, &pod).await?;
     }

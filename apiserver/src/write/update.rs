@@ -9,6 +9,7 @@ use store::{Entry, Expect};
 use super::{ATTEMPTS, Writer, answer, create, decode, meta, metadata, scale, store_error};
 use crate::admission;
 use crate::bytes as text;
+use crate::crd::convert;
 use crate::handlers::Call;
 use crate::handlers::options::WriteOptions;
 use crate::registry::ScalePaths;
@@ -116,14 +117,14 @@ pub async fn update<'w>(
     for _ in 0..ATTEMPTS {
         let Some(current) = entry else { return Err(writer.resource.not_found(&plan.name)) };
         writer.warnings.truncate(n_warnings);
-        let old = writer.parse(&current)?;
+        let old = writer.parse(&current).await?;
         let Change::To(object) = change(writer, &old)? else {
             return Err(writer.resource.not_found(&plan.name));
         };
         let fixed = is_fixed(&object, &current)?;
         check_version(writer, plan, &object, &current, &old)?;
         match replace(writer, plan, object, &old, &current).await? {
-            Outcome::Done(json) => return Ok(json),
+            Outcome::Done(json) => return convert::present_one(writer.resource, json).await,
             Outcome::Stale(_) if fixed => return Err(writer.conflict(&plan.name)),
             Outcome::Stale(now) => entry = now,
         }
@@ -227,7 +228,7 @@ async fn replace(
     if super::delete::is_released(&resource, &object) {
         return remove(writer, plan, &object, current).await;
     }
-    let stored = writer.encode(&object);
+    let stored = writer.encode(&object).await?;
     if stored == current.value {
         return Ok(Outcome::Done(text::with_version(&stored, current.revision)));
     }
@@ -245,7 +246,7 @@ async fn remove(
     object: &Value,
     current: &Entry,
 ) -> Result<Outcome, ApiError> {
-    let stored = writer.encode(object);
+    let stored = writer.encode(object).await?;
     match super::delete::commit(writer, &plan.name, current.revision, object).await {
         Ok(revision) => Ok(Outcome::Done(text::with_version(&stored, revision))),
         Err(store::Error::Conflict { current, .. }) => Ok(Outcome::Stale(current)),

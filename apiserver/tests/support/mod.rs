@@ -15,10 +15,11 @@ use tokio_rustls::TlsAcceptor;
 
 /// The user whose certificate a client showed, if any.
 #[derive(Clone, Debug, Default)]
-pub struct Shown(pub Vec<rustls_pki_types::CertificateDer<'static>>);
+#[allow(dead_code, reason = "not every test looks")]
+pub(crate) struct Shown(pub(crate) Vec<rustls_pki_types::CertificateDer<'static>>);
 
 /// Serves `router` on a free port, with a certificate of the cluster for `hosts`.
-pub async fn serve(server: &TestServer, hosts: &[&str], router: Router) -> SocketAddr {
+pub(crate) async fn serve(server: &TestServer, hosts: &[&str], router: Router) -> SocketAddr {
     let pki = &server.server().core().pki;
     let authority = tls::ClientAuthority::new(pki).unwrap();
     let hosts: Vec<String> = hosts.iter().map(|&host| host.to_owned()).collect();
@@ -50,14 +51,14 @@ pub async fn serve(server: &TestServer, hosts: &[&str], router: Router) -> Socke
 }
 
 /// The authority that vouches for such servers, as `caBundle` has it.
-pub fn bundle(server: &TestServer) -> String {
+pub(crate) fn bundle(server: &TestServer) -> String {
     let pem = server.server().core().pki.ca_certificate();
     base64::engine::general_purpose::STANDARD.encode(pem)
 }
 
 /// Repeats `check` until it answers something, for at most ten seconds.
 #[allow(dead_code, reason = "not every test waits")]
-pub async fn eventually<T, F: Future<Output = Option<T>>>(mut check: impl FnMut() -> F) -> T {
+pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(mut check: impl FnMut() -> F) -> T {
     let wait = async {
         loop {
             if let Some(found) = check().await {
