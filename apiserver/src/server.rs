@@ -334,6 +334,7 @@ impl Server {
         }
         bootstrap::publish(&server).await?;
         aggregation::start(&server).await.map_err(read("API services"))?;
+        admission::start_checking(&server);
         server.spawn(events::expire(Arc::downgrade(&server.core)));
         server.core.health.objects_are_there();
         Ok(server)

@@ -136,3 +136,31 @@ async fn mutations_are_merged_by_the_schema() {
     assert_eq!(made["spec"]["initContainers"][0]["terminationMessagePolicy"], "File");
     assert_eq!(made["metadata"]["labels"], json!({"made-by": "init"}));
 }
+
+#[tokio::test]
+async fn expressions_are_checked_against_the_types() {
+    let server = TestServer::start().await.unwrap();
+    let spec = json!({
+        "variables": [{"name": "n", "expression": "object.nothing"}],
+        "validations": [{"expression": "object.data.size() < 3 && variables.n == 1"},
+            {"expression": "object.metadata.name == 1"}]});
+    validating(&server, spec, json!({})).await;
+    let kind = GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", "ValidatingAdmissionPolicy");
+    let resource = ApiResource::from_gvk_with_plural(&kind, "validatingadmissionpolicies");
+    let policies: Api<DynamicObject> = Api::all_with(server.client(), &resource);
+    let checked = async {
+        loop {
+            let status = policies.get("p").await.unwrap().data["status"].clone();
+            if status["observedGeneration"] == 1 {
+                return status;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    let status = tokio::time::timeout(std::time::Duration::from_secs(10), checked).await.unwrap();
+    let warnings = status["typeChecking"]["expressionWarnings"].as_array().unwrap();
+    let places: Vec<&Value> = warnings.iter().map(|warning| &warning["fieldRef"]).collect();
+    assert_eq!(places, ["spec.variables[0].expression", "spec.validations[1].expression"]);
+    let text = warnings[0]["warning"].as_str().unwrap();
+    assert!(text.starts_with("/v1, Kind=ConfigMap: ERROR: <input>:1:7: undefined field 'nothing'"), "{text}");
+}

@@ -206,7 +206,7 @@ async fn only_what_matches_is_asked_about() {
     let named = json!({"matchConditions": [
         {"name": "name", "expression": "object.metadata.name == 'a' && request.operation == 'CREATE'"},
         {"name": "right", "expression": "authorizer.group('').resource('pods').check('get').allowed()"}]});
-    let hooks = [("labelled", labelled), ("elsewhere", elsewhere), ("named", named)];
+    let hooks = [("marked", labelled), ("elsewhere", elsewhere), ("named", named)];
     world.configure("ValidatingWebhookConfiguration", &hooks).await;
     let spaces: Api<Namespace> = Api::all(world.server.client());
     let space = json!({"metadata": {"name": "other", "labels": {"team": "a"}}});
@@ -220,7 +220,7 @@ async fn only_what_matches_is_asked_about() {
     let names = |path: &str| -> Vec<Value> {
         world.asked(path).iter().map(|review| review["request"]["name"].clone()).collect()
     };
-    assert_eq!(names("labelled"), ["c"]);
+    assert_eq!(names("marked"), ["c"]);
     assert_eq!(names("elsewhere"), ["c"]);
     assert_eq!(names("named"), ["a"]);
 }

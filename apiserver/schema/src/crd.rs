@@ -6,11 +6,14 @@
 //!
 //! Source: kubernetes.io, "Specifying a structural schema".
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value, json};
 
 use crate::Schema;
 use crate::cause::{Cause, Reason};
-use crate::cel;
+use crate::cel::estimate::{self, Cardinality};
+use crate::node::Node;
 
 type Object = Map<String, Value>;
 
@@ -20,7 +23,7 @@ type Object = Map<String, Value>;
 /// (Upstream says `spec.validation.openAPIV3Schema` if all versions have the same schema.)
 #[must_use]
 pub fn validate_schema(schema: &Value, path: &str) -> Vec<Cause> {
-    let mut checker = Checker { causes: Vec::new() };
+    let mut checker = Checker { causes: Vec::new(), total: 0, expensive: Vec::new() };
     if schema.get("type").and_then(Value::as_str) != Some("object") {
         match schema.get("type").filter(|t| **t != "") {
             None => checker.required(&format!("{path}.type"), "must not be empty at the root"),
@@ -33,7 +36,8 @@ pub fn validate_schema(schema: &Value, path: &str) -> Vec<Cause> {
             }
         }
     }
-    checker.part(schema, path, Place::Root, 0);
+    checker.part(schema, path, Place::Root, 0, Some(1));
+    checker.costs(path);
     checker.causes
 }
 
@@ -49,6 +53,10 @@ enum Place {
 
 struct Checker {
     causes: Vec<Cause>,
+    /// What all rules cost at most.
+    total: u64,
+    /// The rules that cost most of it, with their places.
+    expensive: Vec<(u64, String)>,
 }
 
 impl Checker {
@@ -60,7 +68,14 @@ impl Checker {
         self.causes.push(Cause::forbidden(field, detail));
     }
 
-    fn part(&mut self, schema: &Value, path: &str, place: Place, depth: usize) {
+    fn part(
+        &mut self,
+        schema: &Value,
+        path: &str,
+        place: Place,
+        depth: usize,
+        occurs: Cardinality,
+    ) {
         let Some(map) = schema.as_object() else { return };
         if depth > crate::compile::MAX_DEPTH {
             self.forbidden(path.to_owned(), "is nested too deeply");
@@ -81,16 +96,24 @@ impl Checker {
             self.types(map, path, place);
             self.extensions(map, path);
             self.default(schema, path);
-            self.rules(map, path);
+            self.rules(schema, path, place, occurs);
         }
-        self.children(map, path, place, depth);
+        self.children(map, path, place, depth, occurs);
     }
 
-    fn children(&mut self, map: &Object, path: &str, place: Place, depth: usize) {
+    fn children(
+        &mut self,
+        map: &Object,
+        path: &str,
+        place: Place,
+        depth: usize,
+        occurs: Cardinality,
+    ) {
+        let each = |most: &str| Some(occurs?.saturating_mul(map.get(most)?.as_u64()?));
         let inner = if place == Place::Logic { Place::Logic } else { Place::Field };
         for (name, schema) in map.get("properties").and_then(Value::as_object).into_iter().flatten()
         {
-            self.part(schema, &format!("{path}.properties[{name}]"), inner, depth + 1);
+            self.part(schema, &format!("{path}.properties[{name}]"), inner, depth + 1, occurs);
         }
         match map.get("items") {
             Some(Value::Array(_)) => self.forbidden(
@@ -99,24 +122,26 @@ impl Checker {
             ),
             Some(items) => {
                 let place = if place == Place::Logic { Place::Logic } else { Place::Item };
-                self.part(items, &format!("{path}.items"), place, depth + 1);
+                self.part(items, &format!("{path}.items"), place, depth + 1, each("maxItems"));
             }
             None => (),
         }
         match map.get("additionalProperties") {
             Some(Value::Bool(_)) | None => (),
             Some(values) => {
-                self.part(values, &format!("{path}.additionalProperties"), inner, depth + 1);
+                let path = format!("{path}.additionalProperties");
+                self.part(values, &path, inner, depth + 1, each("maxProperties"));
             }
         }
         for key in ["allOf", "anyOf", "oneOf"] {
             let list = map.get(key).and_then(Value::as_array).into_iter().flatten();
             for (index, schema) in list.enumerate() {
-                self.part(schema, &format!("{path}.{key}[{index}]"), Place::Logic, depth + 1);
+                let path = format!("{path}.{key}[{index}]");
+                self.part(schema, &path, Place::Logic, depth + 1, occurs);
             }
         }
         if let Some(schema) = map.get("not") {
-            self.part(schema, &format!("{path}.not"), Place::Logic, depth + 1);
+            self.part(schema, &format!("{path}.not"), Place::Logic, depth + 1, occurs);
         }
     }
 
@@ -323,7 +348,8 @@ impl Checker {
         }
     }
 
-    fn rules(&mut self, map: &Object, path: &str) {
+    fn rules(&mut self, schema: &Value, path: &str, place: Place, occurs: Cardinality) {
+        let Some(map) = schema.as_object() else { return };
         const REASONS: [&str; 4] = [
             "FieldValueDuplicate",
             "FieldValueForbidden",
@@ -359,19 +385,65 @@ impl Checker {
         if self.causes.len() > n_before {
             return; // As recorded: expressions are compiled once the rest is right.
         }
+        let Some(node) = (!rules.is_empty()).then(|| node_of(schema, place)).flatten() else {
+            return;
+        };
         for (index, rule) in rules.iter().enumerate() {
             for key in ["rule", "messageExpression"] {
                 let Some(source) = rule.get(key).and_then(Value::as_str) else { continue };
-                if let Err(error) = cel::compile(source) {
-                    self.causes.push(Cause {
+                let field = format!("{path}.x-kubernetes-validations[{index}].{key}");
+                let optional = rule.get("optionalOldSelf") == Some(&Value::Bool(true));
+                let is_root = place == Place::Root;
+                let wanted = if key == "rule" { "bool" } else { "string" };
+                match estimate::rule(source, wanted, &node, is_root, optional, occurs) {
+                    Ok(cost) => self.cost(field, cost),
+                    Err(error) => self.causes.push(Cause {
                         reason: Reason::Invalid,
-                        field: format!("{path}.x-kubernetes-validations[{index}].{key}"),
+                        field,
                         message: format!("Invalid value: {source:?}: {error}"),
-                    });
+                    }),
                 }
             }
         }
     }
+
+    /// Notes what a rule costs, and refuses one that costs too much by itself.
+    fn cost(&mut self, field: String, cost: u64) {
+        self.total = self.total.saturating_add(cost);
+        if cost > estimate::PER_RULE {
+            let detail = estimate::exceeds("estimated rule cost", cost, estimate::PER_RULE);
+            self.forbidden(field.clone(), &detail);
+        }
+        if cost >= estimate::PER_SCHEMA / 100 {
+            self.expensive.push((cost, field));
+        }
+    }
+
+    /// Refuses rules that cost too much together, and names those that cost most.
+    fn costs(&mut self, path: &str) {
+        const NAMED: usize = 4;
+        if self.total <= estimate::PER_SCHEMA {
+            return;
+        }
+        let mut expensive = std::mem::take(&mut self.expensive);
+        expensive.sort_by_key(|(cost, _)| std::cmp::Reverse(*cost));
+        for (_, field) in expensive.into_iter().take(NAMED) {
+            let detail = "contributed to estimated rule cost total exceeding cost limit for entire OpenAPIv3 schema";
+            self.forbidden(field, detail);
+        }
+        let what = "x-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema";
+        let detail = estimate::exceeds(what, self.total, estimate::PER_SCHEMA);
+        self.forbidden(path.to_owned(), &detail);
+    }
+}
+
+/// The compiled form of one part of a schema.
+fn node_of(schema: &Value, place: Place) -> Option<Arc<Node>> {
+    if place == Place::Root {
+        return Some(Schema::from_crd(schema).ok()?.root);
+    }
+    let holder = json!({ "type": "object", "properties": { "value": schema } });
+    Some(Schema::from_crd(&holder).ok()?.root.field("value")?.edge.node())
 }
 
 #[cfg(test)]

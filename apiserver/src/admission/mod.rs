@@ -38,6 +38,7 @@ pub use chain::Chain;
 pub use hooks::Hooks;
 pub(crate) use hooks::Follower as HookFollower;
 pub use mutation::Rounds;
+pub(crate) use policy::start_checking;
 pub use options::{Flags, OptionError, Options, TolerationSeconds};
 pub use plugin::{Admitted, Plugin, Resources, admitted, answer};
 

@@ -4,9 +4,12 @@
 //! counted while they run.
 
 mod ast;
+mod check;
+pub(crate) mod estimate;
 mod eval;
 mod functions;
 mod rules;
+mod types;
 mod value;
 
 use std::collections::{HashMap, HashSet};
@@ -15,6 +18,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use kube_cel::cel::parser::Parser;
 
+pub use estimate::check_policy;
 pub use eval::{Budget, Fault, PER_CALL, Variables};
 pub use functions::{Ask, object};
 pub use kube_cel::cel::Value;

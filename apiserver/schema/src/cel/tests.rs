@@ -170,3 +170,32 @@ fn expressions_have_the_values_of_cel() {
         assert_eq!(value(expression), expected, "{expression}");
     }
 }
+
+#[track_caller]
+fn refused(rule: &str, expected: &str) {
+    let schema = json!({"type": "object", "properties": {
+        "name": {"type": "string", "maxLength": 10}, "n": {"type": "integer"},
+        "list": {"type": "array", "maxItems": 5, "items": {"type": "string", "maxLength": 5}},
+        "map": {"type": "object", "additionalProperties": {"type": "integer"}}},
+        "x-kubernetes-validations": [{"rule": rule}]});
+    let causes = crate::crd::validate_schema(&schema, "s");
+    let messages: Vec<&str> = causes.iter().map(|cause| cause.message.as_str()).collect();
+    match expected {
+        "" => assert!(messages.is_empty(), "{rule}: {messages:?}"),
+        expected => assert!(messages.iter().any(|m| m.contains(expected)), "{rule}: {messages:?}"),
+    }
+}
+
+#[test]
+fn rules_are_checked_against_their_schema() {
+    refused("self.n == 1 && self.list.all(x, x.startsWith(self.name)) && self.map['a'] > 0", "");
+    refused("self.metadata.name.size() < 5 && has(self.n)", "");
+    refused("self.list.map(x, x.size()).sum() < 10 && self.list.filter(x, x != '') == self.list", "");
+    refused("self.nope == 1", "ERROR: <input>:1:5: undefined field 'nope'\n | self.nope == 1\n | ....^");
+    refused("other.n == 1", "<input>:1:1: undeclared reference to 'other' (in container '')");
+    refused("self.n.foo()", "undeclared reference to 'foo'");
+    refused("self.n == 'x'", "found no matching overload for '_==_' applied to '(int, string)'");
+    refused("self.name + 1 == ''", "found no matching overload for '_+_' applied to '(string, int)'");
+    refused("self.n", "must evaluate to a bool");
+    refused("self.map.all(k, self.map.all(l, k != l))", "exceeds budget by factor of more than 100x");
+}

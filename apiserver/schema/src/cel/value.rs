@@ -129,7 +129,7 @@ pub fn to_json(value: &Value) -> Result<Json, String> {
 /// A field name as an expression writes it.
 ///
 /// Source: API documentation of `x-kubernetes-validations`, "escaping".
-fn escape(name: &str) -> String {
+pub(super) fn escape(name: &str) -> String {
     if RESERVED.contains(&name) {
         return format!("__{name}__");
     }

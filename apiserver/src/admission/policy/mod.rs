@@ -2,6 +2,7 @@
 //!
 //! Source: KEP-3488 and KEP-3962, and upstream `apiserver/pkg/admission/plugin/policy`.
 
+mod checking;
 mod definition;
 mod mutate;
 mod mutating;
@@ -9,6 +10,7 @@ mod params;
 mod validate;
 mod validating;
 
+pub(crate) use checking::start as start_checking;
 pub(super) use definition::{Binding, Definition};
 pub(super) use mutating::MutatingAdmissionPolicy;
 pub(super) use validating::ValidatingAdmissionPolicy;

@@ -1,0 +1,415 @@
+//! Finds out, before an expression runs, whether it can and what it would cost at most.
+//!
+//! Source: `cel-go/checker/{checker,cost}.go` and upstream's `apiserver/pkg/cel/library/cost.go`.
+
+use super::ast::{Binary, Expr, Loop};
+use super::eval::PER_CALL;
+use super::types::Type;
+
+/// Every function that expressions may call.
+const FUNCTIONS: &[&str] = &[
+    "allowed", "all", "abs", "base64.decode", "base64.encode", "bool", "bytes", "charAt", "check",
+    "cidr", "compareTo", "contains", "containsCIDR", "containsIP", "double", "duration", "dyn",
+    "endsWith", "error", "errored", "exists", "family", "fieldSelector", "find", "findAll", "first",
+    "flatten", "format", "format.named", "getDate", "getDayOfMonth", "getDayOfWeek", "getDayOfYear",
+    "getEscapedPath", "getFullYear", "getHost", "getHostname", "getHours", "getMilliseconds",
+    "getMinutes", "getMonth", "getPort", "getQuery", "getScheme", "getSeconds", "group", "hasValue",
+    "indexOf", "int", "ip", "ip.isCanonical", "isCIDR", "isGlobalUnicast", "isGreaterThan", "isIP",
+    "isInteger", "isLessThan", "isLinkLocalMulticast", "isLinkLocalUnicast", "isLoopback",
+    "isQuantity", "isSemver", "isSorted", "isURL", "isUnspecified", "join", "jsonpatch.escapeKey",
+    "labelSelector", "last", "lastIndexOf", "lowerAscii", "major", "masked", "matches", "max", "min",
+    "minor", "name", "namespace", "optional.none", "optional.of", "optional.ofNonZeroValue",
+    "optFlatMap", "optMap", "or", "orValue", "patch", "path", "prefixLength", "quantity", "range",
+    "reason", "replace", "resource", "reverse", "semver", "serviceAccount", "sets.contains",
+    "sets.equivalent", "sets.intersects", "sign", "size", "slice", "sort", "sortBy", "split",
+    "startsWith", "string", "sub", "subresource", "substring", "sum", "timestamp", "trim", "type",
+    "uint", "unwrap", "unwrapOpt", "upperAscii", "url", "validate", "value", "add", "asInteger",
+    "asApproximateFloat", "distinct", "isIPv4", "isIPv6", "isCIDRv4", "isCIDRv6", "@in",
+];
+
+/// A type, and the most that finding the value costs.
+pub(super) struct Checked {
+    pub(super) of: Type,
+    pub(super) cost: u64,
+}
+
+/// What is wrong: the text, and the part of the source that it is about.
+pub(super) struct Wrong {
+    pub(super) text: String,
+    pub(super) at: String,
+}
+
+type Result<T = Checked> = std::result::Result<T, Wrong>;
+
+fn wrong<T>(text: String, at: impl Into<String>) -> Result<T> {
+    Err(Wrong { text, at: at.into() })
+}
+
+/// Names and their types; later ones hide earlier ones.
+pub(super) type Names = Vec<(String, Type)>;
+
+fn checked(of: Type, cost: u64) -> Checked {
+    Checked { of, cost }
+}
+
+/// A tenth of a size: the cost of looking at a text.
+fn tenth(size: u64) -> u64 {
+    size.div_ceil(10)
+}
+
+/// Checks an expression.
+pub(super) fn check(expr: &Expr, names: &mut Names) -> Result {
+    match expr {
+        Expr::Literal(value) => Ok(checked(literal(value), 0)),
+        Expr::Var(name) => variable(name, names),
+        Expr::Select { operand, field, test, optional } => {
+            let inner = check(operand, names)?;
+            let cost = inner.cost + u64::from(!test);
+            let found = select(inner.of, field)?;
+            let found = if *optional { Type::Optional(found.into()) } else { found };
+            Ok(checked(if *test { Type::Bool } else { found }, cost))
+        }
+        Expr::Index { operand, key, optional } => {
+            let (operand, key) = (check(operand, names)?, check(key, names)?);
+            let found = match operand.of {
+                Type::List(item, _) | Type::Map(item, _) => *item,
+                _ => Type::Dyn,
+            };
+            let found = if *optional { Type::Optional(found.into()) } else { found };
+            Ok(checked(found, operand.cost + key.cost + 1))
+        }
+        Expr::And(a, b) | Expr::Or(a, b) => {
+            let (a, b) = (boolean(a, names, "_&&_")?, boolean(b, names, "_&&_")?);
+            Ok(checked(Type::Bool, a + b))
+        }
+        Expr::Not(a) => Ok(checked(Type::Bool, boolean(a, names, "!_")? + 1)),
+        Expr::NotFalse(a) => Ok(checked(Type::Bool, check(a, names)?.cost)),
+        Expr::If(parts) => {
+            let test = boolean(&parts[0], names, "_?_:_")?;
+            let (then, other) = (check(&parts[1], names)?, check(&parts[2], names)?);
+            Ok(checked(wider(then.of, other.of), test + then.cost.max(other.cost)))
+        }
+        Expr::Negate(a) => {
+            let inner = check(a, names)?;
+            Ok(checked(inner.of, inner.cost + 1))
+        }
+        Expr::Binary(operator, a, b) => {
+            let (a, b) = (check(a, names)?, check(b, names)?);
+            binary(*operator, a, b)
+        }
+        Expr::List(_) | Expr::Map(_) | Expr::Object(..) => aggregate(expr, names),
+        Expr::Loop(inner) => repeat(inner, names),
+        Expr::Call { function, target, args } => call(function, target.as_deref(), args, names),
+    }
+}
+
+fn literal(value: &super::Value) -> Type {
+    use super::Value;
+    match value {
+        Value::Null => Type::Null,
+        Value::Bool(_) => Type::Bool,
+        Value::Int(_) => Type::Int,
+        Value::UInt(_) => Type::Uint,
+        Value::Float(_) => Type::Double,
+        Value::String(text) => Type::Text(text.len() as u64),
+        Value::Bytes(bytes) => Type::Bytes(bytes.len() as u64),
+        _ => Type::Dyn,
+    }
+}
+
+fn variable(name: &str, names: &Names) -> Result {
+    if let Some((_, of)) = names.iter().rev().find(|(known, _)| known == name) {
+        return Ok(checked(of.clone(), 1));
+    }
+    if let Some(own) = name.strip_prefix("variables.") {
+        return wrong(format!("undefined field '{own}'"), format!(".{own}"));
+    }
+    let types = ["int", "uint", "double", "bool", "string", "bytes", "list", "map", "null_type", "type"];
+    match types.contains(&name) {
+        true => Ok(checked(Type::Dyn, 1)),
+        false => wrong(format!("undeclared reference to '{name}' (in container '')"), name),
+    }
+}
+
+fn select(operand: Type, field: &str) -> Result<Type> {
+    let undefined = || wrong(format!("undefined field '{field}'"), format!(".{field}"));
+    match operand {
+        Type::Dyn => Ok(Type::Dyn),
+        Type::Map(value, _) => Ok(*value),
+        Type::Optional(inner) => Ok(Type::Optional(select(*inner, field)?.into())),
+        Type::Object(node, is_resource) => {
+            if is_resource && field == "metadata" {
+                let text = || Box::new(Type::TEXT);
+                // Of its metadata an expression sees `name` and `generateName`.
+                return Ok(Type::Map(text(), 2));
+            }
+            let declared = node.fields.iter().find(|f| super::value::escape(&f.name) == field);
+            match declared {
+                Some(declared) => {
+                    let child = declared.edge.node();
+                    Ok(Type::of(&child, child.embedded))
+                }
+                None => undefined(),
+            }
+        }
+        other => wrong(
+            format!("type '{other}' does not support field selection"),
+            format!(".{field}"),
+        ),
+    }
+}
+
+fn boolean(expr: &Expr, names: &mut Names, operator: &str) -> Result<u64> {
+    let inner = check(expr, names)?;
+    match inner.of {
+        Type::Bool | Type::Dyn => Ok(inner.cost),
+        other => wrong(
+            format!("found no matching overload for '{operator}' applied to '({other})'"),
+            "",
+        ),
+    }
+}
+
+/// What both of two values can be.
+fn wider(a: Type, b: Type) -> Type {
+    match (a, b) {
+        (Type::Text(a), Type::Text(b)) => Type::Text(a.max(b)),
+        (Type::List(a, n), Type::List(b, m)) => Type::List(wider(*a, *b).into(), n.max(m)),
+        (Type::Map(a, n), Type::Map(b, m)) => Type::Map(wider(*a, *b).into(), n.max(m)),
+        (a, b) if a.to_string() == b.to_string() => a,
+        _ => Type::Dyn,
+    }
+}
+
+/// Whether values of two types can be equal at all.
+fn comparable(a: &Type, b: &Type) -> bool {
+    let is_number = |of: &Type| matches!(of, Type::Int | Type::Uint | Type::Double);
+    match (a, b) {
+        (Type::Dyn | Type::Null, _) | (_, Type::Dyn | Type::Null) => true,
+        (Type::List(a, _), Type::List(b, _)) | (Type::Map(a, _), Type::Map(b, _)) => {
+            comparable(a, b)
+        }
+        (Type::Optional(a), Type::Optional(b)) => comparable(a, b),
+        (Type::Object(..) | Type::Map(..), Type::Object(..) | Type::Map(..)) => true,
+        (a, b) if is_number(a) && is_number(b) => true,
+        (a, b) => a.to_string() == b.to_string(),
+    }
+}
+
+fn binary(operator: Binary, a: Checked, b: Checked) -> Result {
+    let cost = a.cost + b.cost;
+    let no_overload = |name: &str| {
+        let text = format!(
+            "found no matching overload for '{name}' applied to '({}, {})'",
+            a.of, b.of
+        );
+        wrong(text, name.trim_matches('_').trim_start_matches('@').to_owned())
+    };
+    match operator {
+        Binary::Equal | Binary::NotEqual => {
+            let name = if operator == Binary::Equal { "_==_" } else { "_!=_" };
+            if !comparable(&a.of, &b.of) {
+                return no_overload(name);
+            }
+            let least = a.of.size().min(b.of.size());
+            let texts = matches!(a.of, Type::Text(_) | Type::Bytes(_));
+            Ok(checked(Type::Bool, cost + if texts { tenth(least) } else { least }))
+        }
+        Binary::Less | Binary::LessEqual | Binary::Greater | Binary::GreaterEqual => {
+            let ordered = !matches!(a.of, Type::List(..) | Type::Map(..) | Type::Object(..));
+            if !ordered || !comparable(&a.of, &b.of) {
+                let name = match operator {
+                    Binary::Less => "_<_",
+                    Binary::LessEqual => "_<=_",
+                    Binary::Greater => "_>_",
+                    _ => "_>=_",
+                };
+                return no_overload(name);
+            }
+            Ok(checked(Type::Bool, cost + tenth(a.of.size().min(b.of.size()))))
+        }
+        Binary::In => match &b.of {
+            Type::List(item, _) if !comparable(&a.of, item) => no_overload("@in"),
+            Type::List(_, n) => Ok(checked(Type::Bool, cost.saturating_add(*n))),
+            Type::Map(..) | Type::Dyn => Ok(checked(Type::Bool, cost + 1)),
+            _ => no_overload("@in"),
+        },
+        Binary::Add => {
+            let sum = match (&a.of, &b.of) {
+                (Type::Text(n), Type::Text(m)) => {
+                    return Ok(checked(Type::Text(n.saturating_add(*m)), cost + tenth(n + m)));
+                }
+                (Type::List(x, n), Type::List(y, m)) => {
+                    let item = if *n == 0 { (**y).clone() } else { wider((**x).clone(), (**y).clone()) };
+                    Type::List(item.into(), n.saturating_add(*m))
+                }
+                (Type::Timestamp, Type::Duration) | (Type::Duration, Type::Timestamp) => {
+                    Type::Timestamp
+                }
+                (Type::Dyn, _) | (_, Type::Dyn) => Type::Dyn,
+                (x, y) if x.to_string() == y.to_string() => x.clone(),
+                _ => return no_overload("_+_"),
+            };
+            Ok(checked(sum, cost + 1))
+        }
+        Binary::Subtract | Binary::Multiply | Binary::Divide | Binary::Modulo => {
+            let same = a.of.to_string() == b.of.to_string();
+            let known = same || matches!((&a.of, &b.of), (Type::Dyn, _) | (_, Type::Dyn));
+            let times = matches!((&a.of, &b.of), (Type::Timestamp, Type::Duration));
+            match known || times {
+                true => Ok(checked(a.of, cost + 1)),
+                false => no_overload("_-_"),
+            }
+        }
+    }
+}
+
+fn aggregate(expr: &Expr, names: &mut Names) -> Result {
+    let (mut cost, mut item, mut n): (u64, Option<Type>, u64) = (0, None, 0);
+    let mut add = |value: Checked| {
+        cost += value.cost;
+        n += 1;
+        item = Some(match item.take() {
+            Some(known) => wider(known, value.of),
+            None => value.of,
+        });
+    };
+    match expr {
+        Expr::List(entries) => {
+            for (value, is_optional) in entries {
+                let value = check(value, names)?;
+                add(if *is_optional { checked(Type::Dyn, value.cost) } else { value });
+            }
+            Ok(checked(Type::List(item.unwrap_or(Type::Dyn).into(), n), cost + 10))
+        }
+        Expr::Map(entries) => {
+            for (_, value, _) in entries {
+                add(check(value, names)?);
+            }
+            Ok(checked(Type::Map(item.unwrap_or(Type::Dyn).into(), n), cost + 30))
+        }
+        Expr::Object(_, fields) => {
+            for (_, value, _) in fields {
+                add(check(value, names)?);
+            }
+            Ok(checked(Type::Dyn, cost + 40))
+        }
+        _ => Ok(checked(Type::Dyn, 0)),
+    }
+}
+
+fn repeat(inner: &Loop, names: &mut Names) -> Result {
+    let range = check(&inner.range, names)?;
+    let (item, n) = match &range.of {
+        Type::List(item, n) => ((**item).clone(), *n),
+        Type::Map(_, n) => (Type::TEXT, *n),
+        Type::Dyn => (Type::Dyn, range.of.size()),
+        Type::Object(node, _) => (Type::TEXT, node.fields.len() as u64),
+        other => {
+            let text = format!(
+                "expression of type '{other}' cannot be range of a comprehension (must be list, map, or dynamic)"
+            );
+            return wrong(text, "");
+        }
+    };
+    let init = check(&inner.init, names)?;
+    let is_list = matches!(init.of, Type::List(..));
+    names.push((inner.accumulator.to_string(), init.of.clone()));
+    names.push((inner.item.to_string(), item));
+    let once = check(&inner.condition, names).and_then(|condition| {
+        let step = check(&inner.step, names)?;
+        Ok((step.of, condition.cost.saturating_add(step.cost).saturating_add(1)))
+    });
+    names.truncate(names.len() - 2);
+    let (step, once) = once?;
+    let of = match step {
+        Type::List(item, _) if is_list => Type::List(item, n),
+        _ => init.of,
+    };
+    let all = n.saturating_mul(once);
+    Ok(checked(of, all.saturating_add(range.cost).saturating_add(init.cost)))
+}
+
+fn call(function: &str, target: Option<&Expr>, args: &[Expr], names: &mut Names) -> Result {
+    let target = target.map(|target| check(target, names)).transpose()?;
+    let mut cost = target.as_ref().map_or(0, |target| target.cost);
+    if let (Some(target), [Expr::Var(name), body], "optMap" | "optFlatMap") =
+        (&target, args, function)
+    {
+        let inner = match &target.of {
+            Type::Optional(inner) => (**inner).clone(),
+            _ => Type::Dyn,
+        };
+        names.push((name.to_string(), inner));
+        let body = check(body, names);
+        names.pop();
+        let body = body?;
+        let of = if function == "optMap" { Type::Optional(body.of.into()) } else { body.of };
+        return Ok(checked(of, cost.saturating_add(body.cost)));
+    }
+    let known = FUNCTIONS.contains(&function) || function.starts_with("math.") || function.starts_with("format.");
+    if !known {
+        return wrong(format!("undeclared reference to '{function}' (in container '')"), function);
+    }
+    let mut types: Vec<Type> = target.into_iter().map(|target| target.of).collect();
+    for arg in args {
+        let arg = check(arg, names)?;
+        cost = cost.saturating_add(arg.cost);
+        types.push(arg.of);
+    }
+    let (of, own) = result(function, &types);
+    Ok(checked(of, cost.saturating_add(own).max(1)))
+}
+
+/// The type and cost of a call, over the types of its receiver and arguments.
+fn result(function: &str, types: &[Type]) -> (Type, u64) {
+    let size = |at: usize| types.get(at).map_or(0, Type::size);
+    let first = || types.first().cloned().unwrap_or(Type::Dyn);
+    match function {
+        "size" => (Type::Int, 1),
+        "startsWith" | "endsWith" => (Type::Bool, tenth(size(1))),
+        "contains" => (Type::Bool, tenth(size(0)).saturating_mul(tenth(size(1)))),
+        "matches" => {
+            let pattern = size(1).div_ceil(4).max(1);
+            (Type::Bool, tenth(size(0).saturating_add(1)).saturating_mul(pattern))
+        }
+        "find" | "findAll" => {
+            let cost = tenth(size(0)).saturating_mul(size(1).div_ceil(4).max(1));
+            match function {
+                "find" => (first(), cost),
+                _ => (Type::List(first().into(), size(0)), cost),
+            }
+        }
+        "lowerAscii" | "upperAscii" | "trim" | "substring" | "charAt" | "reverse" => {
+            (first(), tenth(size(0)))
+        }
+        "replace" => (Type::TEXT, tenth(size(0))),
+        "split" => (Type::List(Type::Text(size(0)).into(), size(0)), tenth(size(0))),
+        "join" => (Type::TEXT, size(0)),
+        "isSorted" | "indexOf" | "lastIndexOf" | "sets.contains" | "sets.intersects"
+        | "sets.equivalent" => {
+            let of = if function.ends_with("ndexOf") { Type::Int } else { Type::Bool };
+            (of, size(0).saturating_mul(size(1).max(1)))
+        }
+        "sum" | "min" | "max" => match first() {
+            Type::List(item, n) => (*item, n),
+            other => (other, 1),
+        },
+        "orValue" | "value" => match first() {
+            Type::Optional(inner) => (*inner, 1),
+            _ => (Type::Dyn, 1),
+        },
+        "hasValue" | "isURL" | "isIP" | "isCIDR" | "isQuantity" | "isSemver" | "isGreaterThan"
+        | "isLessThan" | "containsIP" | "containsCIDR" | "allowed" | "errored" | "bool" => {
+            (Type::Bool, tenth(size(0)).max(1))
+        }
+        "int" | "compareTo" | "getSeconds" | "getHours" | "getMinutes" => (Type::Int, 1),
+        "uint" => (Type::Uint, 1),
+        "double" => (Type::Double, 1),
+        "string" => (Type::Text(size(0).max(32)), tenth(size(0)).max(1)),
+        "duration" => (Type::Duration, 1),
+        "timestamp" => (Type::Timestamp, 1),
+        "check" => (Type::Dyn, 350_000.min(PER_CALL)),
+        _ => (Type::Dyn, tenth(size(0)).max(1)),
+    }
+}

@@ -1,0 +1,136 @@
+//! The types of expressions, with how large their values can become.
+//!
+//! Source: `SchemaDeclType` in upstream's `apiserver/pkg/cel/common/schemas.go`.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::node::{Kind, Node};
+
+/// Largest request, in bytes: what bounds values without a bound of their own.
+const REQUEST: u64 = 3 * 1024 * 1024;
+
+/// What an expression can be. Sizes are of texts in bytes, of lists and maps in entries.
+#[derive(Debug, Clone)]
+pub(super) enum Type {
+    /// Known only when it runs.
+    Dyn,
+    Null,
+    Bool,
+    Int,
+    Uint,
+    Double,
+    Text(u64),
+    Bytes(u64),
+    Duration,
+    Timestamp,
+    List(Box<Type>, u64),
+    Map(Box<Type>, u64),
+    /// An object with declared fields; a resource shows little of its metadata.
+    Object(Arc<Node>, bool),
+    Optional(Box<Type>),
+}
+
+impl fmt::Display for Type {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Type::Dyn => f.write_str("dyn"),
+            Type::Null => f.write_str("null"),
+            Type::Bool => f.write_str("bool"),
+            Type::Int => f.write_str("int"),
+            Type::Uint => f.write_str("uint"),
+            Type::Double => f.write_str("double"),
+            Type::Text(_) => f.write_str("string"),
+            Type::Bytes(_) => f.write_str("bytes"),
+            Type::Duration => f.write_str("google.protobuf.Duration"),
+            Type::Timestamp => f.write_str("google.protobuf.Timestamp"),
+            Type::List(item, _) => write!(f, "list({item})"),
+            Type::Map(value, _) => write!(f, "map(string, {value})"),
+            Type::Object(..) => f.write_str("object"),
+            Type::Optional(inner) => write!(f, "optional_type({inner})"),
+        }
+    }
+}
+
+impl Type {
+    /// A text without a bound.
+    pub(super) const TEXT: Type = Type::Text(REQUEST - 2);
+
+    /// The type of a part of a schema.
+    pub(super) fn of(node: &Arc<Node>, is_resource: bool) -> Type {
+        let rules = node.rules.as_deref();
+        let bound = |most: Option<u64>, fallback: u64| most.unwrap_or(fallback);
+        match node.kind {
+            Kind::Any | Kind::IntOrString | Kind::Quantity => Type::Dyn,
+            Kind::Boolean => Type::Bool,
+            Kind::Integer => Type::Int,
+            Kind::Number => Type::Double,
+            Kind::Time | Kind::MicroTime => Type::Timestamp,
+            Kind::String => text(node),
+            Kind::Array => {
+                let Some(items) = &node.items else { return Type::List(Type::Dyn.into(), REQUEST) };
+                let items = items.node();
+                let most = (REQUEST - 2) / (min_size(&items) + 1);
+                let most = bound(rules.and_then(|rules| rules.max_items), most);
+                Type::List(Type::of(&items, items.embedded).into(), most)
+            }
+            Kind::Object => match &node.items {
+                Some(items) if node.fields.is_empty() => {
+                    let items = items.node();
+                    let most = (REQUEST - 2) / (min_size(&items) + 6);
+                    let most = bound(rules.and_then(|rules| rules.max_properties), most);
+                    Type::Map(Type::of(&items, items.embedded).into(), most)
+                }
+                _ => Type::Object(node.clone(), is_resource || node.embedded),
+            },
+        }
+    }
+
+    /// How much there is to look at.
+    pub(super) fn size(&self) -> u64 {
+        match self {
+            Type::Text(n) | Type::Bytes(n) | Type::List(_, n) | Type::Map(_, n) => *n,
+            Type::Dyn => REQUEST - 2,
+            Type::Optional(inner) => inner.size(),
+            Type::Duration | Type::Timestamp => 32,
+            _ => 1,
+        }
+    }
+}
+
+fn text(node: &Node) -> Type {
+    let rules = node.rules.as_deref();
+    match rules.and_then(|rules| rules.format.as_deref()) {
+        Some("duration") => return Type::Duration,
+        Some("date" | "date-time" | "datetime") => return Type::Timestamp,
+        Some("byte") => {
+            return Type::Bytes(rules.and_then(|r| r.max_length).unwrap_or(REQUEST - 2));
+        }
+        _ => (),
+    }
+    let longest = |rules: &crate::node::Rules| {
+        rules.allowed.iter().filter_map(|v| Some(v.as_str()?.len() as u64)).max()
+    };
+    // A character has up to four bytes.
+    let most = rules.and_then(|rules| rules.max_length.map(|n| n * 4).or_else(|| longest(rules)));
+    Type::Text(most.unwrap_or(REQUEST - 2))
+}
+
+/// Fewest bytes that a value has as JSON.
+pub(super) fn min_size(node: &Node) -> u64 {
+    match node.kind {
+        Kind::Boolean => 4,
+        Kind::Integer | Kind::Number | Kind::Any => 1,
+        Kind::Object => {
+            let required = node.fields.iter().filter(|f| f.required && f.edge.default.is_none());
+            2 + required.map(|f| f.name.len() as u64 + min_size(&f.edge.node()) + 4).sum::<u64>()
+        }
+        Kind::Time | Kind::MicroTime => 22,
+        Kind::Array | Kind::String | Kind::IntOrString | Kind::Quantity => 2,
+    }
+}
+
+/// How many values of a type can be in one request.
+pub(super) fn most(node: &Node) -> u64 {
+    REQUEST / (min_size(node) + 1)
+}
