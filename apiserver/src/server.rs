@@ -110,9 +110,7 @@ impl Core {
     /// Waits until a write has its effect inside the server: a definition is served, a role counts.
     pub(crate) async fn settle(&self, resource: &Resource, revision: Revision) {
         if resource.name == "customresourcedefinitions" {
-            if let Some(definitions) = self.definitions.get() {
-                definitions.wait_for(revision).await;
-            }
+            self.settle_definitions(revision).await;
         } else if resource.group == "rbac.authorization.k8s.io"
             && let Some(roles) = self.roles.get()
         {
@@ -121,6 +119,13 @@ impl Core {
             && let Some(hooks) = self.hook_follower.get()
         {
             hooks.wait_for(&resource.name, revision).await;
+        }
+    }
+
+    /// Waits until a change of a definition has its effect.
+    pub(crate) async fn settle_definitions(&self, revision: Revision) {
+        if let Some(definitions) = self.definitions.get() {
+            definitions.wait_for(revision).await;
         }
     }
 

@@ -37,6 +37,7 @@ pub(crate) async fn start(server: &Server) -> Result<(), ApiError> {
         registry.find("apiregistration.k8s.io", "apiservices").ok_or(ApiError::NoResource)?;
     let storage = resource.storage()?.clone();
     let client = server.client("system:kube-aggregator", &["system:masters"]);
+    super::register::start(server, client.clone())?;
     let mut state = State { core: Arc::downgrade(core), client, known: HashMap::new() };
     state.renew(core, storage.cache().await?);
     server.spawn(follow(state, storage));

@@ -9,6 +9,7 @@ mod documents;
 mod follow;
 mod probe;
 mod proxy;
+mod register;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,6 +1,7 @@
 //! Follows the definitions: sets their conditions, and swaps the registry when one changes.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -67,7 +68,10 @@ impl Follower {
 
 /// A definition and what is served of it.
 struct Known {
+    /// Without its schemas, which are most of it.
     definition: Value,
+    /// Tells specifications apart.
+    spec: u64,
     revision: Revision,
     served: Vec<Arc<Resource>>,
 }
@@ -123,6 +127,12 @@ async fn run(
     }
 }
 
+fn hash(value: &Value) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
 fn is_dying(definition: &Value) -> bool {
     !definition["metadata"]["deletionTimestamp"].is_null()
 }
@@ -139,18 +149,29 @@ impl State {
             return;
         };
         let established = has_condition(&definition, "Established");
-        let same = |k: &Known| k.definition["spec"] == definition["spec"] && !k.served.is_empty();
+        let spec = hash(&definition["spec"]);
+        let same = |k: &Known| k.spec == spec && !k.served.is_empty();
         let served = match self.known.get(name) {
             _ if !established => Vec::new(),
             Some(known) if same(known) => known.served.clone(),
             _ => resources(&self.core, &self.store, &mut self.storages, &definition),
         };
-        self.known.insert(name.to_owned(), Known { definition, revision, served });
+        let mut definition = definition;
+        for version in definition["spec"]["versions"].as_array_mut().into_iter().flatten() {
+            version["schema"].take();
+        }
+        self.known.insert(name.to_owned(), Known { definition, spec, revision, served });
     }
 
     fn registry(&self) -> Registry {
         let custom = self.known.values().flat_map(|k| k.served.iter().cloned());
         Registry::build(self.hosted.iter().cloned().chain(custom))
+    }
+
+    /// A definition as it is stored, schemas included; none if it is another one by now.
+    fn whole(&self, name: &str, revision: Revision) -> Option<Value> {
+        let object = self.definitions.started()?.get(None, name)?;
+        (object.revision() == revision).then(|| serde_json::from_slice(object.stored()).ok())?
     }
 
     /// After a break: everything anew.
@@ -204,7 +225,7 @@ impl State {
         if status == known.definition["status"] {
             return false;
         }
-        let mut definition = known.definition.clone();
+        let Some(mut definition) = self.whole(name, known.revision) else { return false };
         definition["status"] = status;
         match self.commit(name, known.revision, Some(&definition)).await {
             Some(revision) => {
@@ -257,7 +278,7 @@ impl State {
                 }
             }
         }
-        let mut definition = known.definition.clone();
+        let Some(mut definition) = self.whole(name, known.revision) else { return };
         if let Some(finalizers) = definition["metadata"]["finalizers"].as_array_mut() {
             finalizers.retain(|f| f != CLEANUP);
         }

@@ -112,7 +112,7 @@ fn resource(
     let schema = &version["schema"]["openAPIV3Schema"];
     let source = match schema {
         Value::Null => SchemaSource::None,
-        schema => SchemaSource::OpenApi(Arc::new(schema.clone())),
+        schema => SchemaSource::OpenApi(schema.to_string().into()),
     };
     Resource {
         singular: text(names, "singular"),

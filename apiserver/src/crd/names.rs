@@ -76,6 +76,16 @@ pub(super) fn wanted_status(definition: &Value, others: &[&Value], now: &str) ->
         condition("NamesAccepted", false, reason, &message, now)
     };
     set(&mut status, accepted);
+    if let Some(approval) = approval(definition) {
+        let (is_approved, reason) = match approval {
+            Approval::Given(_) => (true, "ApprovedAnnotation"),
+            Approval::Bypassed(_) => (false, "UnapprovedAnnotation"),
+            Approval::Invalid(_) => (false, "InvalidAnnotation"),
+            Approval::Missing(_) => (false, "MissingAnnotation"),
+        };
+        let kind = "KubernetesAPIApprovalPolicyConformant";
+        set(&mut status, condition(kind, is_approved, reason, approval.text(), now));
+    }
     let established = super::has_condition(definition, "Established");
     if conflict.is_none() && !established {
         let message = "the initial names have been accepted";
@@ -108,5 +118,71 @@ pub(super) fn set(status: &mut Value, mut condition: Value) {
             *old = condition;
         }
         None => conditions.push(condition),
+    }
+}
+
+/// Where the approval of a group under `k8s.io` stands.
+pub(super) const APPROVED: &str = "api-approved.kubernetes.io";
+
+/// Whether a group that belongs to Kubernetes was approved; each with the text of its condition.
+///
+/// Source: `GetAPIApprovalState` in upstream's `apiextensions-apiserver/pkg/apihelpers`.
+pub(super) enum Approval {
+    Given(String),
+    Bypassed(String),
+    Invalid(String),
+    Missing(String),
+}
+
+impl Approval {
+    pub(super) fn text(&self) -> &str {
+        match self {
+            Self::Given(text) | Self::Bypassed(text) | Self::Invalid(text) | Self::Missing(text) => text,
+        }
+    }
+}
+
+/// The approval of a definition; none if its group needs none.
+pub(super) fn approval(definition: &Value) -> Option<Approval> {
+    const SEE: &str = "see https://github.com/kubernetes/enhancements/pull/1111";
+    let group = definition["spec"]["group"].as_str().unwrap_or_default();
+    let owned = |owner: &str| group == owner || group.ends_with(&format!(".{owner}"));
+    // Types that upstream has built in arrive as definitions here.
+    let is_known = crate::registry::facts::FACTS.groups.contains_key(group);
+    if is_known || !(owned("k8s.io") || owned("kubernetes.io")) {
+        return None;
+    }
+    let needs = format!("protected groups must have approval annotation {APPROVED:?}");
+    let text = definition["metadata"]["annotations"][APPROVED].as_str().unwrap_or_default();
+    let is_url = text.split_once("://").is_some_and(|(scheme, rest)| {
+        !scheme.is_empty() && !rest.trim_start_matches('/').is_empty()
+    });
+    Some(match text {
+        "" => Approval::Missing(format!("{needs}, {SEE}")),
+        text if text.starts_with("unapproved") => Approval::Bypassed(format!("not approved: {text:?}")),
+        text if is_url => Approval::Given(format!("approved in {text}")),
+        _ => Approval::Invalid(format!(
+            "{needs} with either a URL or a reason starting with \"unapproved\", {SEE}"
+        )),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_of_kubernetes_need_approval() {
+        let text = |group: &str, note: &str| {
+            let definition = json!({"spec": {"group": group},
+                "metadata": {"annotations": {APPROVED: note}}});
+            approval(&definition).map(|approval| approval.text().to_owned())
+        };
+        assert_eq!(text("example.com", ""), None);
+        assert_eq!(text("networking.k8s.io", ""), None);
+        assert!(text("gateway.networking.k8s.io", "").is_some_and(|t| t.contains("must have")));
+        let url = "https://github.com/x/y/1";
+        assert_eq!(text("metrics.k8s.io.x-k8s.io", url), None);
+        assert_eq!(text("gateway.networking.k8s.io", url), Some(format!("approved in {url}")));
     }
 }

@@ -3,6 +3,7 @@
 use schema::Cause;
 use serde_json::Value;
 
+use super::names::{APPROVED, Approval, approval};
 use crate::registry::facts::FACTS;
 
 const LABEL_1035: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
@@ -15,10 +16,27 @@ pub(super) fn definition(obj: &Value, old: Option<&Value>) -> Vec<Cause> {
     versions(obj, &mut causes);
     conversion(spec, &mut causes);
     schemas(spec, old.map(|o| &o["spec"]), &mut causes);
+    approved(obj, old, &mut causes);
     if let Some(old) = old {
         immutable(spec, &old["spec"], super::has_condition(old, "Established"), &mut causes);
     }
     causes
+}
+
+/// Groups that belong to Kubernetes need an annotation; those that never had one are left alone.
+fn approved(obj: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
+    let field = format!("metadata.annotations[{APPROVED}]");
+    let was = old.and_then(approval);
+    match (approval(obj), was) {
+        (Some(Approval::Missing(text)), was) if !matches!(was, Some(Approval::Missing(_))) => {
+            causes.push(Cause::required(field, &text));
+        }
+        (Some(Approval::Invalid(text)), was) if !matches!(was, Some(Approval::Invalid(_))) => {
+            let note = &obj["metadata"]["annotations"][APPROVED];
+            causes.push(Cause::invalid(field, note, &text));
+        }
+        _ => (),
+    }
 }
 
 fn names(obj: &Value, causes: &mut Vec<Cause>) {

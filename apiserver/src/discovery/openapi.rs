@@ -25,6 +25,7 @@ fn document<'a>(
 ) -> Value {
     let resources: Vec<&Resource> = resources.collect();
     let verbs: Vec<Verbs<'_>> = resources.iter().map(|resource| Verbs::of(resource)).collect();
+    let schemas: Vec<Value> = resources.iter().map(|resource| schema_of(resource)).collect();
     let subresources: Vec<Vec<openapi::Subresource<'_>>> = resources
         .iter()
         .zip(&verbs)
@@ -34,7 +35,8 @@ fn document<'a>(
         .iter()
         .zip(&verbs)
         .zip(&subresources)
-        .map(|((resource, verbs), subresources)| openapi::Resource {
+        .zip(&schemas)
+        .map(|(((resource, verbs), subresources), schema)| openapi::Resource {
             group: &resource.group,
             version: &resource.version,
             kind: &resource.kind,
@@ -42,7 +44,7 @@ fn document<'a>(
             namespaced: resource.namespaced,
             verbs: &verbs.own,
             subresources,
-            source: source(resource),
+            source: source(resource, schema),
         })
         .collect();
     make(&described)
@@ -80,13 +82,21 @@ fn subresources<'a>(resource: &'a Resource, verbs: &'a Verbs<'a>) -> Vec<openapi
         .collect()
 }
 
+/// The schema of a definition; null for types that have another source.
+fn schema_of(resource: &Resource) -> Value {
+    match resource.schema.source() {
+        SchemaSource::OpenApi(text) => serde_json::from_str(text).unwrap_or_default(),
+        SchemaSource::Definition(_) | SchemaSource::None => Value::Null,
+    }
+}
+
 /// Types that Kubernetes knows are published as it publishes them, also when they are custom here.
-fn source(resource: &Resource) -> Source<'_> {
+fn source<'a>(resource: &'a Resource, schema: &'a Value) -> Source<'a> {
     let known = facts::definition_of(&resource.group, &resource.version, &resource.kind);
     match (known, resource.schema.source()) {
         (Some(name), _) => Source::Definition(name),
         (None, SchemaSource::Definition(name)) => Source::Definition(name),
-        (None, SchemaSource::OpenApi(schema)) => Source::Custom(schema),
+        (None, SchemaSource::OpenApi(_)) => Source::Custom(schema),
         (None, SchemaSource::None) => Source::None,
     }
 }

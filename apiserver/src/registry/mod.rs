@@ -118,8 +118,8 @@ pub enum SchemaSource {
     None,
     /// A definition of the recorded facts, by its full name.
     Definition(String),
-    /// `openAPIV3Schema` of a CustomResourceDefinition.
-    OpenApi(Arc<Value>),
+    /// `openAPIV3Schema` of a CustomResourceDefinition, as text: it is read rarely, and small so.
+    OpenApi(Arc<str>),
 }
 
 impl LazySchema {
@@ -133,7 +133,10 @@ impl LazySchema {
         let compile = || match &self.source {
             SchemaSource::None => None,
             SchemaSource::Definition(name) => Schema::for_definition(name).map(Arc::new),
-            SchemaSource::OpenApi(schema) => Schema::from_crd(schema).ok().map(Arc::new),
+            SchemaSource::OpenApi(text) => {
+                let schema: Value = serde_json::from_str(text).ok()?;
+                Schema::from_crd(&schema).ok().map(Arc::new)
+            }
         };
         self.compiled.get_or_init(compile).as_ref()
     }
