@@ -251,16 +251,14 @@ async fn failures_refuse_or_pass_as_the_policy_says() {
 }
 
 #[tokio::test]
-async fn dry_runs_reach_only_webhooks_without_side_effects() {
+async fn dry_runs_are_told_to_webhooks() {
     let world = World::start().await;
-    let risky = json!({"sideEffects": "Unknown"});
-    // Unknown is refused by the API for new objects, but may be stored already.
-    world.configure("ValidatingWebhookConfiguration", &[("risky", risky)]).await;
+    let careful = json!({"sideEffects": "NoneOnDryRun"});
+    world.configure("ValidatingWebhookConfiguration", &[("careful", careful)]).await;
     let params = PostParams { dry_run: true, ..PostParams::default() };
-    let refused = status(world.maps().create(&params, &map("a")).await.unwrap_err());
-    let expected = "admission webhook \"risky.example.com\" does not support dry run";
-    assert_eq!(refused, (400, expected.to_owned()));
-    assert!(world.asked("risky").is_empty());
+    world.maps().create(&params, &map("a")).await.unwrap();
+    let request = &world.asked("careful")[0]["request"];
+    assert_eq!((&request["dryRun"], &request["options"]["dryRun"]), (&json!(true), &json!(["All"])));
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    Conversion, Plain, Strategy, apiservices, apps, autoscaling, batch, certificates, cluster,
+    admission, Conversion, Plain, Strategy, apiservices, apps, autoscaling, batch, certificates, cluster,
     config, events, limits, machinery, network, pod, resource, roles, service, storage,
 };
 use crate::identity::rbac::{self, Kind};
@@ -27,12 +27,18 @@ pub(super) fn strategy(group: &str, resource: &str) -> Arc<dyn Strategy> {
         ("", "replicationcontrollers") => Arc::new(apps::ReplicationControllers),
         ("" | "events.k8s.io", "events") => Arc::new(events::Events),
         ("admissionregistration.k8s.io", "validatingadmissionpolicies") => {
-            Arc::new(machinery::ValidatingPolicies)
+            Arc::new(admission::ValidatingPolicies)
         }
         ("admissionregistration.k8s.io", "validatingadmissionpolicybindings") => {
-            Arc::new(machinery::ValidatingBindings)
+            Arc::new(admission::Bindings { has_actions: true })
         }
-        ("admissionregistration.k8s.io", _) => Arc::new(machinery::Counted),
+        ("admissionregistration.k8s.io", "mutatingadmissionpolicies") => {
+            Arc::new(admission::MutatingPolicies)
+        }
+        ("admissionregistration.k8s.io", "mutatingadmissionpolicybindings") => {
+            Arc::new(admission::Bindings { has_actions: false })
+        }
+        ("admissionregistration.k8s.io", _) => Arc::new(admission::Webhooks),
         ("certificates.k8s.io", "certificatesigningrequests") => {
             Arc::new(certificates::SigningRequests)
         }

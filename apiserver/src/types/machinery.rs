@@ -1,9 +1,9 @@
-//! Types that steer the server itself: webhooks, admission policies, fairness.
+//! Types that steer the server itself: fairness.
 
 use schema::Cause;
 use serde_json::{Value, json};
 
-use super::check::{At, Causes, default, ensure, is_empty, items, part, text};
+use super::check::{At, Causes, default, ensure, part, text};
 use super::{Ctx, Strategy};
 use crate::status::ApiError;
 
@@ -11,79 +11,6 @@ use crate::status::ApiError;
 pub(super) struct Counted;
 
 impl Strategy for Counted {
-    fn counts_generation(&self) -> bool {
-        true
-    }
-}
-
-/// Strategy of `validatingadmissionpolicies`.
-pub(super) struct ValidatingPolicies;
-
-impl Strategy for ValidatingPolicies {
-    fn prepare_create(&self, _ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {
-        obj["status"] = json!({});
-        Ok(())
-    }
-
-    fn validate(&self, obj: &Value, _old: Option<&Value>, subresource: Option<&str>) -> Vec<Cause> {
-        let mut causes = Causes::default();
-        if subresource.is_some() {
-            return causes.0;
-        }
-        let (spec, at) = (&obj["spec"], At::new("spec"));
-        if spec["matchConstraints"].is_null() {
-            causes.required(&at.field("matchConstraints"), "");
-        }
-        if is_empty(&spec["validations"]) && is_empty(&spec["auditAnnotations"]) {
-            for field in ["validations", "auditAnnotations"] {
-                let detail = "validations or auditAnnotations must contain at least one item";
-                causes.required(&at.field(field), detail);
-            }
-        }
-        let validations = at.field("validations");
-        for (n, validation) in items(&spec["validations"]).iter().enumerate() {
-            let at = validations.index(n);
-            if text(validation, "expression").trim().is_empty() {
-                causes.required(&at.field("expression"), "expression is not specified");
-            }
-        }
-        causes.0
-    }
-
-    fn counts_generation(&self) -> bool {
-        true
-    }
-}
-
-/// Strategy of `validatingadmissionpolicybindings`.
-pub(super) struct ValidatingBindings;
-
-impl Strategy for ValidatingBindings {
-    fn validate(
-        &self,
-        obj: &Value,
-        _old: Option<&Value>,
-        _subresource: Option<&str>,
-    ) -> Vec<Cause> {
-        let mut causes = Causes::default();
-        let (spec, at) = (&obj["spec"], At::new("spec"));
-        causes.present(&at.field("policyName"), &spec["policyName"], "");
-        let actions = &spec["validationActions"];
-        let actions_at = at.field("validationActions");
-        causes.present(&actions_at, actions, "at least one validation action is required");
-        for (n, action) in items(actions).iter().enumerate() {
-            causes.one_of(&actions_at.index(n), action, &["Audit", "Deny", "Warn"]);
-            if items(actions)[..n].contains(action) {
-                causes.duplicate(&actions_at.index(n), action);
-            }
-        }
-        let listed = |name: &str| items(actions).iter().any(|a| a == name);
-        if listed("Deny") && listed("Warn") {
-            causes.invalid(&actions_at, actions, "must not contain both Deny and Warn (repeating the same validation failure information in the API response and headers serves no purpose)");
-        }
-        causes.0
-    }
-
     fn counts_generation(&self) -> bool {
         true
     }

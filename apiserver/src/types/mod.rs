@@ -2,6 +2,7 @@
 //!
 //! A strategy also exists for well-known types that arrive as CustomResourceDefinitions.
 
+mod admission;
 mod apiservices;
 mod apps;
 mod autoscaling;

@@ -83,25 +83,54 @@ fn place(source: &str, word: &str) -> usize {
     if word.is_empty() { 0 } else { found.into_iter().find(|at| whole(*at)).unwrap_or(0) }
 }
 
-/// Checks an expression of a policy against a type of object; `variables` are the policy's own before it.
-///
-/// # Errors
-/// What is wrong with it, with its place.
-pub fn check_policy(
-    source: &str,
-    object: &Schema,
-    variables: &[&str],
-) -> Result<(), String> {
-    let program = compile(source)?;
-    // Metadata is shown as a whole to policies.
-    let object = Type::of(&object.root, false);
-    let fixed = ["request", "namespaceObject", "params", "authorizer", "authorizer.requestResource"];
-    let mut names: Names = fixed.map(|name| (name.to_owned(), Type::Dyn)).to_vec();
-    names.extend(["object", "oldObject"].map(|name| (name.to_owned(), object.clone())));
-    names.extend(variables.iter().map(|name| (format!("variables.{name}"), Type::Dyn)));
-    match check(&program.expression, &mut names) {
-        Ok(_) => Ok(()),
-        Err(wrong) => Err(located(source, &wrong)),
+/// What an expression of a webhook or policy may name.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Scope<'a> {
+    /// The type of `object` and `oldObject`; none if it is known only when the expression runs.
+    pub object: Option<&'a Schema>,
+    /// The policy's own variables that come before the expression.
+    pub variables: &'a [&'a str],
+    /// Whether there is `params`.
+    pub has_params: bool,
+    /// Whether there is `authorizer`.
+    pub has_authorizer: bool,
+}
+
+impl Scope<'_> {
+    fn names(&self) -> Names {
+        // Metadata is shown as a whole to policies.
+        let object = self.object.map_or(Type::Dyn, |schema| Type::of(&schema.root, false));
+        let mut names: Names =
+            ["request", "namespaceObject"].map(|name| (name.to_owned(), Type::Dyn)).to_vec();
+        let mut add = |name: &str, of: Type| names.push((name.to_owned(), of));
+        add("object", object.clone());
+        add("oldObject", object);
+        if self.has_params {
+            add("params", Type::Dyn);
+        }
+        if self.has_authorizer {
+            add("authorizer", Type::Dyn);
+            add("authorizer.requestResource", Type::Dyn);
+        }
+        self.variables.iter().for_each(|name| add(&format!("variables.{name}"), Type::Dyn));
+        names
+    }
+
+    /// Checks an expression of this scope; `wanted` are the types that it may have, all if there are none.
+    ///
+    /// # Errors
+    /// What is wrong with it, with its place.
+    pub fn check(&self, source: &str, wanted: &[&str]) -> Result<(), String> {
+        let program = compile(source)?;
+        let found = check(&program.expression, &mut self.names())
+            .map_err(|wrong| format!("compilation failed: {}", located(source, &wrong)))?;
+        let of = found.of.to_string();
+        match wanted {
+            _ if of == "dyn" || wanted.contains(&&*of) => Ok(()),
+            [] => Ok(()),
+            [one] => Err(format!("must evaluate to {one} but got {of}")),
+            many => Err(format!("must evaluate to one of [{}] but got {of}", many.join(" "))),
+        }
     }
 }
 

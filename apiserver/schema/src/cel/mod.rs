@@ -18,7 +18,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use kube_cel::cel::parser::Parser;
 
-pub use estimate::check_policy;
+pub use estimate::Scope as ExpressionScope;
 pub use eval::{Budget, Fault, PER_CALL, Variables};
 pub use functions::{Ask, object};
 pub use kube_cel::cel::Value;

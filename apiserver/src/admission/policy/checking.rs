@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use http::{Method, Request, header};
 use kube::Client;
-use schema::cel::check_policy;
+use schema::cel::ExpressionScope;
 use serde_json::{Value, json};
 use store::cache::{Cache, Interest};
 
@@ -79,7 +79,14 @@ fn check(registry: &Registry, spec: &Value) -> Vec<Value> {
         let Some(source) = source.as_str().filter(|source| !source.is_empty()) else { continue };
         let faults = types.iter().filter_map(|resource| {
             let schema = resource.schema.get()?;
-            let fault = check_policy(source, schema, &names[..visible]).err()?;
+            let scope = ExpressionScope {
+                object: Some(schema),
+                variables: &names[..visible],
+                has_params: true,
+                has_authorizer: true,
+            };
+            let fault = scope.check(source, &[]).err()?;
+            let fault = fault.trim_start_matches("compilation failed: ");
             let version = match resource.group.as_str() {
                 "" => format!("/{}", resource.version),
                 _ => resource.api_version(),

@@ -1,0 +1,515 @@
+//! Webhook configurations and admission policies.
+//!
+//! Source: upstream `pkg/apis/admissionregistration/validation/validation.go`.
+
+use schema::Cause;
+use schema::cel::ExpressionScope;
+use serde_json::{Value, json};
+
+use super::check::{At, Causes, is_empty, items, text};
+use super::{Ctx, Strategy, words};
+use crate::status::ApiError;
+use crate::write::names;
+
+/// Most match conditions of one webhook or policy.
+const CONDITIONS: usize = 64;
+
+/// Strategy of `mutatingwebhookconfigurations` and `validatingwebhookconfigurations`.
+pub(super) struct Webhooks;
+
+impl Strategy for Webhooks {
+    fn validate(&self, obj: &Value, old: Option<&Value>, _subresource: Option<&str>) -> Vec<Cause> {
+        let mut causes = Causes::default();
+        let hooks = items(&obj["webhooks"]);
+        let known = old.map(|old| items(&old["webhooks"])).unwrap_or_default();
+        let at = At::new("webhooks");
+        for (n, hook) in hooks.iter().enumerate() {
+            let at = at.index(n);
+            // What was accepted once may stay.
+            if !known.contains(hook) {
+                webhook(hook, &at, &mut causes);
+            }
+            if hooks[..n].iter().any(|other| other["name"] == hook["name"]) {
+                causes.duplicate(&at.field("name"), &hook["name"]);
+            }
+        }
+        causes.0
+    }
+
+    fn counts_generation(&self) -> bool {
+        true
+    }
+}
+
+fn webhook(hook: &Value, at: &At<'_>, causes: &mut Causes) {
+    qualified_name(&hook["name"], &at.field("name"), causes);
+    rules(&hook["rules"], &at.field("rules"), causes);
+    causes.one_of(&at.field("failurePolicy"), &hook["failurePolicy"], &["Fail", "Ignore"]);
+    causes.one_of(&at.field("matchPolicy"), &hook["matchPolicy"], &["Equivalent", "Exact"]);
+    let again = &hook["reinvocationPolicy"];
+    causes.one_of(&at.field("reinvocationPolicy"), again, &["IfNeeded", "Never"]);
+    let harmless = ["None", "NoneOnDryRun"];
+    if hook["sideEffects"].is_null() {
+        let detail = "must specify one of None, NoneOnDryRun";
+        causes.required(&at.field("sideEffects"), detail);
+    }
+    causes.one_of(&at.field("sideEffects"), &hook["sideEffects"], &harmless);
+    let timeout = &hook["timeoutSeconds"];
+    if timeout.as_i64().is_some_and(|n| !(1..=30).contains(&n)) {
+        let detail = "the timeout value must be between 1 and 30 seconds";
+        causes.invalid(&at.field("timeoutSeconds"), timeout, detail);
+    }
+    causes.selector(&at.field("namespaceSelector"), &hook["namespaceSelector"]);
+    causes.selector(&at.field("objectSelector"), &hook["objectSelector"]);
+    client(&hook["clientConfig"], &at.field("clientConfig"), causes);
+    let scope = ExpressionScope { has_authorizer: true, ..ExpressionScope::default() };
+    conditions(&hook["matchConditions"], &at.field("matchConditions"), scope, causes);
+    review_versions(&hook["admissionReviewVersions"], &at.field("admissionReviewVersions"), causes);
+}
+
+fn qualified_name(value: &Value, at: &At<'_>, causes: &mut Causes) {
+    let name = value.as_str().unwrap_or_default();
+    if name.is_empty() {
+        return causes.required(at, "");
+    }
+    let faults = names::subdomain(name);
+    if faults.is_empty() && name.split('.').count() < 3 {
+        let detail = "should be a domain with at least three segments separated by dots";
+        causes.invalid(at, value, detail);
+    }
+    causes.faults(at, name, faults);
+}
+
+fn review_versions(versions: &Value, at: &At<'_>, causes: &mut Causes) {
+    let list = items(versions);
+    if list.is_empty() {
+        return causes.required(at, "must specify one of v1, v1beta1");
+    }
+    for (n, version) in list.iter().enumerate() {
+        if list[..n].contains(version) {
+            causes.invalid(&at.index(n), version, "duplicate version");
+        }
+    }
+    if !list.iter().any(|version| version == "v1" || version == "v1beta1") {
+        causes.invalid(at, versions, "must include at least one of v1, v1beta1");
+    }
+}
+
+fn rules(rules: &Value, at: &At<'_>, causes: &mut Causes) {
+    for (n, rule) in items(rules).iter().enumerate() {
+        let at = at.index(n);
+        let operations = &rule["operations"];
+        let operations_at = at.field("operations");
+        if causes.present(&operations_at, operations, "") {
+            let known = ["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
+            for (n, operation) in items(operations).iter().enumerate() {
+                causes.one_of(&operations_at.index(n), operation, &known);
+            }
+        }
+        alone(operations, &operations_at, "operations", causes);
+        for (field, what) in [("apiGroups", "API groups"), ("apiVersions", "API versions")] {
+            let at = at.field(field);
+            causes.present(&at, &rule[field], "");
+            alone(&rule[field], &at, what, causes);
+        }
+        for (n, version) in items(&rule["apiVersions"]).iter().enumerate() {
+            causes.present(&at.field("apiVersions").index(n), version, "");
+        }
+        resources(&rule["resources"], &at.field("resources"), causes);
+        causes.one_of(&at.field("scope"), &rule["scope"], &["*", "Cluster", "Namespaced"]);
+    }
+}
+
+/// `*` stands alone.
+fn alone(list: &Value, at: &At<'_>, what: &str, causes: &mut Causes) {
+    let entries = items(list);
+    if entries.len() > 1 && entries.iter().any(|entry| entry == "*") {
+        causes.invalid(at, list, &format!("if '*' is present, must not specify other {what}"));
+    }
+}
+
+fn resources(list: &Value, at: &At<'_>, causes: &mut Causes) {
+    let entries: Vec<&str> = items(list).iter().filter_map(Value::as_str).collect();
+    if entries.is_empty() {
+        return causes.required(at, "");
+    }
+    for (n, entry) in entries.iter().enumerate() {
+        if entry.is_empty() {
+            causes.required(&at.index(n), "");
+        }
+        let Some((resource, part)) = entry.split_once('/') else { continue };
+        for covering in [format!("{resource}/*"), format!("*/{part}")] {
+            if entries[..n].contains(&&*covering) {
+                let detail = format!("if '{covering}' is present, must not specify {entry}");
+                causes.invalid(&at.index(n), &(*entry).into(), &detail);
+            }
+        }
+    }
+    if entries.len() > 1 && entries.contains(&"*/*") {
+        causes.invalid(at, list, "if '*/*' is present, must not specify other resources");
+    }
+    if entries.contains(&"*") && entries.iter().any(|e| *e != "*" && !e.contains('/')) {
+        let detail = "if '*' is present, must not specify other resources without subresources";
+        causes.invalid(at, list, detail);
+    }
+}
+
+fn client(config: &Value, at: &At<'_>, causes: &mut Causes) {
+    let (url, service) = (&config["url"], &config["service"]);
+    match (url.as_str(), service.is_object()) {
+        (Some(_), true) | (None, false) => {
+            causes.required(at, "exactly one of url or service is required");
+        }
+        (Some(text), false) => self::url(text, &at.field("url"), causes),
+        (None, true) => {
+            let at = at.field("service");
+            causes.present(&at.field("name"), &service["name"], "");
+            causes.present(&at.field("namespace"), &service["namespace"], "");
+            let port = &service["port"];
+            if port.as_i64().is_some_and(|port| !(1..=65535).contains(&port)) {
+                let detail = "port is not valid: must be between 1 and 65535, inclusive";
+                causes.invalid(&at.field("port"), port, detail);
+            }
+            path(&service["path"], &at.field("path"), causes);
+        }
+    }
+}
+
+fn url(text: &str, at: &At<'_>, causes: &mut Causes) {
+    const FORM: &str = "; desired format: https://host[/path]";
+    let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
+    let (rest, fragment) = rest.split_once('#').unwrap_or((rest, ""));
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let authority = rest.split('/').next().unwrap_or_default();
+    let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+    if scheme != "https" {
+        let detail = format!("'https' is the only allowed URL scheme{FORM}");
+        causes.invalid(at, &scheme.into(), &detail);
+    }
+    if host.is_empty() || scheme.is_empty() {
+        causes.invalid(at, &"".into(), &format!("host must be specified{FORM}"));
+    }
+    for (part, detail) in [
+        (user, "user information is not permitted in the URL"),
+        (fragment, "fragments are not permitted in the URL"),
+        (query, "query parameters are not permitted in the URL"),
+    ] {
+        if !part.is_empty() {
+            causes.invalid(at, &part.into(), detail);
+        }
+    }
+}
+
+fn path(value: &Value, at: &At<'_>, causes: &mut Causes) {
+    let Some(path) = value.as_str().filter(|path| !matches!(*path, "" | "/")) else { return };
+    let Some(rest) = path.strip_prefix('/') else {
+        return causes.invalid(at, value, "must start with a '/'");
+    };
+    for (n, step) in rest.strip_suffix('/').unwrap_or(rest).split('/').enumerate() {
+        if step.is_empty() {
+            causes.invalid(at, value, &format!("segment[{n}] may not be empty"));
+            continue;
+        }
+        for fault in names::subdomain(step) {
+            causes.invalid(at, value, &format!("segment[{n}]: {fault}"));
+        }
+    }
+}
+
+fn conditions(list: &Value, at: &At<'_>, scope: ExpressionScope<'_>, causes: &mut Causes) {
+    let conditions = items(list);
+    if conditions.len() > CONDITIONS {
+        causes.0.push(Cause::too_many(at.to_string(), conditions.len(), CONDITIONS as u64));
+    }
+    for (n, condition) in conditions.iter().enumerate() {
+        let at = at.index(n);
+        expression(condition, "expression", "", &["bool"], (&at, scope), causes);
+        let name = text(condition, "name");
+        if name.is_empty() {
+            causes.required(&at.field("name"), "");
+        } else {
+            causes.faults(&at.field("name"), name, words::qualified(name));
+            if conditions[..n].iter().any(|other| other["name"] == condition["name"]) {
+                causes.duplicate(&at.field("name"), &condition["name"]);
+            }
+        }
+    }
+}
+
+/// An expression that must be there and be sound.
+fn expression(
+    holder: &Value,
+    key: &str,
+    missing: &str,
+    wanted: &[&str],
+    (at, scope): (&At<'_>, ExpressionScope<'_>),
+    causes: &mut Causes,
+) {
+    let source = text(holder, key).trim();
+    if source.is_empty() {
+        return causes.required(&at.field(key), missing);
+    }
+    if let Err(fault) = scope.check(source, wanted) {
+        causes.invalid(&at.field(key), &source.into(), &fault);
+    }
+}
+
+/// What policies of both kinds have in common; answers the names of their variables.
+fn policy<'p>(spec: &'p Value, at: &At<'_>, causes: &mut Causes) -> Vec<&'p str> {
+    let constraints = &spec["matchConstraints"];
+    let constraints_at = at.field("matchConstraints");
+    if constraints.is_null() {
+        causes.required(&constraints_at, "");
+    } else {
+        causes.present(&constraints_at.field("resourceRules"), &constraints["resourceRules"], "");
+        criteria(constraints, &constraints_at, causes);
+    }
+    if !spec["paramKind"].is_null() {
+        for key in ["apiVersion", "kind"] {
+            causes.present(&at.field("paramKind").field(key), &spec["paramKind"][key], "");
+        }
+    }
+    let has_params = !spec["paramKind"].is_null();
+    let scope = ExpressionScope { has_params, has_authorizer: true, ..ExpressionScope::default() };
+    conditions(&spec["matchConditions"], &at.field("matchConditions"), scope, causes);
+    let variables = items(&spec["variables"]);
+    let names: Vec<&str> = variables.iter().map(|variable| text(variable, "name")).collect();
+    let at = at.field("variables");
+    for (n, variable) in variables.iter().enumerate() {
+        let at = at.index(n);
+        if names[n].trim().is_empty() {
+            causes.required(&at.field("name"), "name is not specified");
+        } else if !is_identifier(names[n]) {
+            let detail = "must be a valid CEL identifier";
+            causes.invalid(&at.field("name"), &variable["name"], detail);
+        }
+        let scope = ExpressionScope { variables: &names[..n], ..scope };
+        let missing = "expression is not specified";
+        expression(variable, "expression", missing, &[], (&at, scope), causes);
+    }
+    names
+}
+
+fn criteria(resources: &Value, at: &At<'_>, causes: &mut Causes) {
+    causes.selector(&at.field("namespaceSelector"), &resources["namespaceSelector"]);
+    causes.selector(&at.field("objectSelector"), &resources["objectSelector"]);
+    causes.one_of(&at.field("matchPolicy"), &resources["matchPolicy"], &["Equivalent", "Exact"]);
+    for key in ["resourceRules", "excludeResourceRules"] {
+        rules(&resources[key], &at.field(key), causes);
+    }
+}
+
+fn is_identifier(name: &str) -> bool {
+    let mut letters = name.chars();
+    letters.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
+        && letters.all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
+/// Strategy of `validatingadmissionpolicies`.
+pub(super) struct ValidatingPolicies;
+
+impl Strategy for ValidatingPolicies {
+    fn prepare_create(&self, _ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {
+        obj["status"] = json!({});
+        Ok(())
+    }
+
+    fn validate(&self, obj: &Value, old: Option<&Value>, subresource: Option<&str>) -> Vec<Cause> {
+        let mut causes = Causes::default();
+        let (spec, at) = (&obj["spec"], At::new("spec"));
+        if subresource.is_some() || old.is_some_and(|old| old["spec"] == *spec) {
+            return causes.0;
+        }
+        let variables = policy(spec, &at, &mut causes);
+        if is_empty(&spec["validations"]) && is_empty(&spec["auditAnnotations"]) {
+            for field in ["validations", "auditAnnotations"] {
+                let detail = "validations or auditAnnotations must contain at least one item";
+                causes.required(&at.field(field), detail);
+            }
+        }
+        let asks = ExpressionScope {
+            object: None,
+            variables: &variables,
+            has_params: !spec["paramKind"].is_null(),
+            has_authorizer: true,
+        };
+        let tells = ExpressionScope { has_authorizer: false, ..asks };
+        let validations = at.field("validations");
+        for (n, validation) in items(&spec["validations"]).iter().enumerate() {
+            let at = validations.index(n);
+            let missing = "expression is not specified";
+            expression(validation, "expression", missing, &["bool"], (&at, asks), &mut causes);
+            if !validation["messageExpression"].is_null() {
+                let place = (&at, tells);
+                let missing = "must be non-empty if specified";
+                expression(validation, "messageExpression", missing, &["string"], place, &mut causes);
+            }
+            let reasons = ["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"];
+            causes.one_of(&at.field("reason"), &validation["reason"], &reasons);
+        }
+        let annotations = at.field("auditAnnotations");
+        for (n, annotation) in items(&spec["auditAnnotations"]).iter().enumerate() {
+            let place = (&annotations.index(n), tells);
+            let (missing, wanted) = ("valueExpression is not specified", ["string", "null"]);
+            expression(annotation, "valueExpression", missing, &wanted, place, &mut causes);
+        }
+        causes.0
+    }
+
+    fn counts_generation(&self) -> bool {
+        true
+    }
+}
+
+/// Strategy of `mutatingadmissionpolicies`.
+pub(super) struct MutatingPolicies;
+
+impl Strategy for MutatingPolicies {
+    fn validate(&self, obj: &Value, old: Option<&Value>, _subresource: Option<&str>) -> Vec<Cause> {
+        let mut causes = Causes::default();
+        let (spec, at) = (&obj["spec"], At::new("spec"));
+        if old.is_some_and(|old| old["spec"] == *spec) {
+            return causes.0;
+        }
+        let variables = policy(spec, &at, &mut causes);
+        let mutations_at = at.field("mutations");
+        causes.present(&mutations_at, &spec["mutations"], "mutations must contain at least one item");
+        let again = at.field("reinvocationPolicy");
+        if causes.present(&again, &spec["reinvocationPolicy"], "") {
+            causes.one_of(&again, &spec["reinvocationPolicy"], &["IfNeeded", "Never"]);
+        }
+        let scope = ExpressionScope {
+            object: None,
+            variables: &variables,
+            has_params: !spec["paramKind"].is_null(),
+            has_authorizer: true,
+        };
+        for (n, mutation) in items(&spec["mutations"]).iter().enumerate() {
+            let at = mutations_at.index(n);
+            let kinds = ["ApplyConfiguration", "JSONPatch"];
+            if !causes.present(&at.field("patchType"), &mutation["patchType"], "") {
+                continue;
+            }
+            causes.one_of(&at.field("patchType"), &mutation["patchType"], &kinds);
+            let key = if mutation["patchType"] == kinds[1] { "jsonPatch" } else { "applyConfiguration" };
+            let place = (&at.field(key), scope);
+            expression(&mutation[key], "expression", "", &[], place, &mut causes);
+        }
+        causes.0
+    }
+
+    fn counts_generation(&self) -> bool {
+        true
+    }
+}
+
+/// Strategy of the bindings of both kinds of policies.
+pub(super) struct Bindings {
+    /// Whether a binding says what is to be done about violations.
+    pub(super) has_actions: bool,
+}
+
+impl Strategy for Bindings {
+    fn validate(
+        &self,
+        obj: &Value,
+        _old: Option<&Value>,
+        _subresource: Option<&str>,
+    ) -> Vec<Cause> {
+        let mut causes = Causes::default();
+        let (spec, at) = (&obj["spec"], At::new("spec"));
+        causes.present(&at.field("policyName"), &spec["policyName"], "");
+        if !spec["paramRef"].is_null() {
+            param_ref(&spec["paramRef"], &at.field("paramRef"), &mut causes);
+        }
+        if !spec["matchResources"].is_null() {
+            criteria(&spec["matchResources"], &at.field("matchResources"), &mut causes);
+        }
+        if self.has_actions {
+            actions(&spec["validationActions"], &at.field("validationActions"), &mut causes);
+        }
+        causes.0
+    }
+
+    fn counts_generation(&self) -> bool {
+        true
+    }
+}
+
+fn param_ref(reference: &Value, at: &At<'_>, causes: &mut Causes) {
+    let named = !text(reference, "name").is_empty();
+    match (named, reference["selector"].is_null()) {
+        (true, false) => {
+            let detail = "name and selector are mutually exclusive";
+            causes.forbidden(&at.field("name"), detail);
+        }
+        (false, true) => causes.required(at, "one of name or selector must be specified"),
+        _ => (),
+    }
+    causes.selector(&at.field("selector"), &reference["selector"]);
+    let (action_at, action) = (at.field("parameterNotFoundAction"), &reference["parameterNotFoundAction"]);
+    if action.is_null() {
+        causes.required(&action_at, "");
+    }
+    causes.one_of(&action_at, action, &["Deny", "Allow"]);
+}
+
+fn actions(actions: &Value, at: &At<'_>, causes: &mut Causes) {
+    causes.present(at, actions, "at least one validation action is required");
+    for (n, action) in items(actions).iter().enumerate() {
+        causes.one_of(&at.index(n), action, &["Audit", "Deny", "Warn"]);
+        if items(actions)[..n].contains(action) {
+            causes.duplicate(&at.index(n), action);
+        }
+    }
+    let listed = |name: &str| items(actions).iter().any(|a| a == name);
+    if listed("Deny") && listed("Warn") {
+        causes.invalid(at, actions, "must not contain both Deny and Warn (repeating the same validation failure information in the API response and headers serves no purpose)");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(change: Value, expected: &[&str]) {
+        let mut hook = json!({"name": "a.example.com", "sideEffects": "None",
+            "admissionReviewVersions": ["v1"], "clientConfig": {"url": "https://a/b"},
+            "rules": [{"operations": ["*"], "apiGroups": [""], "apiVersions": ["v1"],
+                       "resources": ["pods"]}]});
+        for (key, value) in change.as_object().unwrap() {
+            hook[key] = value.clone();
+        }
+        let causes = Webhooks.validate(&json!({ "webhooks": [hook] }), None, None);
+        let causes: Vec<String> = causes.iter().map(ToString::to_string).collect();
+        assert_eq!(causes, expected);
+    }
+
+    #[test]
+    fn webhooks_are_refused_in_upstreams_words() {
+        check(json!({}), &[]);
+        check(
+            json!({"name": "a.b"}),
+            &["webhooks[0].name: Invalid value: \"a.b\": should be a domain with at least three segments separated by dots"],
+        );
+        check(
+            json!({"sideEffects": "Unknown", "timeoutSeconds": 31}),
+            &["webhooks[0].sideEffects: Unsupported value: \"Unknown\": supported values: \"None\", \"NoneOnDryRun\"",
+              "webhooks[0].timeoutSeconds: Invalid value: 31: the timeout value must be between 1 and 30 seconds"],
+        );
+        check(
+            json!({"clientConfig": {"url": "http://a?b=c"}}),
+            &["webhooks[0].clientConfig.url: Invalid value: \"http\": 'https' is the only allowed URL scheme; desired format: https://host[/path]",
+              "webhooks[0].clientConfig.url: Invalid value: \"b=c\": query parameters are not permitted in the URL"],
+        );
+        check(
+            json!({"clientConfig": {}}),
+            &["webhooks[0].clientConfig: Required value: exactly one of url or service is required"],
+        );
+        check(
+            json!({"matchConditions": [{"name": "a", "expression": "nothing.a"}]}),
+            &["webhooks[0].matchConditions[0].expression: Invalid value: \"nothing.a\": compilation failed: ERROR: <input>:1:1: undeclared reference to 'nothing' (in container '')\n | nothing.a\n | ^"],
+        );
+    }
+}
