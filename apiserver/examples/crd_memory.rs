@@ -39,9 +39,10 @@ async fn install(server: &TestServer, range: std::ops::Range<usize>) -> Result<(
 async fn write(server: &TestServer, n: usize) -> Result<(), Box<dyn Error>> {
     let object = json!({"apiVersion": format!("g{n}.example.com/v1"), "kind": "Widget",
         "metadata": {"name": "a"}, "spec": {"field0": {"text": "x"}}});
-    let request = http::Request::post(format!("/apis/g{n}.example.com/v1/namespaces/default/widgets"))
-        .header("content-type", "application/json")
-        .body(object.to_string().into_bytes())?;
+    let request =
+        http::Request::post(format!("/apis/g{n}.example.com/v1/namespaces/default/widgets"))
+            .header("content-type", "application/json")
+            .body(object.to_string().into_bytes())?;
     server.client().request::<Value>(request).await?;
     Ok(())
 }

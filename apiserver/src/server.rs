@@ -23,8 +23,8 @@ use crate::config::Config;
 use crate::discovery::Documents;
 use crate::discovery::health::Health;
 use crate::discovery::metrics::Metrics;
-use crate::handlers::options::{self, WriteOptions};
 use crate::handlers;
+use crate::handlers::options::{self, WriteOptions};
 use crate::identity::authn::{Authenticator, Found, Lookup};
 use crate::identity::node::Pods;
 use crate::identity::pki::ServerNames;
@@ -407,7 +407,8 @@ fn core(config: Config, store: Arc<dyn Store>) -> Result<Core, StartError> {
         TokenKey::new(&pki, &config.issuer).map_err(|e| StartError::TokenKey(e.to_string()))?;
     let identity = pki::to_der(pki.kubelet_client()).map_err(StartError::Certificates)?;
     let registry = Registry::hosted(&store);
-    let tls = |identity| backend::tls_config(backend::Trust::Anyone, identity).map_err(StartError::Tls);
+    let tls =
+        |identity| backend::tls_config(backend::Trust::Anyone, identity).map_err(StartError::Tls);
     Ok(Core {
         kubelet_tls: Arc::new(tls(Some(identity))?),
         anonymous_tls: Arc::new(tls(None)?),

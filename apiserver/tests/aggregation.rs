@@ -156,7 +156,8 @@ async fn the_user_travels_and_cannot_be_forged() {
 async fn redirects_stay_here_and_upgrades_pass() {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let (_server, client) = start().await;
-    let (status, headers, _) = send(&client, "/apis/metrics.example.com/v1/things/moved", &[]).await;
+    let (status, headers, _) =
+        send(&client, "/apis/metrics.example.com/v1/things/moved", &[]).await;
     assert_eq!(status, StatusCode::BAD_GATEWAY);
     assert!(!headers.contains_key(header::LOCATION));
     let request = http::Request::get("/apis/metrics.example.com/v1/things/upgrade")
@@ -217,6 +218,9 @@ async fn a_server_that_is_not_there_is_said_to_be_unavailable() {
     .await;
     assert_eq!(reason, "ServiceNotFound");
     let (status, headers, body) = send(&client, "/apis/gone.example.com/v1/x", &[]).await;
-    assert_eq!((status, body.as_slice()), (StatusCode::SERVICE_UNAVAILABLE, &b"service unavailable\n"[..]));
+    assert_eq!(
+        (status, body.as_slice()),
+        (StatusCode::SERVICE_UNAVAILABLE, &b"service unavailable\n"[..])
+    );
     assert_eq!(headers[header::CONTENT_TYPE], "text/plain; charset=utf-8");
 }

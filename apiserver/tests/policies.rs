@@ -68,7 +68,12 @@ async fn parameters_variables_and_messages() {
     maps.delete("limit", &kube::api::DeleteParams::default()).await.unwrap();
     let refused = write(server.client(), "c", json!({})).await;
     let start = start.replace("\"b\"", "\"c\"");
-    assert_eq!(refused, format!("{start}failed to configure binding: no params found for policy binding with `Deny` parameterNotFoundAction"));
+    assert_eq!(
+        refused,
+        format!(
+            "{start}failed to configure binding: no params found for policy binding with `Deny` parameterNotFoundAction"
+        )
+    );
 }
 
 #[tokio::test]
@@ -89,7 +94,10 @@ async fn rights_and_namespaces_can_be_asked_for() {
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "maps"},
         "subjects": [{"kind": "User", "name": "jane", "apiGroup": "rbac.authorization.k8s.io"}]});
     let bindings: Api<k8s_openapi::api::rbac::v1::ClusterRoleBinding> = Api::all(server.client());
-    bindings.create(&PostParams::default(), &serde_json::from_value(binding).unwrap()).await.unwrap();
+    bindings
+        .create(&PostParams::default(), &serde_json::from_value(binding).unwrap())
+        .await
+        .unwrap();
     let refused = write(server.client_as("jane", &[]), "b", json!({})).await;
     assert!(refused.ends_with("denied request: only those who may delete nodes"), "{refused}");
 }
@@ -103,7 +111,10 @@ async fn expensive_expressions_are_stopped() {
     let data: serde_json::Map<String, Value> =
         (0..200).map(|n| (format!("k{n}"), json!("v"))).collect();
     let refused = write(server.client(), "a", data.into()).await;
-    assert!(refused.ends_with("resulted in error: operation cancelled: actual cost limit exceeded"), "{refused}");
+    assert!(
+        refused.ends_with("resulted in error: operation cancelled: actual cost limit exceeded"),
+        "{refused}"
+    );
 }
 
 #[tokio::test]
@@ -128,8 +139,10 @@ async fn mutations_are_merged_by_the_schema() {
     let account = serde_json::from_value(json!({"metadata": {"name": "default"}})).unwrap();
     let _ = accounts.create(&PostParams::default(), &account).await;
     let pods: Api<Pod> = Api::namespaced(server.client(), "default");
-    let pod = json!({"metadata": {"name": "a"}, "spec": {"containers": [{"name": "c", "image": "x"}]}});
-    let made = pods.create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap();
+    let pod =
+        json!({"metadata": {"name": "a"}, "spec": {"containers": [{"name": "c", "image": "x"}]}});
+    let made =
+        pods.create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap();
     let made = serde_json::to_value(made).unwrap();
     assert_eq!(made["spec"]["initContainers"][0]["image"], "x");
     // What the policy left out was defaulted.
@@ -145,7 +158,8 @@ async fn expressions_are_checked_against_the_types() {
         "validations": [{"expression": "object.data.size() < 3 && variables.n == 1"},
             {"expression": "object.metadata.name == 1"}]});
     validating(&server, spec, json!({})).await;
-    let kind = GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", "ValidatingAdmissionPolicy");
+    let kind =
+        GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", "ValidatingAdmissionPolicy");
     let resource = ApiResource::from_gvk_with_plural(&kind, "validatingadmissionpolicies");
     let policies: Api<DynamicObject> = Api::all_with(server.client(), &resource);
     let checked = async {
@@ -162,5 +176,8 @@ async fn expressions_are_checked_against_the_types() {
     let places: Vec<&Value> = warnings.iter().map(|warning| &warning["fieldRef"]).collect();
     assert_eq!(places, ["spec.variables[0].expression", "spec.validations[1].expression"]);
     let text = warnings[0]["warning"].as_str().unwrap();
-    assert!(text.starts_with("/v1, Kind=ConfigMap: ERROR: <input>:1:7: undefined field 'nothing'"), "{text}");
+    assert!(
+        text.starts_with("/v1, Kind=ConfigMap: ERROR: <input>:1:7: undefined field 'nothing'"),
+        "{text}"
+    );
 }

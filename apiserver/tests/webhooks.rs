@@ -157,8 +157,10 @@ async fn a_webhook_sees_the_request_and_may_refuse_it() {
     let rules = json!({"rules": [{"apiGroups": ["*"], "apiVersions": ["*"], "operations": ["*"],
         "resources": ["*"]}]});
     world.configure("MutatingWebhookConfiguration", &[("deny", rules)]).await;
-    let kind = GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", "MutatingWebhookConfiguration");
-    let api: Api<DynamicObject> = Api::all_with(world.server.client(), &ApiResource::from_gvk(&kind));
+    let kind =
+        GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", "MutatingWebhookConfiguration");
+    let api: Api<DynamicObject> =
+        Api::all_with(world.server.client(), &ApiResource::from_gvk(&kind));
     api.delete("test", &DeleteParams::default()).await.unwrap();
 }
 
@@ -240,8 +242,13 @@ async fn failures_refuse_or_pass_as_the_policy_says() {
         let start = format!("Internal error occurred: failed calling webhook {name:?}: ");
         assert_eq!(code, 500, "{message}");
         assert!(message.starts_with(&start) && message.contains(expected), "{message}");
-        let kind = GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", "ValidatingWebhookConfiguration");
-        let api: Api<DynamicObject> = Api::all_with(world.server.client(), &ApiResource::from_gvk(&kind));
+        let kind = GroupVersionKind::gvk(
+            "admissionregistration.k8s.io",
+            "v1",
+            "ValidatingWebhookConfiguration",
+        );
+        let api: Api<DynamicObject> =
+            Api::all_with(world.server.client(), &ApiResource::from_gvk(&kind));
         let open = json!({"webhooks": [{"name": name, "failurePolicy": "Ignore"}]});
         api.patch("test", &PatchParams::default(), &Patch::Strategic(open)).await.unwrap();
         world.create(&format!("passes-{path}")).await.unwrap();
@@ -258,7 +265,45 @@ async fn dry_runs_are_told_to_webhooks() {
     let params = PostParams { dry_run: true, ..PostParams::default() };
     world.maps().create(&params, &map("a")).await.unwrap();
     let request = &world.asked("careful")[0]["request"];
-    assert_eq!((&request["dryRun"], &request["options"]["dryRun"]), (&json!(true), &json!(["All"])));
+    assert_eq!(
+        (&request["dryRun"], &request["options"]["dryRun"]),
+        (&json!(true), &json!(["All"]))
+    );
+}
+
+#[tokio::test]
+async fn streams_are_connections() {
+    let world = World::start().await;
+    let exec = json!({"rules": [{"apiGroups": [""], "apiVersions": ["v1"],
+        "operations": ["CONNECT"], "resources": ["pods/exec"]}]});
+    world.configure("ValidatingWebhookConfiguration", &[("deny", exec)]).await;
+    let path = "/api/v1/namespaces/default/pods/p/exec?command=ls&container=c&stdout=true";
+    let request = http::Request::get(path).body(Vec::new()).unwrap();
+    let (code, _) = status(world.server.client().request::<Value>(request).await.unwrap_err());
+    assert_eq!(code, 403);
+    let request = &world.asked("deny")[0]["request"];
+    assert_eq!(
+        (&request["operation"], &request["subResource"]),
+        (&json!("CONNECT"), &json!("exec"))
+    );
+    assert_eq!(request["kind"]["kind"], "PodExecOptions");
+    assert_eq!(request["object"]["command"], json!(["ls"]));
+}
+
+#[tokio::test]
+async fn the_clients_deadline_counts_too() {
+    let world = World::start().await;
+    world.configure("ValidatingWebhookConfiguration", &[("slow", json!({}))]).await;
+    let begun = std::time::Instant::now();
+    let request = http::Request::post("/api/v1/namespaces/default/configmaps?timeout=300ms")
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(serde_json::to_vec(&map("a")).unwrap())
+        .unwrap();
+    let (code, message) =
+        status(world.server.client().request::<Value>(request).await.unwrap_err());
+    assert_eq!(code, 500);
+    assert!(message.ends_with("context deadline exceeded"), "{message}");
+    assert!(begun.elapsed() < std::time::Duration::from_secs(4));
 }
 
 #[tokio::test]

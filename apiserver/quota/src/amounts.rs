@@ -133,7 +133,10 @@ impl Amounts {
     /// Whether both have the same resources in the same amounts.
     pub fn equals(&self, other: &Self) -> bool {
         self.0.len() == other.0.len()
-            && self.0.iter().all(|(name, amount)| other.get(name).is_some_and(|o| o.equals(*amount)))
+            && self
+                .0
+                .iter()
+                .all(|(name, amount)| other.get(name).is_some_and(|o| o.equals(*amount)))
     }
 
     /// Whether nothing is in it.

@@ -48,7 +48,8 @@ pub fn total(spec: &Value, side: Side) -> Amounts {
     }
     together.raise_to(&starting);
     let whole = Amounts::read(&spec["resources"][side.member()]);
-    let whole = whole.only(|name| matches!(name, "cpu" | "memory") || name.starts_with("hugepages-"));
+    let whole =
+        whole.only(|name| matches!(name, "cpu" | "memory") || name.starts_with("hugepages-"));
     for (name, amount) in whole.0 {
         together.set(name, amount);
     }
@@ -120,7 +121,8 @@ mod tests {
 
     #[test]
     fn overhead_counts_but_makes_no_limit() {
-        let spec = json!({"containers": [container("1")], "overhead": {"cpu": "100m", "memory": "1Mi"}});
+        let spec =
+            json!({"containers": [container("1")], "overhead": {"cpu": "100m", "memory": "1Mi"}});
         assert_eq!(total_with_overhead(&spec, Side::Requests).to_string(), "cpu=1100m,memory=1Mi");
         assert!(total_with_overhead(&spec, Side::Limits).is_empty());
     }
@@ -129,6 +131,8 @@ mod tests {
     fn a_pod_that_asks_for_nothing_is_best_effort() {
         assert!(is_best_effort(&json!({"containers": [{}]})));
         assert!(!is_best_effort(&json!({"containers": [{}], "initContainers": [container("1")]})));
-        assert!(!is_best_effort(&json!({"resources": {"limits": {"memory": "1"}}, "containers": [{}]})));
+        assert!(!is_best_effort(
+            &json!({"resources": {"limits": {"memory": "1"}}, "containers": [{}]})
+        ));
     }
 }

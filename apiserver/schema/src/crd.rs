@@ -6,6 +6,8 @@
 //!
 //! Source: kubernetes.io, "Specifying a structural schema".
 
+mod costs;
+
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
@@ -15,6 +17,8 @@ use crate::cause::{Cause, Reason};
 use crate::cel::estimate::{self, Cardinality};
 use crate::node::Node;
 
+use costs::Costs;
+
 type Object = Map<String, Value>;
 
 /// What is wrong with an `openAPIV3Schema`; `path` is its place in the definition, such as
@@ -23,7 +27,7 @@ type Object = Map<String, Value>;
 /// (Upstream says `spec.validation.openAPIV3Schema` if all versions have the same schema.)
 #[must_use]
 pub fn validate_schema(schema: &Value, path: &str) -> Vec<Cause> {
-    let mut checker = Checker { causes: Vec::new(), total: 0, expensive: Vec::new() };
+    let mut checker = Checker { causes: Vec::new(), costs: Costs::default() };
     if schema.get("type").and_then(Value::as_str) != Some("object") {
         match schema.get("type").filter(|t| **t != "") {
             None => checker.required(&format!("{path}.type"), "must not be empty at the root"),
@@ -37,8 +41,9 @@ pub fn validate_schema(schema: &Value, path: &str) -> Vec<Cause> {
         }
     }
     checker.part(schema, path, Place::Root, 0, Some(1));
-    checker.costs(path);
-    checker.causes
+    let Checker { mut causes, costs } = checker;
+    causes.extend(costs.finish(path));
+    causes
 }
 
 /// Where a part of a schema is.
@@ -53,10 +58,7 @@ enum Place {
 
 struct Checker {
     causes: Vec<Cause>,
-    /// What all rules cost at most.
-    total: u64,
-    /// The rules that cost most of it, with their places.
-    expensive: Vec<(u64, String)>,
+    costs: Costs,
 }
 
 impl Checker {
@@ -396,7 +398,7 @@ impl Checker {
                 let is_root = place == Place::Root;
                 let wanted = if key == "rule" { "bool" } else { "string" };
                 match estimate::rule(source, wanted, &node, is_root, optional, occurs) {
-                    Ok(cost) => self.cost(field, cost),
+                    Ok(cost) => self.causes.extend(self.costs.note(field, cost)),
                     Err(error) => self.causes.push(Cause {
                         reason: Reason::Invalid,
                         field,
@@ -405,35 +407,6 @@ impl Checker {
                 }
             }
         }
-    }
-
-    /// Notes what a rule costs, and refuses one that costs too much by itself.
-    fn cost(&mut self, field: String, cost: u64) {
-        self.total = self.total.saturating_add(cost);
-        if cost > estimate::PER_RULE {
-            let detail = estimate::exceeds("estimated rule cost", cost, estimate::PER_RULE);
-            self.forbidden(field.clone(), &detail);
-        }
-        if cost >= estimate::PER_SCHEMA / 100 {
-            self.expensive.push((cost, field));
-        }
-    }
-
-    /// Refuses rules that cost too much together, and names those that cost most.
-    fn costs(&mut self, path: &str) {
-        const NAMED: usize = 4;
-        if self.total <= estimate::PER_SCHEMA {
-            return;
-        }
-        let mut expensive = std::mem::take(&mut self.expensive);
-        expensive.sort_by_key(|(cost, _)| std::cmp::Reverse(*cost));
-        for (_, field) in expensive.into_iter().take(NAMED) {
-            let detail = "contributed to estimated rule cost total exceeding cost limit for entire OpenAPIv3 schema";
-            self.forbidden(field, detail);
-        }
-        let what = "x-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema";
-        let detail = estimate::exceeds(what, self.total, estimate::PER_SCHEMA);
-        self.forbidden(path.to_owned(), &detail);
     }
 }
 

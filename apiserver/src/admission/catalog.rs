@@ -101,8 +101,8 @@ pub(super) fn enabled(options: &Options) -> Result<Vec<Arc<dyn Plugin>>, OptionE
     let mut plugins: Vec<Arc<dyn Plugin>> = vec![Arc::new(role_escalation::RoleEscalation)];
     let named = |list: &[String], name: &str| list.iter().any(|n| n == name);
     for slot in ORDER {
-        let wanted = (slot.on || named(&options.enable, slot.name))
-            && !named(&options.disable, slot.name);
+        let wanted =
+            (slot.on || named(&options.enable, slot.name)) && !named(&options.disable, slot.name);
         if let Some(make) = slot.make.filter(|_| wanted) {
             plugins.push(make(options, configured.get(slot.name))?);
         }

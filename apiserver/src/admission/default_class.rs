@@ -106,9 +106,10 @@ async fn choose(
 
 /// The newest marked class; of equally old ones the first by name.
 fn newest_default<'c>(classes: &'c [Value], marks: &[&str]) -> Option<&'c str> {
-    let marked = classes.iter().map(|class| &class["metadata"]).filter(|meta| {
-        marks.iter().any(|mark| meta["annotations"][*mark] == "true")
-    });
+    let marked = classes
+        .iter()
+        .map(|class| &class["metadata"])
+        .filter(|meta| marks.iter().any(|mark| meta["annotations"][*mark] == "true"));
     let named = marked.map(|meta| (text(meta, "creationTimestamp"), Reverse(text(meta, "name"))));
     named.max().map(|(_, Reverse(name))| name)
 }

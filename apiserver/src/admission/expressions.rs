@@ -24,7 +24,8 @@ pub(super) const PER_POLICY: u64 = 10_000_000;
 const PER_CONDITIONS: u64 = 2_500_000;
 
 /// What is said when a budget is used up.
-pub(super) const OUT_OF_BUDGET: &str = "validation failed due to running out of cost budget, no further validation rules will be run";
+pub(super) const OUT_OF_BUDGET: &str =
+    "validation failed due to running out of cost budget, no further validation rules will be run";
 
 /// An expression: compiled, or why it cannot be.
 #[derive(Debug)]
@@ -52,9 +53,8 @@ impl Expression {
         if budget.is_spent() {
             return None;
         }
-        let about = |fault: Fault| {
-            format!("expression '{}' resulted in error: {fault}", self.source)
-        };
+        let about =
+            |fault: Fault| format!("expression '{}' resulted in error: {fault}", self.source);
         Some(result.map_err(about))
     }
 }
@@ -112,12 +112,13 @@ impl Subject {
             "" => Value::Null,
             name => matching::namespace(attributes, name).await?,
         };
+        let old = match attributes.old {
+            Some(old) => matching::convert(attributes, resource, old).await?,
+            None => Value::Null,
+        };
         Ok(Self {
-            object: matching::convert(attributes, resource, object),
-            old: attributes
-                .old
-                .map(|old| matching::convert(attributes, resource, old))
-                .unwrap_or_default(),
+            object: matching::convert(attributes, resource, object).await?,
+            old,
             resource: resource.clone(),
             namespace,
         })

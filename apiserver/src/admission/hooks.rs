@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use serde_json::Value;
 use store::Revision;
-use store::cache::{Interest, Subscription};
+use store::cache::{Interest, Snapshot, Subscription};
 use tokio::sync::watch;
 
 use super::policy::{self, Binding, Policy};
@@ -73,45 +73,47 @@ impl Hooks {
     }
 
     /// Takes over what the caches of a phase hold now.
-    async fn renew(&self, core: &Core, phase: Phase) {
-        let mut snapshots = HashMap::new();
-        for (name, _) in RESOURCES.iter().filter(|(_, of)| *of == phase) {
-            let registry = core.registry();
-            let cache = registry.find(GROUP, name).and_then(|r| r.cache());
-            let Some(cache) = cache else { continue };
-            snapshots.insert(*name, cache.list(None));
-        }
+    fn renew(&self, core: &Core, phase: Phase) {
+        // Whoever holds the lock reads the caches: what is stored last is what is newest.
         let mut compiled = self.compiled.lock();
-        let Compiled { webhooks, policies, bindings } = &mut *compiled;
         let lists = self.lists(phase);
-        for (name, snapshot) in snapshots {
-            match name {
-                n if n.ends_with("webhookconfigurations") => {
-                    let list = renew(webhooks, name, &snapshot, webhook::compile);
-                    lists.webhooks.store(Arc::new(list.into_iter().flatten().collect()));
-                }
-                n if n.ends_with("bindings") => {
-                    renew(bindings, name, &snapshot, |object| Arc::new(Binding::compile(object)));
-                }
-                _ => {
-                    renew(policies, name, &snapshot, |object| {
-                        Arc::new(policy::Definition::compile(object))
-                    });
-                }
+        let registry = core.registry();
+        for (name, _) in RESOURCES.iter().filter(|(_, of)| *of == phase) {
+            let cache = registry.find(GROUP, name).and_then(|resource| resource.cache());
+            if let Some(cache) = cache {
+                compiled.take(name, &cache.list(None), lists);
             }
         }
-        let of_phase = |(resource, _): &&(&'static str, String)| {
-            RESOURCES.iter().any(|(name, of)| name == resource && *of == phase)
-        };
-        let bindings: Vec<&Arc<Binding>> =
-            bindings.iter().filter(|(key, _)| of_phase(key)).map(|(_, (_, b))| b).collect();
-        let definitions = policies.iter().filter(|(key, _)| of_phase(key));
+        lists.policies.store(Arc::new(compiled.joined(phase)));
+    }
+}
+
+impl Compiled {
+    fn take(&mut self, name: &'static str, snapshot: &Snapshot, lists: &Lists) {
+        if name.ends_with("webhookconfigurations") {
+            let list = renew(&mut self.webhooks, name, snapshot, webhook::compile);
+            lists.webhooks.store(Arc::new(list.into_iter().flatten().collect()));
+        } else if name.ends_with("bindings") {
+            let compile = |object: &Value| Arc::new(Binding::compile(object));
+            renew(&mut self.bindings, name, snapshot, compile);
+        } else {
+            let compile = |object: &Value| Arc::new(policy::Definition::compile(object));
+            renew(&mut self.policies, name, snapshot, compile);
+        }
+    }
+
+    /// The policies of a phase that have bindings, by name.
+    fn joined(&self, phase: Phase) -> Vec<Arc<Policy>> {
+        let of_phase = |resource: &str| RESOURCES.contains(&(resource, phase));
+        let bindings = self.bindings.iter().filter(|((resource, _), _)| of_phase(resource));
+        let bindings: Vec<&Arc<Binding>> = bindings.map(|(_, (_, binding))| binding).collect();
+        let definitions = self.policies.iter().filter(|((resource, _), _)| of_phase(resource));
         let mut joined: Vec<Arc<Policy>> = definitions
             .map(|(_, (_, definition))| Arc::new(Policy::join(definition, &bindings)))
             .filter(|policy| !policy.bindings.is_empty())
             .collect();
         joined.sort_by(|a, b| a.definition.name.cmp(&b.definition.name));
-        lists.policies.store(Arc::new(joined));
+        joined
     }
 }
 
@@ -119,7 +121,7 @@ impl Hooks {
 fn renew<T: Clone>(
     made: &mut Made<T>,
     resource: &'static str,
-    snapshot: &store::cache::Snapshot,
+    snapshot: &Snapshot,
     compile: impl Fn(&Value) -> T,
 ) -> Vec<T> {
     let names: HashSet<&str> = snapshot.iter().map(|object| object.name()).collect();
@@ -161,8 +163,8 @@ impl Follower {
             let follower = follow(Arc::downgrade(core), phase, storage, subscription, sender);
             tokio::spawn(async move { stop.run_until_cancelled(follower).await });
         }
-        core.hooks.renew(core, Phase::Mutating).await;
-        core.hooks.renew(core, Phase::Validating).await;
+        core.hooks.renew(core, Phase::Mutating);
+        core.hooks.renew(core, Phase::Validating);
         Ok(Self { seen })
     }
 
@@ -189,12 +191,12 @@ async fn follow(
                 last = event.revision; // One pass for all that changed.
             }
             let Some(core) = core.upgrade() else { return };
-            core.hooks.renew(&core, phase).await;
+            core.hooks.renew(&core, phase);
             seen.send_replace(last);
         }
         let (Ok(cache), Some(core)) = (storage.cache().await, core.upgrade()) else { return };
         (_, subscription) = cache.list_and_subscribe(None, Interest::All);
-        core.hooks.renew(&core, phase).await;
+        core.hooks.renew(&core, phase);
         seen.send_replace(cache.revision());
     }
 }

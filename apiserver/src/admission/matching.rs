@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::attributes::Attributes;
 use super::{Kind, kind};
+use crate::crd;
 use crate::handlers::selector::Labels;
 use crate::registry::Resource;
 use crate::status::ApiError;
@@ -63,7 +64,8 @@ impl Criteria {
     }
 
     fn parse(source: &Value, rules: &str) -> Result<Self, String> {
-        let list = |key: &str| source[key].as_array().map(|list| list.iter().map(Rule::of).collect());
+        let list =
+            |key: &str| source[key].as_array().map(|list| list.iter().map(Rule::of).collect());
         let rules: Option<Vec<Rule>> = list(rules);
         Ok(Self {
             namespaces: Labels::of_object(&source["namespaceSelector"])?,
@@ -234,38 +236,49 @@ pub(super) fn kind_for<'a>(attributes: &Attributes<'a>, resource: &'a Arc<Resour
 }
 
 /// An object of the request's version, as `resource` shows it.
-pub(super) fn convert(attributes: &Attributes<'_>, resource: &Arc<Resource>, object: &Value) -> Value {
-    let mut object = object.clone();
-    let is_own = Arc::ptr_eq(attributes.resource, resource) || !attributes.subresource.is_empty();
-    if !is_own && object.is_object() {
-        let to_stored = attributes.resource.conversion.as_ref();
-        to_stored.iter().for_each(|conversion| conversion.to_stored(&mut object));
-        show(resource, &mut object);
-    }
-    object
-}
-
-/// A stored object, as `resource` shows it.
-fn show(resource: &Resource, object: &mut Value) {
-    match &resource.conversion {
-        Some(conversion) => conversion.from_stored(object),
-        None => {
-            object["kind"] = resource.kind.clone().into();
-            object["apiVersion"] = resource.api_version().into();
-        }
-    }
+///
+/// # Errors
+/// The conversion webhook of the type fails.
+pub(super) async fn convert(
+    attributes: &Attributes<'_>,
+    resource: &Arc<Resource>,
+    object: &Value,
+) -> Result<Value, ApiError> {
+    between(attributes.resource, resource, attributes.subresource, object.clone()).await
 }
 
 /// The way back from [`convert`], after the object was changed.
-pub(super) fn convert_back(
+///
+/// # Errors
+/// The conversion webhook of the type fails.
+pub(super) async fn convert_back(
     attributes: &Attributes<'_>,
     resource: &Arc<Resource>,
+    object: Value,
+) -> Result<Value, ApiError> {
+    between(resource, attributes.resource, attributes.subresource, object).await
+}
+
+/// From one version of a resource to another; objects of subresources have kinds of their own.
+async fn between(
+    from: &Arc<Resource>,
+    to: &Arc<Resource>,
+    subresource: &str,
     mut object: Value,
-) -> Value {
-    let is_own = Arc::ptr_eq(attributes.resource, resource) || !attributes.subresource.is_empty();
-    if !is_own && object.is_object() {
-        resource.conversion.iter().for_each(|conversion| conversion.to_stored(&mut object));
-        show(attributes.resource, &mut object);
+) -> Result<Value, ApiError> {
+    if Arc::ptr_eq(from, to) || !matches!(subresource, "" | "status") || !object.is_object() {
+        return Ok(object);
     }
-    object
+    if crd::convert::is_converted(to) {
+        return crd::convert::from_stored(to, object).await;
+    }
+    from.conversion.iter().for_each(|conversion| conversion.to_stored(&mut object));
+    match &to.conversion {
+        Some(conversion) => conversion.from_stored(&mut object),
+        None => {
+            object["kind"] = to.kind.clone().into();
+            object["apiVersion"] = to.api_version().into();
+        }
+    }
+    Ok(object)
 }

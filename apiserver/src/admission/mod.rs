@@ -35,12 +35,12 @@ mod webhook;
 
 pub use attributes::{Annotations, Attributes, Kind, Operation, Options as RequestOptions};
 pub use chain::Chain;
-pub use hooks::Hooks;
 pub(crate) use hooks::Follower as HookFollower;
+pub use hooks::Hooks;
 pub use mutation::Rounds;
-pub(crate) use policy::start_checking;
 pub use options::{Flags, OptionError, Options, TolerationSeconds};
 pub use plugin::{Admitted, Plugin, Resources, admitted, answer};
+pub(crate) use policy::start_checking;
 
 use std::sync::Arc;
 

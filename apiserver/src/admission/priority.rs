@@ -24,11 +24,7 @@ impl Plugin for Priority {
         Resources::Only(&[("", "pods"), CLASSES])
     }
 
-    fn admit<'a>(
-        &'a self,
-        attributes: &'a mut Attributes<'_>,
-        pod: &'a mut Value,
-    ) -> Admitted<'a> {
+    fn admit<'a>(&'a self, attributes: &'a mut Attributes<'_>, pod: &'a mut Value) -> Admitted<'a> {
         Box::pin(async move {
             if !attributes.is("", "pods") {
                 return Ok(());
@@ -55,7 +51,8 @@ impl Plugin for Priority {
             }
             let Some(other) = default_class(attributes).await? else { return Ok(()) };
             let name = text(&other["metadata"], "name");
-            if attributes.operation == Operation::Update && name == text(&class["metadata"], "name") {
+            if attributes.operation == Operation::Update && name == text(&class["metadata"], "name")
+            {
                 return Ok(());
             }
             let why = format!(

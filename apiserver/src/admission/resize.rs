@@ -24,16 +24,12 @@ impl Plugin for PodResizeValidator {
         Resources::Only(&[("", "pods")])
     }
 
-    fn validate<'a>(
-        &'a self,
-        attributes: &'a mut Attributes<'_>,
-        pod: &'a Value,
-    ) -> Admitted<'a> {
+    fn validate<'a>(&'a self, attributes: &'a mut Attributes<'_>, pod: &'a Value) -> Admitted<'a> {
         Box::pin(async move {
             let node = text(&pod["spec"], "nodeName");
-            let changed = attributes.old.is_some_and(|old| {
-                old["metadata"]["generation"] != pod["metadata"]["generation"]
-            });
+            let changed = attributes
+                .old
+                .is_some_and(|old| old["metadata"]["generation"] != pod["metadata"]["generation"]);
             if attributes.subresource != "resize" || node.is_empty() || !changed {
                 return Ok(());
             }
@@ -59,14 +55,15 @@ fn misfit(spec: &Value, node: &Value) -> Option<(&'static str, String)> {
     let requests = total_with_overhead(spec, Side::Requests);
     let allocatable = Amounts::read(&node["status"]["allocatable"]);
     // Upstream shows CPU in thousandths, memory in bytes.
-    let too_much = [("cpu", 1_000_000), ("memory", 1_000_000_000)].into_iter().filter_map(|(name, unit)| {
-        let amount = |list: &Amounts| list.get(name).unwrap_or_default().nano;
-        let (wanted, there) = (amount(&requests), amount(&allocatable));
-        let shown = |nano: i128| (nano + unit - 1) / unit;
-        (wanted > there).then(|| {
-            format!("{name}, requested: {}, allocatable: {}", shown(wanted), shown(there))
-        })
-    });
+    let too_much =
+        [("cpu", 1_000_000), ("memory", 1_000_000_000)].into_iter().filter_map(|(name, unit)| {
+            let amount = |list: &Amounts| list.get(name).unwrap_or_default().nano;
+            let (wanted, there) = (amount(&requests), amount(&allocatable));
+            let shown = |nano: i128| (nano + unit - 1) / unit;
+            (wanted > there).then(|| {
+                format!("{name}, requested: {}, allocatable: {}", shown(wanted), shown(there))
+            })
+        });
     let too_much: Vec<String> = too_much.collect();
     let why = format!("node didn't have enough allocatable resources: {}", too_much.join("; "));
     (!too_much.is_empty()).then_some(("NodeCapacity", why))
@@ -94,7 +91,8 @@ impl Plugin for PersistentVolumeClaimResize {
         claim: &'a Value,
     ) -> Admitted<'a> {
         Box::pin(async move {
-            let size = |claim: &Value| Amount::read(&claim["spec"]["resources"]["requests"]["storage"]);
+            let size =
+                |claim: &Value| Amount::read(&claim["spec"]["resources"]["requests"]["storage"]);
             let Some(old) = attributes.old.filter(|_| attributes.subresource.is_empty()) else {
                 return Ok(());
             };
@@ -147,7 +145,10 @@ mod tests {
         assert_eq!(misfit(&spec("2", "1Ki"), &node), None);
         let (reason, why) = misfit(&spec("2500m", "2Ki"), &node).unwrap();
         assert_eq!(reason, "NodeCapacity");
-        assert_eq!(why, "node didn't have enough allocatable resources: cpu, requested: 2500, allocatable: 2000; memory, requested: 2048, allocatable: 1024");
+        assert_eq!(
+            why,
+            "node didn't have enough allocatable resources: cpu, requested: 2500, allocatable: 2000; memory, requested: 2048, allocatable: 1024"
+        );
         let mut windows = node.clone();
         windows["metadata"]["labels"]["kubernetes.io/os"] = "windows".into();
         assert_eq!(misfit(&spec("1", "1"), &windows).unwrap().0, "UnsupportedPlatform");

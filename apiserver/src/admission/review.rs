@@ -20,8 +20,10 @@ pub(super) fn request(
 ) -> Map<String, Value> {
     let own = attributes.resource;
     let (kind, own_kind) = (kind_for(attributes, resource), attributes.kind);
-    let kind_of = |k: super::Kind<'_>| json!({"group": k.group, "version": k.version, "kind": k.kind});
-    let resource_of = |r: &Resource| json!({"group": r.group, "version": r.version, "resource": r.name});
+    let kind_of =
+        |k: super::Kind<'_>| json!({"group": k.group, "version": k.version, "kind": k.kind});
+    let resource_of =
+        |r: &Resource| json!({"group": r.group, "version": r.version, "resource": r.name});
     let mut out = Map::new();
     let mut put = |key: &str, value: Value| _ = out.insert(key.to_owned(), value);
     put("kind", kind_of(kind));

@@ -27,11 +27,7 @@ impl Plugin for RuntimeClass {
         Resources::Only(&[("", "pods")])
     }
 
-    fn admit<'a>(
-        &'a self,
-        attributes: &'a mut Attributes<'_>,
-        pod: &'a mut Value,
-    ) -> Admitted<'a> {
+    fn admit<'a>(&'a self, attributes: &'a mut Attributes<'_>, pod: &'a mut Value) -> Admitted<'a> {
         Box::pin(async move {
             let Some(class) = class(attributes, pod).await? else { return Ok(()) };
             overhead(&mut pod["spec"], &class)
@@ -40,18 +36,15 @@ impl Plugin for RuntimeClass {
         })
     }
 
-    fn validate<'a>(
-        &'a self,
-        attributes: &'a mut Attributes<'_>,
-        pod: &'a Value,
-    ) -> Admitted<'a> {
+    fn validate<'a>(&'a self, attributes: &'a mut Attributes<'_>, pod: &'a Value) -> Admitted<'a> {
         Box::pin(async move {
             if !attributes.subresource.is_empty() {
                 return Ok(());
             }
             let given = Amounts::read(&pod["spec"]["overhead"]);
             let class = class(attributes, pod).await?;
-            let why = match class.as_ref().map(|class| &class["overhead"]).filter(|o| !o.is_null()) {
+            let why = match class.as_ref().map(|class| &class["overhead"]).filter(|o| !o.is_null())
+            {
                 Some(overhead) if !given.equals(&Amounts::read(&overhead["podFixed"])) => DIFFERS,
                 None if !pod["spec"]["overhead"].is_null() => WITHOUT,
                 _ => return Ok(()),

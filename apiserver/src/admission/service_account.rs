@@ -34,11 +34,7 @@ impl Plugin for ServiceAccount {
         Resources::Only(&[("", "pods")])
     }
 
-    fn admit<'a>(
-        &'a self,
-        attributes: &'a mut Attributes<'_>,
-        pod: &'a mut Value,
-    ) -> Admitted<'a> {
+    fn admit<'a>(&'a self, attributes: &'a mut Attributes<'_>, pod: &'a mut Value) -> Admitted<'a> {
         Box::pin(async move {
             if attributes.operation != Operation::Create || !attributes.subresource.is_empty() {
                 return Ok(());
@@ -57,11 +53,7 @@ impl Plugin for ServiceAccount {
         })
     }
 
-    fn validate<'a>(
-        &'a self,
-        attributes: &'a mut Attributes<'_>,
-        pod: &'a Value,
-    ) -> Admitted<'a> {
+    fn validate<'a>(&'a self, attributes: &'a mut Attributes<'_>, pod: &'a Value) -> Admitted<'a> {
         Box::pin(async move {
             let debug = attributes.subresource == "ephemeralcontainers";
             let created =
@@ -172,7 +164,8 @@ fn unlisted(spec: &Value, account: &Value, lists: &[(&str, &str)]) -> Option<Str
             }
         }
     }
-    let mut pulls = items(&spec["imagePullSecrets"]).iter().map(|entry| text(entry, "name")).enumerate();
+    let mut pulls =
+        items(&spec["imagePullSecrets"]).iter().map(|entry| text(entry, "name")).enumerate();
     let (n, secret) = pulls.find(|(_, secret)| !listed("imagePullSecrets", secret))?;
     Some(format!("imagePullSecrets[{n}].name=\"{secret}\" {}", end("imagePullSecret")))
 }
@@ -241,12 +234,15 @@ mod tests {
             let why = check(json!({list: [env("other")]})).unwrap();
             assert_eq!(
                 why,
-                format!("{what} c with envVar E referencing secret.secretName=\"other\" is not allowed because service account a does not reference that secret")
+                format!(
+                    "{what} c with envVar E referencing secret.secretName=\"other\" is not allowed because service account a does not reference that secret"
+                )
             );
         }
         let volume = json!({"volumes": [{"name": "v", "secret": {"secretName": "other"}}]});
         assert!(check(volume).unwrap().starts_with("volume with secret.secretName=\"other\""));
-        let from = json!({"containers": [{"name": "c", "envFrom": [{"secretRef": {"name": "x"}}]}]});
+        let from =
+            json!({"containers": [{"name": "c", "envFrom": [{"secretRef": {"name": "x"}}]}]});
         assert!(check(from).unwrap().contains("with envFrom"));
         let pull = json!({"imagePullSecrets": [{"name": "p"}]});
         assert!(check(pull).unwrap().starts_with("imagePullSecrets[0].name=\"p\""));

@@ -21,11 +21,7 @@ impl Plugin for DefaultTolerationSeconds {
         Resources::Only(&[("", "pods")])
     }
 
-    fn admit<'a>(
-        &'a self,
-        attributes: &'a mut Attributes<'_>,
-        pod: &'a mut Value,
-    ) -> Admitted<'a> {
+    fn admit<'a>(&'a self, attributes: &'a mut Attributes<'_>, pod: &'a mut Value) -> Admitted<'a> {
         if attributes.subresource.is_empty() {
             add(pod, self.0);
         }
@@ -42,7 +38,8 @@ fn add(pod: &mut Value, seconds: TolerationSeconds) {
     for (taint, seconds) in taints {
         let tolerated = items(&spec["tolerations"]).iter().any(|toleration| {
             let key = text(toleration, "key");
-            (key.is_empty() || key == taint) && matches!(text(toleration, "effect"), "" | "NoExecute")
+            (key.is_empty() || key == taint)
+                && matches!(text(toleration, "effect"), "" | "NoExecute")
         });
         if !tolerated {
             let toleration = json!({"key": taint, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds});

@@ -12,7 +12,8 @@ pub(super) fn merge(first: &[Value], second: &[Value]) -> Vec<Value> {
     let mut merged: Vec<Value> = Vec::new();
     for (n, toleration) in all.iter().enumerate() {
         let before = merged.iter().any(|kept| covers(kept, toleration));
-        let after = all[n + 1..].iter().any(|other| other != toleration && covers(other, toleration));
+        let after =
+            all[n + 1..].iter().any(|other| other != toleration && covers(other, toleration));
         if !before && !after {
             merged.push((*toleration).clone());
         }
@@ -76,6 +77,9 @@ mod tests {
         let for_seconds = |seconds: i64| json!({"key": "a", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds});
         assert!(covers(&for_seconds(10), &for_seconds(5)));
         assert!(!covers(&for_seconds(5), &for_seconds(10)));
-        assert!(!covers(&for_seconds(5), &json!({"key": "a", "operator": "Exists", "effect": "NoExecute"})));
+        assert!(!covers(
+            &for_seconds(5),
+            &json!({"key": "a", "operator": "Exists", "effect": "NoExecute"})
+        ));
     }
 }

@@ -101,8 +101,7 @@ impl State {
             let Some(backend) = Backend::of(object, &core.pki) else { continue };
             let backend = Arc::new(backend);
             let stop = core.stop().child_token();
-            let watching =
-                watch(self.core.clone(), self.client.clone(), backend.clone());
+            let watching = watch(self.core.clone(), self.client.clone(), backend.clone());
             let token = stop.clone();
             tokio::spawn(async move { token.run_until_cancelled(watching).await });
             let known = Known { spec: object["spec"].clone(), backend, stop };

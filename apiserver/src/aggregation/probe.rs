@@ -46,7 +46,9 @@ pub(super) async fn probe(core: &Arc<Core>, backend: &Backend) -> Result<Served,
             let url = format!("https://{}{path}", backend.host());
             Err(failed(format!("failing or missing response from {url}: {error}")))
         }
-        Err(_elapsed) => Err(failed(format!("timed out waiting for https://{}{path}", backend.host()))),
+        Err(_elapsed) => {
+            Err(failed(format!("timed out waiting for https://{}{path}", backend.host())))
+        }
     }
 }
 
@@ -68,13 +70,15 @@ async fn service(core: &Arc<Core>, backend: &Backend) -> Result<(), Condition> {
     let ports = service["spec"]["ports"].as_array().into_iter().flatten();
     let mut ports = ports.filter_map(|port| port["port"].as_u64());
     if !ports.any(|port| port == u64::from(backend.port)) {
-        let text = format!("service/{name} in {namespace:?} is not listening on port {}", backend.port);
+        let text =
+            format!("service/{name} in {namespace:?} is not listening on port {}", backend.port);
         return Err(unavailable("ServicePortError", text));
     }
     match backend::resolve(core, namespace, name, backend.port).await {
         Ok(_) => Ok(()),
         Err(_) => {
-            let text = format!("endpointslices for service/{name} in {namespace:?} have no addresses");
+            let text =
+                format!("endpointslices for service/{name} in {namespace:?} have no addresses");
             Err(unavailable("MissingEndpoints", text))
         }
     }

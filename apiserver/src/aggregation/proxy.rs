@@ -35,8 +35,7 @@ pub(crate) async fn answer(
         Ok(tls) => tls.clone(),
         Err(error) => return plain(StatusCode::INTERNAL_SERVER_ERROR, error),
     };
-    let resolved =
-        backend::resolve(core, &backend.namespace, &backend.service, backend.port).await;
+    let resolved = backend::resolve(core, &backend.namespace, &backend.service, backend.port).await;
     let address = match resolved {
         Ok(address) => address,
         Err(error) => {

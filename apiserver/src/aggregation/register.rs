@@ -34,12 +34,7 @@ pub(super) fn start(server: &Server, client: Client) -> Result<(), ApiError> {
     Ok(())
 }
 
-async fn follow(
-    server: Server,
-    definitions: Arc<Storage>,
-    services: Arc<Storage>,
-    client: Client,
-) {
+async fn follow(server: Server, definitions: Arc<Storage>, services: Arc<Storage>, client: Client) {
     while let (Ok(cache), Ok(services)) = (definitions.cache().await, services.cache().await) {
         let (_, mut changes) = cache.list_and_subscribe(None, Interest::All);
         mend(&server, services, &client).await;
@@ -85,7 +80,8 @@ fn custom(registry: &Registry) -> BTreeSet<GroupVersion> {
 /// Group versions without an APIService, and names of APIServices of ours without a group version.
 fn plan(served: &BTreeSet<GroupVersion>, known: &[Value]) -> (Vec<GroupVersion>, Vec<String>) {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let version = |service: &Value| (text(&service["spec"]["group"]), text(&service["spec"]["version"]));
+    let version =
+        |service: &Value| (text(&service["spec"]["group"]), text(&service["spec"]["version"]));
     let named: BTreeSet<GroupVersion> = known.iter().map(version).collect();
     let missing = served.difference(&named).cloned().collect();
     let ours = known.iter().filter(|service| service["metadata"]["labels"][LABEL] == "true");

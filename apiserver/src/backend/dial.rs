@@ -75,11 +75,9 @@ fn handshake(error: &io::Error) -> String {
             "certificate has expired or is not yet valid".to_owned()
         }
         CertificateError::NotValidForName => "certificate is not valid for this name".to_owned(),
-        CertificateError::NotValidForNameContext { expected, presented } => format!(
-            "certificate is valid for {}, not {}",
-            presented.join(", "),
-            expected.to_str()
-        ),
+        CertificateError::NotValidForNameContext { expected, presented } => {
+            format!("certificate is valid for {}, not {}", presented.join(", "), expected.to_str())
+        }
         other => format!("{other:?}"),
     };
     format!("tls: failed to verify certificate: x509: {detail}")

@@ -36,7 +36,8 @@ pub(crate) async fn resolve(
     }
     let ports = spec["ports"].as_array().map(Vec::as_slice).unwrap_or_default();
     let known = ports.iter().find(|p| p["port"].as_u64() == Some(port.into()));
-    let known = known.ok_or_else(|| format!("no service port {port} found for service {name:?}"))?;
+    let known =
+        known.ok_or_else(|| format!("no service port {port} found for service {name:?}"))?;
     let port_name = known["name"].as_str().unwrap_or_default();
     let (found, is_kept) = endpoints(core, namespace, name, port_name).await;
     let chosen = found.get(rand::random_range(0..found.len().max(1))).copied();

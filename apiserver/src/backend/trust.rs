@@ -33,15 +33,16 @@ pub(crate) fn config(trust: Trust<'_>, identity: Option<Identity>) -> Result<Cli
     let builder = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
-    let custom = |verifier: Arc<dyn ServerCertVerifier>| {
+    let custom = |bundle| {
+        let verifier = Arc::new(Verifier { provider: provider(), bundle });
         builder.clone().dangerous().with_custom_certificate_verifier(verifier)
     };
     let builder = match trust {
-        Trust::Bundle(pem) => custom(Arc::new(Bundle::new(pem)?)),
+        Trust::Bundle(pem) => custom(Some(Bundle::new(pem)?)),
         Trust::Machine => {
             builder.clone().with_platform_verifier().map_err(|error| error.to_string())?
         }
-        Trust::Anyone => custom(Arc::new(AnyName(provider()))),
+        Trust::Anyone => custom(None),
     };
     let mut config = match identity {
         Some((chain, key)) => {
@@ -58,8 +59,8 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// Trusts what the authorities of a bundle vouch for, and the certificates of the bundle themselves: a
-/// self-signed certificate is its own authority, as it is in Go.
+/// The authorities of a bundle, and its certificates themselves: a self-signed certificate is its own authority,
+/// as it is in Go.
 #[derive(Debug)]
 struct Bundle {
     known: Vec<CertificateDer<'static>>,
@@ -68,8 +69,7 @@ struct Bundle {
 
 impl Bundle {
     fn new(pem: &[u8]) -> Result<Self, String> {
-        let known: Vec<_> =
-            CertificateDer::pem_slice_iter(pem).filter_map(Result::ok).collect();
+        let known: Vec<_> = CertificateDer::pem_slice_iter(pem).filter_map(Result::ok).collect();
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(known.iter().cloned());
         let authorities = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
@@ -79,7 +79,16 @@ impl Bundle {
     }
 }
 
-impl ServerCertVerifier for Bundle {
+/// Believes what a bundle vouches for. Without one, backends prove that they hold their key, not who they are: node
+/// agents make their serving certificates themselves, as upstream's do unless `--kubelet-certificate-authority` is
+/// set.
+#[derive(Debug)]
+struct Verifier {
+    provider: Arc<CryptoProvider>,
+    bundle: Option<Bundle>,
+}
+
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -88,10 +97,11 @@ impl ServerCertVerifier for Bundle {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        let Some(bundle) = &self.bundle else { return Ok(ServerCertVerified::assertion()) };
         let judged =
-            self.authorities.verify_server_cert(end_entity, intermediates, name, ocsp, now);
+            bundle.authorities.verify_server_cert(end_entity, intermediates, name, ocsp, now);
         match judged {
-            Err(_) if self.known.iter().any(|known| known == end_entity) => {
+            Err(_) if bundle.known.iter().any(|known| known == end_entity) => {
                 let certificate = ParsedCertificate::try_from(end_entity)?;
                 rustls::client::verify_server_name(&certificate, name)?;
                 Ok(ServerCertVerified::assertion())
@@ -106,47 +116,7 @@ impl ServerCertVerifier for Bundle {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.authorities.verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.authorities.verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.authorities.supported_verify_schemes()
-    }
-}
-
-/// Backends prove that they hold their key, not who they are: node agents make their serving certificates
-/// themselves, as upstream's do unless `--kubelet-certificate-authority` is set.
-#[derive(Debug)]
-struct AnyName(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyName {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _name: &ServerName<'_>,
-        _ocsp: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
+        let algorithms = &self.provider.signature_verification_algorithms;
         rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
     }
 
@@ -156,11 +126,11 @@ impl ServerCertVerifier for AnyName {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
+        let algorithms = &self.provider.signature_verification_algorithms;
         rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }

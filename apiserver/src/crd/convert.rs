@@ -140,7 +140,8 @@ fn accept(original: &Value, mut converted: Value, version: &str) -> Result<Value
         return Err("missing metadata in converted object".to_owned());
     };
     for (key, word) in [("name", "name"), ("namespace", "namespace"), ("uid", "UID")] {
-        let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
+        let text =
+            |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
         let (mine, other) = (text(original["metadata"].get(key)), text(theirs.get(key)));
         if mine != other {
             return Err(format!("must have the same {word}: {mine} != {other}"));

@@ -137,7 +137,10 @@ pub(super) enum Approval {
 impl Approval {
     pub(super) fn text(&self) -> &str {
         match self {
-            Self::Given(text) | Self::Bypassed(text) | Self::Invalid(text) | Self::Missing(text) => text,
+            Self::Given(text)
+            | Self::Bypassed(text)
+            | Self::Invalid(text)
+            | Self::Missing(text) => text,
         }
     }
 }
@@ -159,7 +162,9 @@ pub(super) fn approval(definition: &Value) -> Option<Approval> {
     });
     Some(match text {
         "" => Approval::Missing(format!("{needs}, {SEE}")),
-        text if text.starts_with("unapproved") => Approval::Bypassed(format!("not approved: {text:?}")),
+        text if text.starts_with("unapproved") => {
+            Approval::Bypassed(format!("not approved: {text:?}"))
+        }
         text if is_url => Approval::Given(format!("approved in {text}")),
         _ => Approval::Invalid(format!(
             "{needs} with either a URL or a reason starting with \"unapproved\", {SEE}"

@@ -12,9 +12,9 @@ use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, Version, header};
 use hyper_util::rt::TokioIo;
-use serde_json::{Value, json};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
+use serde_json::{Value, json};
 use tracing::debug;
 
 use super::options::Query;
@@ -139,9 +139,7 @@ pub(crate) async fn forward(
     mut request: Request,
 ) -> Result<Response, ApiError> {
     let unreachable = |what: &dyn std::fmt::Display| {
-        ApiError::Unavailable(format!(
-            "error trying to reach service: {what}"
-        ))
+        ApiError::Unavailable(format!("error trying to reach service: {what}"))
     };
     let stream = match tokio::time::timeout(CONNECT, connect(core, target)).await {
         Ok(stream) => stream.map_err(|e| unreachable(&e))?,

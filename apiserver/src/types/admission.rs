@@ -342,7 +342,14 @@ impl Strategy for ValidatingPolicies {
             if !validation["messageExpression"].is_null() {
                 let place = (&at, tells);
                 let missing = "must be non-empty if specified";
-                expression(validation, "messageExpression", missing, &["string"], place, &mut causes);
+                expression(
+                    validation,
+                    "messageExpression",
+                    missing,
+                    &["string"],
+                    place,
+                    &mut causes,
+                );
             }
             let reasons = ["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"];
             causes.one_of(&at.field("reason"), &validation["reason"], &reasons);
@@ -373,7 +380,11 @@ impl Strategy for MutatingPolicies {
         }
         let variables = policy(spec, &at, &mut causes);
         let mutations_at = at.field("mutations");
-        causes.present(&mutations_at, &spec["mutations"], "mutations must contain at least one item");
+        causes.present(
+            &mutations_at,
+            &spec["mutations"],
+            "mutations must contain at least one item",
+        );
         let again = at.field("reinvocationPolicy");
         if causes.present(&again, &spec["reinvocationPolicy"], "") {
             causes.one_of(&again, &spec["reinvocationPolicy"], &["IfNeeded", "Never"]);
@@ -391,7 +402,8 @@ impl Strategy for MutatingPolicies {
                 continue;
             }
             causes.one_of(&at.field("patchType"), &mutation["patchType"], &kinds);
-            let key = if mutation["patchType"] == kinds[1] { "jsonPatch" } else { "applyConfiguration" };
+            let key =
+                if mutation["patchType"] == kinds[1] { "jsonPatch" } else { "applyConfiguration" };
             let place = (&at.field(key), scope);
             expression(&mutation[key], "expression", "", &[], place, &mut causes);
         }
@@ -447,7 +459,8 @@ fn param_ref(reference: &Value, at: &At<'_>, causes: &mut Causes) {
         _ => (),
     }
     causes.selector(&at.field("selector"), &reference["selector"]);
-    let (action_at, action) = (at.field("parameterNotFoundAction"), &reference["parameterNotFoundAction"]);
+    let (action_at, action) =
+        (at.field("parameterNotFoundAction"), &reference["parameterNotFoundAction"]);
     if action.is_null() {
         causes.required(&action_at, "");
     }
@@ -487,29 +500,61 @@ mod tests {
     }
 
     #[test]
+    fn policies_need_something_to_check() {
+        let fields = |object: Value| -> Vec<String> {
+            let causes = ValidatingPolicies.validate(&object, None, None);
+            causes.into_iter().map(|cause| cause.field).collect()
+        };
+        assert_eq!(
+            fields(json!({"spec": {}})),
+            ["spec.matchConstraints", "spec.validations", "spec.auditAnnotations"]
+        );
+        let rules = json!([{"operations": ["*"], "apiGroups": [""], "apiVersions": ["v1"],
+            "resources": ["pods"]}]);
+        let policy = |rule: &str| {
+            json!({"spec": {"matchConstraints": {"resourceRules": rules},
+                "variables": [{"name": "n", "expression": "object.spec.n"}],
+                "validations": [{"expression": rule}]}})
+        };
+        assert_eq!(fields(policy("variables.n > 1 && authorizer != null")), [""; 0]);
+        assert_eq!(fields(policy("params.n > 1")), ["spec.validations[0].expression"]);
+        assert_eq!(fields(policy("'text'")), ["spec.validations[0].expression"]);
+    }
+
+    #[test]
     fn webhooks_are_refused_in_upstreams_words() {
         check(json!({}), &[]);
         check(
             json!({"name": "a.b"}),
-            &["webhooks[0].name: Invalid value: \"a.b\": should be a domain with at least three segments separated by dots"],
+            &[
+                "webhooks[0].name: Invalid value: \"a.b\": should be a domain with at least three segments separated by dots",
+            ],
         );
         check(
             json!({"sideEffects": "Unknown", "timeoutSeconds": 31}),
-            &["webhooks[0].sideEffects: Unsupported value: \"Unknown\": supported values: \"None\", \"NoneOnDryRun\"",
-              "webhooks[0].timeoutSeconds: Invalid value: 31: the timeout value must be between 1 and 30 seconds"],
+            &[
+                "webhooks[0].sideEffects: Unsupported value: \"Unknown\": supported values: \"None\", \"NoneOnDryRun\"",
+                "webhooks[0].timeoutSeconds: Invalid value: 31: the timeout value must be between 1 and 30 seconds",
+            ],
         );
         check(
             json!({"clientConfig": {"url": "http://a?b=c"}}),
-            &["webhooks[0].clientConfig.url: Invalid value: \"http\": 'https' is the only allowed URL scheme; desired format: https://host[/path]",
-              "webhooks[0].clientConfig.url: Invalid value: \"b=c\": query parameters are not permitted in the URL"],
+            &[
+                "webhooks[0].clientConfig.url: Invalid value: \"http\": 'https' is the only allowed URL scheme; desired format: https://host[/path]",
+                "webhooks[0].clientConfig.url: Invalid value: \"b=c\": query parameters are not permitted in the URL",
+            ],
         );
         check(
             json!({"clientConfig": {}}),
-            &["webhooks[0].clientConfig: Required value: exactly one of url or service is required"],
+            &[
+                "webhooks[0].clientConfig: Required value: exactly one of url or service is required",
+            ],
         );
         check(
             json!({"matchConditions": [{"name": "a", "expression": "nothing.a"}]}),
-            &["webhooks[0].matchConditions[0].expression: Invalid value: \"nothing.a\": compilation failed: ERROR: <input>:1:1: undeclared reference to 'nothing' (in container '')\n | nothing.a\n | ^"],
+            &[
+                "webhooks[0].matchConditions[0].expression: Invalid value: \"nothing.a\": compilation failed: ERROR: <input>:1:1: undeclared reference to 'nothing' (in container '')\n | nothing.a\n | ^",
+            ],
         );
     }
 }

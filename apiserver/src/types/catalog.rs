@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    admission, Conversion, Plain, Strategy, apiservices, apps, autoscaling, batch, certificates, cluster,
-    config, events, limits, machinery, network, pod, resource, roles, service, storage,
+    Conversion, Plain, Strategy, admission, apiservices, apps, autoscaling, batch, certificates,
+    cluster, config, events, limits, machinery, network, pod, resource, roles, service, storage,
 };
 use crate::identity::rbac::{self, Kind};
 

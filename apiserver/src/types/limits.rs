@@ -3,8 +3,8 @@
 use schema::Cause;
 use serde_json::Value;
 
-use super::check::{At, Causes, ensure, items, items_mut, members, nano, part, shown, text};
 use super::Strategy;
+use super::check::{At, Causes, ensure, items, items_mut, members, nano, part, shown, text};
 
 /// Strategy of `limitranges`.
 pub(crate) struct LimitRanges;

@@ -200,17 +200,6 @@ mod tests {
     }
 
     #[test]
-    fn policies_need_something_to_check() {
-        assert_eq!(
-            fields(ValidatingPolicies.validate(&json!({"spec": {}}), None, None)),
-            ["spec.matchConstraints", "spec.validations", "spec.auditAnnotations"]
-        );
-        let good =
-            json!({"spec": {"matchConstraints": {}, "validations": [{"expression": "true"}]}});
-        assert_eq!(fields(ValidatingPolicies.validate(&good, None, None)), [""; 0]);
-    }
-
-    #[test]
     fn levels_queue_within_bounds() {
         let mut level = json!({"metadata": {"name": "p"}, "spec": {"type": "Limited", "limited": {"limitResponse": {"type": "Queue", "queuing": {"queues": 4}}}}});
         PriorityLevels.default(&mut level);

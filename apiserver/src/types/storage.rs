@@ -5,9 +5,7 @@ use std::collections::HashSet;
 use schema::Cause;
 use serde_json::{Value, json};
 
-use super::check::{
-    At, Causes, copy, default, is_empty, items, members, nano, part, shown, text,
-};
+use super::check::{At, Causes, copy, default, is_empty, items, members, nano, part, shown, text};
 use super::{Ctx, Strategy, pod, words};
 use crate::registry::Selectable;
 use crate::status::ApiError;

@@ -80,10 +80,7 @@ pub async fn create(
     Err(last.unwrap_or(ApiError::MethodNotAllowed))
 }
 
-async fn attempt(
-    writer: &mut Writer<'_>,
-    mut object: Value,
-) -> Result<Bytes, ApiError> {
+async fn attempt(writer: &mut Writer<'_>, mut object: Value) -> Result<Bytes, ApiError> {
     let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     let strategy = writer.resource.strategy.clone();
     let foreign = writer.resource.custom.is_some() && !writer.resource.bare_items;

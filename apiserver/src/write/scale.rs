@@ -23,10 +23,8 @@ pub(super) async fn handle(call: &Call<'_>, body: &[u8]) -> Result<Response, Api
     let options = WriteOptions::parse(&call.query, call.method)?;
     let mut writer = Writer::new(call, options);
     let agent = meta::agent(call.headers);
-    let plan = Plan {
-        scale: Some(&paths),
-        ..Plan::new(&call.info.name, Some("scale"), Some(&agent))
-    };
+    let plan =
+        Plan { scale: Some(&paths), ..Plan::new(&call.info.name, Some("scale"), Some(&agent)) };
     let wanted = Wanted::parse(call, body)?;
     let updated = update(&mut writer, &plan, |_, old| {
         let scale = wanted.over(&scale(call.resource, &paths, old))?;

@@ -50,7 +50,8 @@ impl<'p> Plan<'p> {
         let Some(paths) = self.scale else {
             return admission::admit(writer, self.subresource, object, Some(old)).await;
         };
-        let (mut shown, before) = (scale::show(writer, paths, object), scale::show(writer, paths, old));
+        let (mut shown, before) =
+            (scale::show(writer, paths, object), scale::show(writer, paths, old));
         admission::admit(writer, self.subresource, &mut shown, Some(&before)).await?;
         scale::take(&self.name, paths, &shown, object)
     }

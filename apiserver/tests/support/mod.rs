@@ -41,9 +41,7 @@ pub(crate) async fn serve(server: &TestServer, hosts: &[&str], router: Router) -
                 let router = router.layer(axum::Extension(shown));
                 let service = TowerToHyperService::new(router);
                 let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-                let _ = builder
-                    .serve_connection_with_upgrades(TokioIo::new(stream), service)
-                    .await;
+                let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
             });
         }
     });
@@ -58,7 +56,9 @@ pub(crate) fn bundle(server: &TestServer) -> String {
 
 /// Repeats `check` until it answers something, for at most ten seconds.
 #[allow(dead_code, reason = "not every test waits")]
-pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(mut check: impl FnMut() -> F) -> T {
+pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
+    mut check: impl FnMut() -> F,
+) -> T {
     let wait = async {
         loop {
             if let Some(found) = check().await {

@@ -79,6 +79,11 @@ mod tests {
         assert_eq!(pod["spec"]["containers"], expected);
         let config = json!({"spec": {"containers": [{"name": "a", "args": ["z"]}]}});
         let refused = pods.merge_configuration(&mut pod, &config).unwrap_err();
-        assert!(refused.ends_with("may not mutate atomic arrays, maps or structs: .spec.containers[0].args"), "{refused}");
+        assert!(
+            refused.ends_with(
+                "may not mutate atomic arrays, maps or structs: .spec.containers[0].args"
+            ),
+            "{refused}"
+        );
     }
 }

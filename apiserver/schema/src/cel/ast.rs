@@ -11,17 +11,43 @@ use kube_cel::cel::common::ast::{
 /// Interned text of names.
 pub(super) type Name = Arc<str>;
 
-/// Functions whose receiver is a namespace and not a value, such as `sets.contains(a, b)`.
-const NAMESPACES: [&str; 8] =
-    ["sets", "math", "ip", "cidr", "format", "optional", "base64", "jsonpatch"];
+/// Whether what looks like a receiver is a namespace, as in `sets.contains(a, b)`. (A loop's variable may well be
+/// called `ip`.)
+fn is_namespace(space: &str, function: &str) -> bool {
+    match space {
+        "sets" => matches!(function, "contains" | "equivalent" | "intersects"),
+        "math" => true,
+        "ip" => function == "isCanonical",
+        "format" => {
+            let stem = function.strip_suffix("Prefix").unwrap_or(function);
+            let names = ["dns1123Label", "dns1123Subdomain", "dns1035Label"];
+            let others =
+                ["named", "qualifiedName", "labelValue", "uri", "uuid", "byte", "date", "datetime"];
+            names.contains(&stem) || others.contains(&function)
+        }
+        "optional" => matches!(function, "none" | "of" | "ofNonZeroValue"),
+        "base64" => matches!(function, "encode" | "decode"),
+        "jsonpatch" => function == "escapeKey",
+        _ => false,
+    }
+}
 
 /// One step of an expression.
 #[derive(Debug)]
 pub(super) enum Expr {
     Literal(Value),
     Var(Name),
-    Select { operand: Box<Expr>, field: Name, test: bool, optional: bool },
-    Index { operand: Box<Expr>, key: Box<Expr>, optional: bool },
+    Select {
+        operand: Box<Expr>,
+        field: Name,
+        test: bool,
+        optional: bool,
+    },
+    Index {
+        operand: Box<Expr>,
+        key: Box<Expr>,
+        optional: bool,
+    },
     And(Box<Expr>, Box<Expr>),
     Or(Box<Expr>, Box<Expr>),
     Not(Box<Expr>),
@@ -36,7 +62,11 @@ pub(super) enum Expr {
     /// A value of a named type, such as `JSONPatch{op: "add"}`.
     Object(Name, Vec<(Name, Expr, bool)>),
     Loop(Box<Loop>),
-    Call { function: Name, target: Option<Box<Expr>>, args: Vec<Expr> },
+    Call {
+        function: Name,
+        target: Option<Box<Expr>>,
+        args: Vec<Expr>,
+    },
 }
 
 /// Operators with two strict operands.
@@ -84,13 +114,17 @@ pub(super) fn lower(parsed: &IdedExpr) -> Result<Expr, String> {
             let entry = |(at, entry)| Ok((lower(entry)?, list.optional_indices.contains(&at)));
             Expr::List(list.elements.iter().enumerate().map(entry).collect::<Result<_, String>>()?)
         }
-        Parsed::Map(map) => map.entries.iter().map(map_entry).collect::<Result<_, _>>().map(Expr::Map)?,
+        Parsed::Map(map) => {
+            map.entries.iter().map(map_entry).collect::<Result<_, _>>().map(Expr::Map)?
+        }
         Parsed::Struct(object) => {
             let fields = object.entries.iter().map(object_field).collect::<Result<Vec<_>, _>>()?;
             check_names(&object.type_name, &fields)?;
             Expr::Object(object.type_name.as_str().into(), fields)
         }
-        Parsed::Comprehension(comprehension) => Expr::Loop(Box::new(self::comprehension(comprehension)?)),
+        Parsed::Comprehension(comprehension) => {
+            Expr::Loop(Box::new(self::comprehension(comprehension)?))
+        }
         Parsed::Call(call) => self::call(call)?,
         Parsed::Unspecified => return Err("an expression is missing".to_owned()),
     })
@@ -118,7 +152,9 @@ fn select(select: &SelectExpr) -> Result<Expr, String> {
 
 fn map_entry(entry: &IdedEntryExpr) -> Result<(Expr, Expr, bool), String> {
     match &entry.expr {
-        EntryExpr::MapEntry(entry) => Ok((lower(&entry.key)?, lower(&entry.value)?, entry.optional)),
+        EntryExpr::MapEntry(entry) => {
+            Ok((lower(&entry.key)?, lower(&entry.value)?, entry.optional))
+        }
         EntryExpr::StructField(_) => Err("a map has fields".to_owned()),
     }
 }
@@ -145,9 +181,9 @@ fn check_names(name: &str, fields: &[(Name, Expr, bool)]) -> Result<(), String> 
     }
     match name {
         "JSONPatch" => Ok(()),
-        name if name == "Object" || name.starts_with("Object.") => fields
-            .iter()
-            .try_for_each(|(field, value, _)| check(value, &format!("{name}.{field}"))),
+        name if name == "Object" || name.starts_with("Object.") => {
+            fields.iter().try_for_each(|(field, value, _)| check(value, &format!("{name}.{field}")))
+        }
         other => Err(format!("undeclared reference to '{other}' (in container '')")),
     }
 }
@@ -173,7 +209,9 @@ fn call(call: &CallExpr) -> Result<Expr, String> {
     let args = call.args.iter().map(lower).collect::<Result<_, _>>()?;
     let function = |name: &str| name.trim_start_matches('.').into();
     Ok(match call.target.as_deref() {
-        Some(IdedExpr { expr: Parsed::Ident(space), .. }) if NAMESPACES.contains(&space.as_str()) => {
+        Some(IdedExpr { expr: Parsed::Ident(space), .. })
+            if is_namespace(space, &call.func_name) =>
+        {
             let function = format!("{space}.{}", call.func_name).into();
             Expr::Call { function, target: None, args }
         }

@@ -2,35 +2,156 @@
 //!
 //! Source: `cel-go/checker/{checker,cost}.go` and upstream's `apiserver/pkg/cel/library/cost.go`.
 
+use std::num::Saturating;
+
 use super::ast::{Binary, Expr, Loop};
-use super::eval::PER_CALL;
+use super::eval::{PER_CALL, TYPES};
 use super::types::Type;
 
 /// Every function that expressions may call.
 const FUNCTIONS: &[&str] = &[
-    "allowed", "all", "abs", "base64.decode", "base64.encode", "bool", "bytes", "charAt", "check",
-    "cidr", "compareTo", "contains", "containsCIDR", "containsIP", "double", "duration", "dyn",
-    "endsWith", "error", "errored", "exists", "family", "fieldSelector", "find", "findAll", "first",
-    "flatten", "format", "format.named", "getDate", "getDayOfMonth", "getDayOfWeek", "getDayOfYear",
-    "getEscapedPath", "getFullYear", "getHost", "getHostname", "getHours", "getMilliseconds",
-    "getMinutes", "getMonth", "getPort", "getQuery", "getScheme", "getSeconds", "group", "hasValue",
-    "indexOf", "int", "ip", "ip.isCanonical", "isCIDR", "isGlobalUnicast", "isGreaterThan", "isIP",
-    "isInteger", "isLessThan", "isLinkLocalMulticast", "isLinkLocalUnicast", "isLoopback",
-    "isQuantity", "isSemver", "isSorted", "isURL", "isUnspecified", "join", "jsonpatch.escapeKey",
-    "labelSelector", "last", "lastIndexOf", "lowerAscii", "major", "masked", "matches", "max", "min",
-    "minor", "name", "namespace", "optional.none", "optional.of", "optional.ofNonZeroValue",
-    "optFlatMap", "optMap", "or", "orValue", "patch", "path", "prefixLength", "quantity", "range",
-    "reason", "replace", "resource", "reverse", "semver", "serviceAccount", "sets.contains",
-    "sets.equivalent", "sets.intersects", "sign", "size", "slice", "sort", "sortBy", "split",
-    "startsWith", "string", "sub", "subresource", "substring", "sum", "timestamp", "trim", "type",
-    "uint", "unwrap", "unwrapOpt", "upperAscii", "url", "validate", "value", "add", "asInteger",
-    "asApproximateFloat", "distinct", "isIPv4", "isIPv6", "isCIDRv4", "isCIDRv6", "@in",
+    "allowed",
+    "all",
+    "abs",
+    "base64.decode",
+    "base64.encode",
+    "bool",
+    "bytes",
+    "charAt",
+    "check",
+    "cidr",
+    "compareTo",
+    "contains",
+    "containsCIDR",
+    "containsIP",
+    "double",
+    "duration",
+    "dyn",
+    "endsWith",
+    "error",
+    "errored",
+    "exists",
+    "family",
+    "fieldSelector",
+    "find",
+    "findAll",
+    "first",
+    "flatten",
+    "format",
+    "format.named",
+    "getDate",
+    "getDayOfMonth",
+    "getDayOfWeek",
+    "getDayOfYear",
+    "getEscapedPath",
+    "getFullYear",
+    "getHost",
+    "getHostname",
+    "getHours",
+    "getMilliseconds",
+    "getMinutes",
+    "getMonth",
+    "getPort",
+    "getQuery",
+    "getScheme",
+    "getSeconds",
+    "group",
+    "hasValue",
+    "indexOf",
+    "int",
+    "ip",
+    "ip.isCanonical",
+    "isCIDR",
+    "isGlobalUnicast",
+    "isGreaterThan",
+    "isIP",
+    "isInteger",
+    "isLessThan",
+    "isLinkLocalMulticast",
+    "isLinkLocalUnicast",
+    "isLoopback",
+    "isQuantity",
+    "isSemver",
+    "isSorted",
+    "isURL",
+    "isUnspecified",
+    "join",
+    "jsonpatch.escapeKey",
+    "labelSelector",
+    "last",
+    "lastIndexOf",
+    "lowerAscii",
+    "major",
+    "masked",
+    "matches",
+    "max",
+    "min",
+    "minor",
+    "name",
+    "namespace",
+    "optional.none",
+    "optional.of",
+    "optional.ofNonZeroValue",
+    "optFlatMap",
+    "optMap",
+    "or",
+    "orValue",
+    "patch",
+    "path",
+    "prefixLength",
+    "quantity",
+    "range",
+    "reason",
+    "replace",
+    "resource",
+    "reverse",
+    "semver",
+    "serviceAccount",
+    "sets.contains",
+    "sets.equivalent",
+    "sets.intersects",
+    "sign",
+    "size",
+    "slice",
+    "sort",
+    "sortBy",
+    "split",
+    "startsWith",
+    "string",
+    "sub",
+    "subresource",
+    "substring",
+    "sum",
+    "timestamp",
+    "trim",
+    "type",
+    "uint",
+    "unwrap",
+    "unwrapOpt",
+    "upperAscii",
+    "url",
+    "validate",
+    "value",
+    "add",
+    "asInteger",
+    "asApproximateFloat",
+    "distinct",
+    "isIPv4",
+    "isIPv6",
+    "isCIDRv4",
+    "isCIDRv6",
+    "@in",
 ];
+
+/// Costs stay at the top when they reach it: they only have to be too large then.
+type Cost = Saturating<u64>;
+
+const ONE: Cost = Saturating(1);
 
 /// A type, and the most that finding the value costs.
 pub(super) struct Checked {
     pub(super) of: Type,
-    pub(super) cost: u64,
+    pub(super) cost: Cost,
 }
 
 /// What is wrong: the text, and the part of the source that it is about.
@@ -48,7 +169,7 @@ fn wrong<T>(text: String, at: impl Into<String>) -> Result<T> {
 /// Names and their types; later ones hide earlier ones.
 pub(super) type Names = Vec<(String, Type)>;
 
-fn checked(of: Type, cost: u64) -> Checked {
+fn checked(of: Type, cost: Cost) -> Checked {
     Checked { of, cost }
 }
 
@@ -60,11 +181,11 @@ fn tenth(size: u64) -> u64 {
 /// Checks an expression.
 pub(super) fn check(expr: &Expr, names: &mut Names) -> Result {
     match expr {
-        Expr::Literal(value) => Ok(checked(literal(value), 0)),
+        Expr::Literal(value) => Ok(checked(literal(value), Saturating(0))),
         Expr::Var(name) => variable(name, names),
         Expr::Select { operand, field, test, optional } => {
             let inner = check(operand, names)?;
-            let cost = inner.cost + u64::from(!test);
+            let cost = inner.cost + Saturating(u64::from(!test));
             let found = select(inner.of, field)?;
             let found = if *optional { Type::Optional(found.into()) } else { found };
             Ok(checked(if *test { Type::Bool } else { found }, cost))
@@ -76,13 +197,13 @@ pub(super) fn check(expr: &Expr, names: &mut Names) -> Result {
                 _ => Type::Dyn,
             };
             let found = if *optional { Type::Optional(found.into()) } else { found };
-            Ok(checked(found, operand.cost + key.cost + 1))
+            Ok(checked(found, operand.cost + key.cost + ONE))
         }
         Expr::And(a, b) | Expr::Or(a, b) => {
             let (a, b) = (boolean(a, names, "_&&_")?, boolean(b, names, "_&&_")?);
             Ok(checked(Type::Bool, a + b))
         }
-        Expr::Not(a) => Ok(checked(Type::Bool, boolean(a, names, "!_")? + 1)),
+        Expr::Not(a) => Ok(checked(Type::Bool, boolean(a, names, "!_")? + ONE)),
         Expr::NotFalse(a) => Ok(checked(Type::Bool, check(a, names)?.cost)),
         Expr::If(parts) => {
             let test = boolean(&parts[0], names, "_?_:_")?;
@@ -91,7 +212,7 @@ pub(super) fn check(expr: &Expr, names: &mut Names) -> Result {
         }
         Expr::Negate(a) => {
             let inner = check(a, names)?;
-            Ok(checked(inner.of, inner.cost + 1))
+            Ok(checked(inner.of, inner.cost + ONE))
         }
         Expr::Binary(operator, a, b) => {
             let (a, b) = (check(a, names)?, check(b, names)?);
@@ -119,14 +240,13 @@ fn literal(value: &super::Value) -> Type {
 
 fn variable(name: &str, names: &Names) -> Result {
     if let Some((_, of)) = names.iter().rev().find(|(known, _)| known == name) {
-        return Ok(checked(of.clone(), 1));
+        return Ok(checked(of.clone(), ONE));
     }
     if let Some(own) = name.strip_prefix("variables.") {
         return wrong(format!("undefined field '{own}'"), format!(".{own}"));
     }
-    let types = ["int", "uint", "double", "bool", "string", "bytes", "list", "map", "null_type", "type"];
-    match types.contains(&name) {
-        true => Ok(checked(Type::Dyn, 1)),
+    match TYPES.contains(&name) {
+        true => Ok(checked(Type::Dyn, ONE)),
         false => wrong(format!("undeclared reference to '{name}' (in container '')"), name),
     }
 }
@@ -152,21 +272,19 @@ fn select(operand: Type, field: &str) -> Result<Type> {
                 None => undefined(),
             }
         }
-        other => wrong(
-            format!("type '{other}' does not support field selection"),
-            format!(".{field}"),
-        ),
+        other => {
+            wrong(format!("type '{other}' does not support field selection"), format!(".{field}"))
+        }
     }
 }
 
-fn boolean(expr: &Expr, names: &mut Names, operator: &str) -> Result<u64> {
+fn boolean(expr: &Expr, names: &mut Names, operator: &str) -> Result<Cost> {
     let inner = check(expr, names)?;
     match inner.of {
         Type::Bool | Type::Dyn => Ok(inner.cost),
-        other => wrong(
-            format!("found no matching overload for '{operator}' applied to '({other})'"),
-            "",
-        ),
+        other => {
+            wrong(format!("found no matching overload for '{operator}' applied to '({other})'"), "")
+        }
     }
 }
 
@@ -199,10 +317,8 @@ fn comparable(a: &Type, b: &Type) -> bool {
 fn binary(operator: Binary, a: Checked, b: Checked) -> Result {
     let cost = a.cost + b.cost;
     let no_overload = |name: &str| {
-        let text = format!(
-            "found no matching overload for '{name}' applied to '({}, {})'",
-            a.of, b.of
-        );
+        let text =
+            format!("found no matching overload for '{name}' applied to '({}, {})'", a.of, b.of);
         wrong(text, name.trim_matches('_').trim_start_matches('@').to_owned())
     };
     match operator {
@@ -213,7 +329,7 @@ fn binary(operator: Binary, a: Checked, b: Checked) -> Result {
             }
             let least = a.of.size().min(b.of.size());
             let texts = matches!(a.of, Type::Text(_) | Type::Bytes(_));
-            Ok(checked(Type::Bool, cost + if texts { tenth(least) } else { least }))
+            Ok(checked(Type::Bool, cost + Saturating(if texts { tenth(least) } else { least })))
         }
         Binary::Less | Binary::LessEqual | Binary::Greater | Binary::GreaterEqual => {
             let ordered = !matches!(a.of, Type::List(..) | Type::Map(..) | Type::Object(..));
@@ -226,21 +342,25 @@ fn binary(operator: Binary, a: Checked, b: Checked) -> Result {
                 };
                 return no_overload(name);
             }
-            Ok(checked(Type::Bool, cost + tenth(a.of.size().min(b.of.size()))))
+            Ok(checked(Type::Bool, cost + Saturating(tenth(a.of.size().min(b.of.size())))))
         }
         Binary::In => match &b.of {
             Type::List(item, _) if !comparable(&a.of, item) => no_overload("@in"),
-            Type::List(_, n) => Ok(checked(Type::Bool, cost.saturating_add(*n))),
-            Type::Map(..) | Type::Dyn => Ok(checked(Type::Bool, cost + 1)),
+            Type::List(_, n) => Ok(checked(Type::Bool, cost + Saturating(*n))),
+            Type::Map(..) | Type::Dyn => Ok(checked(Type::Bool, cost + ONE)),
             _ => no_overload("@in"),
         },
         Binary::Add => {
             let sum = match (&a.of, &b.of) {
                 (Type::Text(n), Type::Text(m)) => {
-                    return Ok(checked(Type::Text(n.saturating_add(*m)), cost + tenth(n + m)));
+                    return Ok(checked(
+                        Type::Text(n.saturating_add(*m)),
+                        cost + Saturating(tenth(n.saturating_add(*m))),
+                    ));
                 }
                 (Type::List(x, n), Type::List(y, m)) => {
-                    let item = if *n == 0 { (**y).clone() } else { wider((**x).clone(), (**y).clone()) };
+                    let item =
+                        if *n == 0 { (**y).clone() } else { wider((**x).clone(), (**y).clone()) };
                     Type::List(item.into(), n.saturating_add(*m))
                 }
                 (Type::Timestamp, Type::Duration) | (Type::Duration, Type::Timestamp) => {
@@ -250,14 +370,14 @@ fn binary(operator: Binary, a: Checked, b: Checked) -> Result {
                 (x, y) if x.to_string() == y.to_string() => x.clone(),
                 _ => return no_overload("_+_"),
             };
-            Ok(checked(sum, cost + 1))
+            Ok(checked(sum, cost + ONE))
         }
         Binary::Subtract | Binary::Multiply | Binary::Divide | Binary::Modulo => {
             let same = a.of.to_string() == b.of.to_string();
             let known = same || matches!((&a.of, &b.of), (Type::Dyn, _) | (_, Type::Dyn));
             let times = matches!((&a.of, &b.of), (Type::Timestamp, Type::Duration));
             match known || times {
-                true => Ok(checked(a.of, cost + 1)),
+                true => Ok(checked(a.of, cost + ONE)),
                 false => no_overload("_-_"),
             }
         }
@@ -265,7 +385,7 @@ fn binary(operator: Binary, a: Checked, b: Checked) -> Result {
 }
 
 fn aggregate(expr: &Expr, names: &mut Names) -> Result {
-    let (mut cost, mut item, mut n): (u64, Option<Type>, u64) = (0, None, 0);
+    let (mut cost, mut item, mut n): (Cost, Option<Type>, u64) = (Saturating(0), None, 0);
     let mut add = |value: Checked| {
         cost += value.cost;
         n += 1;
@@ -280,21 +400,21 @@ fn aggregate(expr: &Expr, names: &mut Names) -> Result {
                 let value = check(value, names)?;
                 add(if *is_optional { checked(Type::Dyn, value.cost) } else { value });
             }
-            Ok(checked(Type::List(item.unwrap_or(Type::Dyn).into(), n), cost + 10))
+            Ok(checked(Type::List(item.unwrap_or(Type::Dyn).into(), n), cost + Saturating(10)))
         }
         Expr::Map(entries) => {
             for (_, value, _) in entries {
                 add(check(value, names)?);
             }
-            Ok(checked(Type::Map(item.unwrap_or(Type::Dyn).into(), n), cost + 30))
+            Ok(checked(Type::Map(item.unwrap_or(Type::Dyn).into(), n), cost + Saturating(30)))
         }
         Expr::Object(_, fields) => {
             for (_, value, _) in fields {
                 add(check(value, names)?);
             }
-            Ok(checked(Type::Dyn, cost + 40))
+            Ok(checked(Type::Dyn, cost + Saturating(40)))
         }
-        _ => Ok(checked(Type::Dyn, 0)),
+        _ => Ok(checked(Type::Dyn, Saturating(0))),
     }
 }
 
@@ -318,7 +438,7 @@ fn repeat(inner: &Loop, names: &mut Names) -> Result {
     names.push((inner.item.to_string(), item));
     let once = check(&inner.condition, names).and_then(|condition| {
         let step = check(&inner.step, names)?;
-        Ok((step.of, condition.cost.saturating_add(step.cost).saturating_add(1)))
+        Ok((step.of, condition.cost + step.cost + ONE))
     });
     names.truncate(names.len() - 2);
     let (step, once) = once?;
@@ -326,13 +446,12 @@ fn repeat(inner: &Loop, names: &mut Names) -> Result {
         Type::List(item, _) if is_list => Type::List(item, n),
         _ => init.of,
     };
-    let all = n.saturating_mul(once);
-    Ok(checked(of, all.saturating_add(range.cost).saturating_add(init.cost)))
+    Ok(checked(of, Saturating(n) * once + range.cost + init.cost))
 }
 
 fn call(function: &str, target: Option<&Expr>, args: &[Expr], names: &mut Names) -> Result {
     let target = target.map(|target| check(target, names)).transpose()?;
-    let mut cost = target.as_ref().map_or(0, |target| target.cost);
+    let mut cost = target.as_ref().map_or(Saturating(0), |target| target.cost);
     if let (Some(target), [Expr::Var(name), body], "optMap" | "optFlatMap") =
         (&target, args, function)
     {
@@ -345,20 +464,22 @@ fn call(function: &str, target: Option<&Expr>, args: &[Expr], names: &mut Names)
         names.pop();
         let body = body?;
         let of = if function == "optMap" { Type::Optional(body.of.into()) } else { body.of };
-        return Ok(checked(of, cost.saturating_add(body.cost)));
+        return Ok(checked(of, cost + body.cost));
     }
-    let known = FUNCTIONS.contains(&function) || function.starts_with("math.") || function.starts_with("format.");
+    let known = FUNCTIONS.contains(&function)
+        || function.starts_with("math.")
+        || function.starts_with("format.");
     if !known {
         return wrong(format!("undeclared reference to '{function}' (in container '')"), function);
     }
     let mut types: Vec<Type> = target.into_iter().map(|target| target.of).collect();
     for arg in args {
         let arg = check(arg, names)?;
-        cost = cost.saturating_add(arg.cost);
+        cost += arg.cost;
         types.push(arg.of);
     }
     let (of, own) = result(function, &types);
-    Ok(checked(of, cost.saturating_add(own).max(1)))
+    Ok(checked(of, (cost + Saturating(own)).max(ONE)))
 }
 
 /// The type and cost of a call, over the types of its receiver and arguments.

@@ -47,8 +47,8 @@ fn cost_of(
     let found = check(&program.expression, names)
         .map_err(|wrong| format!("compilation failed: {}", located(source, &wrong)))?;
     match found.of {
-        Type::Dyn => Ok(found.cost),
-        of if of.to_string() == wanted => Ok(found.cost),
+        Type::Dyn => Ok(found.cost.0),
+        of if of.to_string() == wanted => Ok(found.cost.0),
         _ => Err(format!("must evaluate to a {wanted}")),
     }
 }
@@ -77,7 +77,7 @@ fn place(source: &str, word: &str) -> usize {
         let after = source[at + word.len()..].chars().next().is_some_and(is_part);
         let starts = word.chars().next().is_some_and(is_part);
         let ends = word.chars().next_back().is_some_and(is_part);
-        !(starts && before) && !(ends && after)
+        !(starts && before || ends && after)
     };
     let found = source.match_indices(word).map(|(at, _)| at);
     if word.is_empty() { 0 } else { found.into_iter().find(|at| whole(*at)).unwrap_or(0) }

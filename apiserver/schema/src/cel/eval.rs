@@ -92,6 +92,10 @@ impl Variables for Vec<(&str, Value)> {
     }
 }
 
+/// Types by the names that expressions have for them.
+pub(super) const TYPES: [&str; 10] =
+    ["int", "uint", "double", "bool", "string", "bytes", "list", "map", "null_type", "type"];
+
 /// Variables of the expression, and those of the loops around.
 #[derive(Clone, Copy)]
 pub(super) enum Scope<'a> {
@@ -104,9 +108,12 @@ impl Scope<'_> {
         match self {
             Scope::Local { name: known, value, .. } if ***known == *name => Ok((*value).clone()),
             Scope::Local { outer, .. } => outer.get(name, budget),
-            Scope::Root(variables) => variables
-                .get(name, budget)
-                .unwrap_or_else(|| failed(format!("no such attribute(s): {name}"))),
+            Scope::Root(variables) => match variables.get(name, budget) {
+                Some(found) => found,
+                // `type(x) == string`: types are their names.
+                None if TYPES.contains(&name) => Ok(Value::String(Arc::new(name.to_owned()))),
+                None => failed(format!("no such attribute(s): {name}")),
+            },
         }
     }
 }
@@ -185,7 +192,9 @@ fn logic(a: &Expr, b: &Expr, decisive: bool, scope: &Scope<'_>, budget: &mut Bud
 
 fn negate(value: &Value) -> Evaluated {
     match value {
-        Value::Int(n) => n.checked_neg().map(Value::Int).map_or_else(|| failed("integer overflow"), Ok),
+        Value::Int(n) => {
+            n.checked_neg().map(Value::Int).map_or_else(|| failed("integer overflow"), Ok)
+        }
         Value::Float(n) => Ok(Value::Float(-n)),
         _ => failed("no such overload"),
     }
@@ -204,7 +213,12 @@ pub(super) fn some(value: Option<Value>) -> Value {
     Value::Opaque(Arc::new(value))
 }
 
-fn select(operand: Value, field: &Name, (test, wanted): (bool, bool), budget: &mut Budget) -> Evaluated {
+fn select(
+    operand: Value,
+    field: &Name,
+    (test, wanted): (bool, bool),
+    budget: &mut Budget,
+) -> Evaluated {
     if !test {
         budget.take(1)?;
     }
@@ -287,7 +301,9 @@ fn entry(value: Value, is_optional: bool) -> Result<Option<Value>, Fault> {
     match (is_optional, optional(&value)) {
         (false, _) => Ok(Some(value)),
         (true, Some(inner)) => Ok(inner.cloned()),
-        (true, None) => failed("cannot initialize optional entry from a value that is not optional"),
+        (true, None) => {
+            failed("cannot initialize optional entry from a value that is not optional")
+        }
     }
 }
 
@@ -359,7 +375,8 @@ fn step(expr: &Expr, name: &Name, sum: Value, scope: &Scope<'_>, budget: &mut Bu
     match expr {
         expr if is_sum(expr) => Ok(sum),
         Expr::If(parts) => {
-            let chosen = if boolean(eval(&parts[0], scope, budget)?)? { &parts[1] } else { &parts[2] };
+            let chosen =
+                if boolean(eval(&parts[0], scope, budget)?)? { &parts[1] } else { &parts[2] };
             step(chosen, name, sum, scope, budget)
         }
         Expr::Binary(Binary::Add, left, more) if is_sum(left) => {

@@ -70,7 +70,12 @@ fn number(value: &Value) -> bool {
 }
 
 /// The value of `a operator b`.
-pub(super) fn binary(operator: Binary, a: Value, b: Value, budget: &mut Budget) -> Result<Value, Fault> {
+pub(super) fn binary(
+    operator: Binary,
+    a: Value,
+    b: Value,
+    budget: &mut Budget,
+) -> Result<Value, Fault> {
     use std::cmp::Ordering;
     let ordered = |test: fn(Ordering) -> bool| match a.partial_cmp(&b) {
         Some(order) => Ok(Value::Bool(test(order))),
@@ -215,11 +220,9 @@ fn method(
         ("endsWith", Value::String(text), [Value::String(end)]) => {
             Ok(Value::Bool(text.ends_with(end.as_str())))
         }
-        ("contains", Value::String(text), [Value::String(part)]) => {
-            budget
-                .take(text_cost(target).saturating_mul(text_cost(&args[0])))
-                .map(|()| Value::Bool(text.contains(part.as_str())))
-        }
+        ("contains", Value::String(text), [Value::String(part)]) => budget
+            .take(text_cost(target).saturating_mul(text_cost(&args[0])))
+            .map(|()| Value::Bool(text.contains(part.as_str()))),
         ("matches", Value::String(text), [Value::String(pattern)]) => {
             let cost = text_cost(target).saturating_mul(pattern.len() as u64 / 4 + 1);
             budget.take(cost).and_then(|()| matches(text, pattern))
@@ -296,9 +299,7 @@ fn library(function: &str, target: Option<Value>, args: Vec<Value>) -> Result<Va
     };
     context.resolve(&call).or_else(|error| match error {
         ExecutionError::FunctionError { message, .. } => failed(message),
-        ExecutionError::UndeclaredReference(name) => {
-            failed(format!("no such overload: {name}"))
-        }
+        ExecutionError::UndeclaredReference(name) => failed(format!("no such overload: {name}")),
         other => failed(lower_first(&other.to_string())),
     })
 }

@@ -77,8 +77,7 @@ fn parse(text: &str) -> Result<Program, String> {
         Ok(Err(errors)) => return Err(format!("compilation failed: {errors}")),
         Err(_) => return Err("compilation failed: the parser gave up".to_owned()),
     };
-    let expression =
-        ast::lower(&parsed).map_err(|error| format!("compilation failed: {error}"))?;
+    let expression = ast::lower(&parsed).map_err(|error| format!("compilation failed: {error}"))?;
     let mut is_transition = false;
     expression.variables(&mut |name| is_transition |= name == "oldSelf");
     Ok(Program { expression, is_transition })

@@ -3,7 +3,7 @@
 use kube_cel::cel::Value;
 use serde_json::Value as Json;
 
-use super::eval::{Budget, Fault};
+use super::eval::{Budget, Fault, Variables};
 use super::value::{convert, optional};
 use crate::cause::{Cause, Reason};
 use crate::node::{Edge, Kind, ListType, Node};
@@ -162,12 +162,13 @@ impl Judge {
         &mut self,
         place: &Place<'_>,
         source: &str,
-        variables: &Vec<(&str, Value)>,
+        variables: &dyn Variables,
     ) -> Option<String> {
         match super::compile(source).ok()?.run(variables, &mut self.budget) {
             Ok(Value::String(text)) => {
                 let text = text.trim();
-                let fits = !text.is_empty() && text.len() <= LONGEST_MESSAGE && !text.contains('\n');
+                let fits =
+                    !text.is_empty() && text.len() <= LONGEST_MESSAGE && !text.contains('\n');
                 fits.then(|| text.to_owned())
             }
             Err(Fault::Cost) => {

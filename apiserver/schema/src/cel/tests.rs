@@ -159,12 +159,19 @@ fn expressions_have_the_values_of_cel() {
         ("format.dns1123Label().validate('A').hasValue()", "true"),
         ("'abc'.matches('^a.c$') && 'abc'.find('b') == 'b'", "true"),
         ("nothing == null && type(nothing) == type(null)", "true"),
-        ("Object{spec: Object.spec{replicas: 2, ?x: optional.none()}}", "{\"spec\":{\"replicas\":2}}"),
-        ("[JSONPatch{op: 'add', path: '/a/' + jsonpatch.escapeKey('b/c'), value: 1}]",
-         "[{\"op\":\"add\",\"path\":\"/a/b~1c\",\"value\":1}]"),
+        (
+            "Object{spec: Object.spec{replicas: 2, ?x: optional.none()}}",
+            "{\"spec\":{\"replicas\":2}}",
+        ),
+        (
+            "[JSONPatch{op: 'add', path: '/a/' + jsonpatch.escapeKey('b/c'), value: 1}]",
+            "[{\"op\":\"add\",\"path\":\"/a/b~1c\",\"value\":1}]",
+        ),
         ("{'a': 1}['b']", "no such key: b"),
         ("'a' in {'a': 1} && 2 in object.l", "true"),
         ("duration('1h') > duration('5m')", "true"),
+        ("type(object.s) == string && type(1) == int", "true"),
+        ("['a', 'b'].exists(ip, ip.startsWith('b'))", "true"),
         ("nowhere", "no such attribute(s): nowhere"),
     ] {
         assert_eq!(value(expression), expected, "{expression}");
@@ -190,12 +197,24 @@ fn refused(rule: &str, expected: &str) {
 fn rules_are_checked_against_their_schema() {
     refused("self.n == 1 && self.list.all(x, x.startsWith(self.name)) && self.map['a'] > 0", "");
     refused("self.metadata.name.size() < 5 && has(self.n)", "");
-    refused("self.list.map(x, x.size()).sum() < 10 && self.list.filter(x, x != '') == self.list", "");
-    refused("self.nope == 1", "ERROR: <input>:1:5: undefined field 'nope'\n | self.nope == 1\n | ....^");
+    refused(
+        "self.list.map(x, x.size()).sum() < 10 && self.list.filter(x, x != '') == self.list",
+        "",
+    );
+    refused(
+        "self.nope == 1",
+        "ERROR: <input>:1:5: undefined field 'nope'\n | self.nope == 1\n | ....^",
+    );
     refused("other.n == 1", "<input>:1:1: undeclared reference to 'other' (in container '')");
     refused("self.n.foo()", "undeclared reference to 'foo'");
     refused("self.n == 'x'", "found no matching overload for '_==_' applied to '(int, string)'");
-    refused("self.name + 1 == ''", "found no matching overload for '_+_' applied to '(string, int)'");
+    refused(
+        "self.name + 1 == ''",
+        "found no matching overload for '_+_' applied to '(string, int)'",
+    );
     refused("self.n", "must evaluate to a bool");
-    refused("self.map.all(k, self.map.all(l, k != l))", "exceeds budget by factor of more than 100x");
+    refused(
+        "self.map.all(k, self.map.all(l, k != l))",
+        "exceeds budget by factor of more than 100x",
+    );
 }

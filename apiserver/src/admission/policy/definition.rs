@@ -81,7 +81,9 @@ impl Definition {
             }),
             fails_open: spec["failurePolicy"] == "Ignore",
             validations: list("validations").map(Validation::compile).collect(),
-            annotations: list("auditAnnotations").map(|a| pair(a, "key", "valueExpression")).collect(),
+            annotations: list("auditAnnotations")
+                .map(|a| pair(a, "key", "valueExpression"))
+                .collect(),
             mutations: list("mutations").map(Mutation::compile).collect(),
             again: spec["reinvocationPolicy"] == "IfNeeded",
         }
@@ -102,9 +104,8 @@ impl Validation {
 
 impl Mutation {
     fn compile(mutation: &Value) -> Self {
-        let expression = |key: &str| {
-            Expression::new(mutation[key]["expression"].as_str().unwrap_or_default())
-        };
+        let expression =
+            |key: &str| Expression::new(mutation[key]["expression"].as_str().unwrap_or_default());
         match mutation["patchType"].as_str() {
             Some("JSONPatch") => Self::Patch(expression("jsonPatch")),
             _ => Self::Apply(expression("applyConfiguration")),

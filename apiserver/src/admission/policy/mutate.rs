@@ -54,11 +54,11 @@ pub(super) fn apply(
     let base = activation(invocation, attributes, subject);
     match mutation {
         Mutation::Apply(expression) => {
-            let Cel::Map(_) = run(expression, definition, &base)? else {
+            let config = run(expression, definition, &base)?;
+            if !matches!(config, Cel::Map(_)) {
                 return Err("unsupported return type from ApplyConfiguration expression".to_owned());
-            };
-            let config = cel::to_json(&run(expression, definition, &base)?)?;
-            configured(subject, config, schema)
+            }
+            configured(subject, cel::to_json(&config)?, schema)
         }
         Mutation::Patch(expression) => {
             let Cel::List(operations) = run(expression, definition, &base)? else {

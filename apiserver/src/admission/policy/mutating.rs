@@ -104,7 +104,7 @@ async fn run(
         }
     }
     if subject.object != before {
-        *object = matching::convert_back(attributes, resource, subject.object);
+        *object = matching::convert_back(attributes, resource, subject.object).await?;
         attributes.policy_rounds.changed();
         attributes.reinvoke = true;
     }

@@ -49,9 +49,8 @@ pub(super) fn judge(invocation: &Invocation<'_>, attributes: &Attributes<'_>) ->
     let mut verdict = Verdict::default();
     let mut budget = Budget::new(PER_POLICY);
     for (index, validation) in definition.validations.iter().enumerate() {
-        let violated = |message: String, reason: &str| {
-            Violation { index, message, reason: reason.to_owned() }
-        };
+        let violated =
+            |message: String, reason: &str| Violation { index, message, reason: reason.to_owned() };
         match validation.rule.run(&variables, &mut budget) {
             None => return failed(definition, OUT_OF_BUDGET.to_owned()),
             Some(Ok(Cel::Bool(true))) => (),
@@ -91,9 +90,8 @@ fn message(
         Some(expression) => expression.run(&WithoutAuthorizer(variables), budget)?,
         None => Err(String::new()),
     };
-    let fits = |text: &str| {
-        !text.is_empty() && text.len() <= LONGEST_MESSAGE && !text.contains('\n')
-    };
+    let fits =
+        |text: &str| !text.is_empty() && text.len() <= LONGEST_MESSAGE && !text.contains('\n');
     let made = match &made {
         Ok(Cel::String(text)) if fits(text.trim()) => Some(text.trim().to_owned()),
         _ => None,

@@ -34,16 +34,23 @@ impl Webhook {
             let text = format!("admission webhook {:?} does not support dry run", self.name);
             return Err(Fault::Refused(ApiError::BadRequest(text)));
         }
-        let failed = |text: String| Fault::Call(format!("failed calling webhook {:?}: {text}", self.name));
+        let failed =
+            |text: String| Fault::Call(format!("failed calling webhook {:?}: {text}", self.name));
         if !self.speaks_v1 {
             let text = "could not create admission objects: webhook does not accept known AdmissionReview versions (v1)";
             return Err(failed(text.to_owned()));
         }
-        let client = self.client.as_ref().map_err(|error| {
-            failed(format!("could not get REST client: {error}"))
-        })?;
+        let client = self
+            .client
+            .as_ref()
+            .map_err(|error| failed(format!("could not get REST client: {error}")))?;
         let uid = uuid::Uuid::new_v4().to_string();
-        let document = document(attributes, resource, object, &uid);
+        let old = match attributes.old {
+            Some(old) => matching::convert(attributes, resource, old).await,
+            None => Ok(Value::Null),
+        };
+        let old = old.map_err(Fault::Refused)?;
+        let document = document(attributes, resource, (object, old), &uid);
         let left = attributes.deadline.saturating_duration_since(Instant::now());
         let answered = client.post(attributes.core, &document, self.timeout.min(left)).await;
         let answer = match answered {
@@ -89,13 +96,12 @@ impl Webhook {
 fn document(
     attributes: &Attributes<'_>,
     resource: &Arc<Resource>,
-    object: &Value,
+    (object, old): (&Value, Value),
     uid: &str,
 ) -> Value {
     let mut request = review::request(attributes, resource, object);
     request.insert("uid".to_owned(), uid.into());
     request.insert("object".to_owned(), object.clone());
-    let old = attributes.old.map(|old| matching::convert(attributes, resource, old));
-    request.insert("oldObject".to_owned(), old.unwrap_or_default());
+    request.insert("oldObject".to_owned(), old);
     json!({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "request": request})
 }

@@ -92,30 +92,36 @@ async fn mutate(
     object: &mut Value,
     at: usize,
 ) -> Result<bool, Fault> {
-    let shown = matching::convert(attributes, resource, object);
+    let shown = matching::convert(attributes, resource, object).await.map_err(Fault::Refused)?;
     let response = hook.ask(attributes, resource, &shown, true).await?;
     attributes.warnings.extend(response.warnings);
     if !response.allowed {
         return Err(Fault::Refused(refusal(&hook.name, &response.result)));
     }
-    let changed = patch(hook, attributes, resource, object, shown, &response.patch)?;
-    let note = json!({"configuration": hook.configuration, "webhook": hook.name, "mutated": changed});
+    let patched = patch(hook, attributes, resource, &shown, &response.patch)?;
+    let changed = patched.is_some();
+    if let Some(patched) = patched {
+        let back = matching::convert_back(attributes, resource, patched).await;
+        *object = back.map_err(Fault::Refused)?;
+    }
+    let note =
+        json!({"configuration": hook.configuration, "webhook": hook.name, "mutated": changed});
     attributes.annotations.add(place(attributes, at), note.to_string());
     Ok(changed)
 }
 
+/// The object after the patch, if that changed it.
 fn patch(
     hook: &Webhook,
     attributes: &Attributes<'_>,
     resource: &Arc<Resource>,
-    object: &mut Value,
-    shown: Value,
+    shown: &Value,
     patch: &[u8],
-) -> Result<bool, Fault> {
+) -> Result<Option<Value>, Fault> {
     let internal = |text: String| Fault::Refused(ApiError::Internal(text));
     let is_empty = matches!(patch.trim_ascii(), b"" | b"[]" | b"null");
     if is_empty {
-        return Ok(false);
+        return Ok(None);
     }
     if !shown.is_object() {
         return Err(internal(format!(
@@ -132,9 +138,5 @@ fn patch(
         other => internal(other.to_string()),
     })?;
     mutation::normalize(attributes, resource, &mut patched).map_err(internal)?;
-    let changed = patched != shown;
-    if changed {
-        *object = matching::convert_back(attributes, resource, patched);
-    }
-    Ok(changed)
+    Ok((patched != *shown).then_some(patched))
 }

@@ -67,9 +67,7 @@ fn patch(response: &Value, mutating: bool) -> Result<Vec<u8>, String> {
         (true, true, Some(_)) => {
             "webhook returned response.patchType but not response.patch".to_owned()
         }
-        (true, false, Some("")) => {
-            "webhook returned invalid response.patchType of \"\"".to_owned()
-        }
+        (true, false, Some("")) => "webhook returned invalid response.patchType of \"\"".to_owned(),
         (true, false, Some("JSONPatch")) => {
             return STANDARD.decode(encoded).map_err(|error| error.to_string());
         }
@@ -121,7 +119,8 @@ mod tests {
         check(json!({"uid": "u"}), false, Ok(false));
         check(json!(null), false, Err("webhook response was absent"));
         check(json!({"uid": "v"}), false, Err("expected response.uid=\"u\", got \"v\""));
-        let patch = |kind: Value| json!({"uid": "u", "allowed": true, "patch": "W10=", "patchType": kind});
+        let patch =
+            |kind: Value| json!({"uid": "u", "allowed": true, "patch": "W10=", "patchType": kind});
         check(patch("JSONPatch".into()), true, Ok(true));
         check(
             patch(Value::Null),
@@ -136,14 +135,21 @@ mod tests {
         );
         let old = json!({"apiVersion": "admission.k8s.io/v1beta1", "kind": "AdmissionReview",
             "response": {"uid": "u"}});
-        assert!(read(&old, "u", false).unwrap_err().ends_with("got admission.k8s.io/v1beta1, Kind=AdmissionReview"));
+        assert!(
+            read(&old, "u", false)
+                .unwrap_err()
+                .ends_with("got admission.k8s.io/v1beta1, Kind=AdmissionReview")
+        );
     }
 
     #[test]
     fn refusals_name_who_refused() {
         let status = |result| refusal("a.b.c", &result).status();
         let plain = status(Value::Null);
-        assert_eq!(plain.message, "admission webhook \"a.b.c\" denied the request without explanation");
+        assert_eq!(
+            plain.message,
+            "admission webhook \"a.b.c\" denied the request without explanation"
+        );
         assert_eq!((plain.code, plain.status.as_str()), (400, "Failure"));
         let full = status(json!({"code": 403, "message": "no", "reason": "Forbidden"}));
         assert_eq!(full.message, "admission webhook \"a.b.c\" denied the request: no");

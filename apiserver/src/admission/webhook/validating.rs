@@ -9,8 +9,8 @@ use serde_json::Value;
 use super::Webhook;
 use super::response::refusal;
 use crate::admission::attributes::{Attributes, Operation};
-use crate::admission::plugin::{Admitted, Plugin, Resources, admitted};
 use crate::admission::matching;
+use crate::admission::plugin::{Admitted, Plugin, Resources, admitted};
 use crate::registry::Resource;
 use crate::status::ApiError;
 
@@ -55,9 +55,10 @@ async fn validate(
         }
     }
     let seen = &*attributes;
-    let calls = wanted.iter().enumerate().map(|(at, (hook, resource))| {
-        judge(hook, seen, resource, object, at)
-    });
+    let calls = wanted
+        .iter()
+        .enumerate()
+        .map(|(at, (hook, resource))| judge(hook, seen, resource, object, at));
     let answers = join_all(calls).await;
     let mut refused = None;
     for answer in answers {
@@ -80,12 +81,13 @@ async fn judge(
     object: &Value,
     at: usize,
 ) -> Result<(Vec<String>, Result<(), ApiError>), ApiError> {
-    let shown = matching::convert(attributes, resource, object);
+    let shown = matching::convert(attributes, resource, object).await?;
     match hook.ask(attributes, resource, &shown, false).await {
         Ok(response) if response.allowed => Ok((response.warnings, Ok(()))),
         Ok(response) => Ok((response.warnings, Err(refusal(&hook.name, &response.result)))),
         Err(fault) => {
-            let place = format!("failed-open.validating.webhook.admission.k8s.io/round_0_index_{at}");
+            let place =
+                format!("failed-open.validating.webhook.admission.k8s.io/round_0_index_{at}");
             hook.settle(fault, attributes, &place)?;
             Ok((Vec::new(), Ok(())))
         }
