@@ -28,7 +28,7 @@ pub struct Flags {
     pub tls_sans: Vec<String>,
     /// Admission plugins.
     #[command(flatten)]
-    pub admission: admission::Flags,
+    pub admission: admission::AdmissionFlags,
 }
 
 impl Flags {

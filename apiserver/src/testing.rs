@@ -18,6 +18,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
+use crate::admission;
 use crate::config::Config;
 use crate::server::{Server, StartError};
 
@@ -38,6 +39,13 @@ impl Builder {
     #[must_use]
     pub fn with_socket(mut self) -> Self {
         self.config.bind = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+        self
+    }
+
+    /// Chooses admission plugins, as the flags do.
+    #[must_use]
+    pub fn with_admission(mut self, options: admission::Options) -> Self {
+        self.config.admission = options;
         self
     }
 

@@ -11,7 +11,7 @@ use improv_tests::{Cluster, eventually, free_port, program, repository, run};
 const SOON: Duration = Duration::from_secs(60);
 
 /// Player, its binary, and the flags without which it would meet others on this machine.
-const PLAYERS: [(&str, &str, &[&str]); 10] = [
+const PLAYERS: [(&str, &str, &[&str]); 12] = [
     ("namespace", "namespace-controller", &[]),
     ("service-account", "serviceaccount-controller", &[]),
     ("scheduler", "kube-scheduler", &[]),
@@ -19,6 +19,8 @@ const PLAYERS: [(&str, &str, &[&str]); 10] = [
     ("deployment", "deployment-controller", &[]),
     ("endpointslice", "endpointslice-controller", &[]),
     ("garbage-collector", "garbage-collector-controller", &[]),
+    ("resource-quota", "resource-quota-controller", &[]),
+    ("volume-protection", "volume-protection-controller", &[]),
     ("node-lifecycle", "node-lifecycle-controller", &[]),
     ("proxy", "kube-proxy", &["--table=improv-test-lone", "--node-name=lone"]),
     ("dns", "kube-dns", &["--listen=127.0.0.1:0"]),

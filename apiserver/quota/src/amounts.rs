@@ -35,6 +35,15 @@ impl Amount {
         self.nano == other.nano
     }
 
+    /// Rounded up to whole units.
+    #[must_use]
+    pub fn whole(self) -> Self {
+        const UNIT: i128 = 1_000_000_000;
+        let rest = self.nano.rem_euclid(UNIT);
+        let nano = if rest == 0 { self.nano } else { self.nano - rest + UNIT };
+        Self { nano, ..self }
+    }
+
     fn with(self, nano: i128, other: Self) -> Self {
         let family = if self.nano == 0 { other.family } else { self.family };
         Self { nano, family }

@@ -28,7 +28,10 @@ impl Side {
 ///
 /// Source: KEP-753 (sidecars), KEP-2837 (pod-level resources); `PodRequests` in upstream `component-helpers/resource`.
 pub fn total(spec: &Value, side: Side) -> Amounts {
-    let of = |container: &Value| Amounts::read(&container["resources"][side.member()]);
+    sum(spec, side, |container| Amounts::read(&container["resources"][side.member()]))
+}
+
+fn sum(spec: &Value, side: Side, of: impl Fn(&Value) -> Amounts) -> Amounts {
     let mut together = Amounts::default();
     for container in items(&spec["containers"]) {
         together.add_all(&of(container));
@@ -58,7 +61,32 @@ pub fn total(spec: &Value, side: Side) -> Amounts {
 
 /// As [`total`], with what the pod's runtime needs for itself.
 pub fn total_with_overhead(spec: &Value, side: Side) -> Amounts {
-    let mut total = total(spec, side);
+    with_overhead(total(spec, side), spec, side)
+}
+
+/// What a pod is charged for: while it is resized, the larger of what it has and what it asks for.
+///
+/// Source: KEP-1287 (in-place resize).
+pub fn charged(pod: &Value, side: Side) -> Amounts {
+    let (spec, status) = (&pod["spec"], &pod["status"]);
+    let statuses = || {
+        let lists = ["containerStatuses", "initContainerStatuses"];
+        lists.into_iter().flat_map(|list| items(&status[list]))
+    };
+    let of = |container: &Value| {
+        let mut amounts = Amounts::read(&container["resources"][side.member()]);
+        if let Some(now) = statuses().find(|now| now["name"] == container["name"]) {
+            amounts.raise_to(&Amounts::read(&now["resources"][side.member()]));
+            if side == Side::Requests {
+                amounts.raise_to(&Amounts::read(&now["allocatedResources"]));
+            }
+        }
+        amounts
+    };
+    with_overhead(sum(spec, side, of), spec, side)
+}
+
+fn with_overhead(mut total: Amounts, spec: &Value, side: Side) -> Amounts {
     for (name, amount) in Amounts::read(&spec["overhead"]).0 {
         // Overhead makes no limit where there is none.
         if side == Side::Requests || total.get(&name).is_some_and(|limit| limit.nano != 0) {

@@ -7,9 +7,11 @@ use serde_json::Value;
 use super::options::{self, OptionError, Options};
 use super::plugin::Plugin;
 use super::{
-    default_class, limit_ranger, namespace_lifecycle, policy, priority, resize, role_escalation,
-    runtime_class, service_account, signing_requests, taint_nodes, toleration_seconds,
-    use_protection, webhook,
+    always, always_pull_images, anti_affinity, declared_features, default_class, event_rate_limit,
+    extended_resources, external_ips, limit_ranger, namespace_exists, namespace_lifecycle,
+    node_selector, owner_references, pod_security, policy, priority, resize, resource_quota,
+    role_escalation, runtime_class, service_account, signing_requests, taint_nodes,
+    toleration_restriction, toleration_seconds, topology_labels, use_protection, webhook,
 };
 
 /// Makes a plugin; the value is its own configuration, if the configuration file has one.
@@ -28,6 +30,10 @@ const fn on(name: &'static str, make: Make) -> Slot {
     Slot { name, on: true, make: Some(make) }
 }
 
+const fn off(name: &'static str, make: Make) -> Slot {
+    Slot { name, on: false, make: Some(make) }
+}
+
 const fn absent(name: &'static str) -> Slot {
     Slot { name, on: false, make: None }
 }
@@ -37,53 +43,71 @@ const fn absent(name: &'static str) -> Slot {
 ///
 /// Source: `AllOrderedPlugins` and `DefaultOffAdmissionPlugins` in upstream `pkg/kubeapiserver/options/plugins.go`.
 const ORDER: &[Slot] = &[
-    absent("AlwaysAdmit"),
-    absent("NamespaceAutoProvision"),
+    off("AlwaysAdmit", |_, _| Ok(Arc::new(always::AlwaysAdmit))),
+    off("NamespaceAutoProvision", |_, _| Ok(Arc::new(namespace_exists::NamespaceAutoProvision))),
     on("NamespaceLifecycle", |_, _| Ok(Arc::new(namespace_lifecycle::NamespaceLifecycle))),
-    absent("NamespaceExists"),
-    absent("LimitPodHardAntiAffinityTopology"),
+    off("NamespaceExists", |_, _| Ok(Arc::new(namespace_exists::NamespaceExists))),
+    off("LimitPodHardAntiAffinityTopology", |_, _| {
+        Ok(Arc::new(anti_affinity::LimitPodHardAntiAffinityTopology))
+    }),
     on("LimitRanger", |_, _| Ok(Arc::new(limit_ranger::LimitRanger))),
     on("ServiceAccount", |_, _| Ok(Arc::new(service_account::ServiceAccount))),
     absent("NodeRestriction"),
     on("TaintNodesByCondition", |_, _| Ok(Arc::new(taint_nodes::TaintNodesByCondition))),
-    absent("AlwaysPullImages"),
+    off("AlwaysPullImages", |_, _| Ok(Arc::new(always_pull_images::AlwaysPullImages))),
     absent("ImagePolicyWebhook"),
-    absent("PodSecurity"),
-    absent("PodNodeSelector"),
+    on("PodSecurity", |_, configuration| {
+        Ok(Arc::new(pod_security::PodSecurity::new(configuration)?))
+    }),
+    off("PodNodeSelector", |_, configuration| {
+        Ok(Arc::new(node_selector::PodNodeSelector::new(configuration)?))
+    }),
     on("Priority", |_, _| Ok(Arc::new(priority::Priority))),
     on("DefaultTolerationSeconds", |options, _| {
         Ok(Arc::new(toleration_seconds::DefaultTolerationSeconds(options.tolerations)))
     }),
-    absent("PodTolerationRestriction"),
-    absent("EventRateLimit"),
-    absent("ExtendedResourceToleration"),
+    off("PodTolerationRestriction", |_, configuration| {
+        Ok(Arc::new(toleration_restriction::PodTolerationRestriction::new(configuration)))
+    }),
+    off("EventRateLimit", |_, configuration| {
+        Ok(Arc::new(event_rate_limit::EventRateLimit::new(configuration)?))
+    }),
+    off("ExtendedResourceToleration", |_, _| {
+        Ok(Arc::new(extended_resources::ExtendedResourceToleration))
+    }),
     on("DefaultStorageClass", |_, _| Ok(Arc::new(default_class::DefaultStorageClass))),
     on("StorageObjectInUseProtection", |_, _| {
         Ok(Arc::new(use_protection::StorageObjectInUseProtection))
     }),
     absent("PodGroupProtection"),
-    absent("OwnerReferencesPermissionEnforcement"),
+    off("OwnerReferencesPermissionEnforcement", |_, _| {
+        Ok(Arc::new(owner_references::OwnerReferencesPermissionEnforcement))
+    }),
     on("PersistentVolumeClaimResize", |_, _| Ok(Arc::new(resize::PersistentVolumeClaimResize))),
     on("RuntimeClass", |_, _| Ok(Arc::new(runtime_class::RuntimeClass))),
     on("CertificateApproval", |_, _| Ok(Arc::new(signing_requests::CertificateApproval))),
     on("CertificateSigning", |_, _| Ok(Arc::new(signing_requests::CertificateSigning))),
-    absent("ClusterTrustBundleAttest"),
+    on("ClusterTrustBundleAttest", |_, _| Ok(Arc::new(signing_requests::ClusterTrustBundleAttest))),
     on("CertificateSubjectRestriction", |_, _| {
         Ok(Arc::new(signing_requests::CertificateSubjectRestriction))
     }),
     on("DefaultIngressClass", |_, _| Ok(Arc::new(default_class::DefaultIngressClass))),
-    absent("DenyServiceExternalIPs"),
-    absent("PodTopologyLabels"),
+    off("DenyServiceExternalIPs", |_, _| Ok(Arc::new(external_ips::DenyServiceExternalIPs))),
+    on("PodTopologyLabels", |_, _| Ok(Arc::new(topology_labels::PodTopologyLabels))),
     absent("PodGroupWorkloadExists"),
-    absent("NodeDeclaredFeatureValidator"),
+    on("NodeDeclaredFeatureValidator", |_, _| {
+        Ok(Arc::new(declared_features::NodeDeclaredFeatureValidator))
+    }),
     absent("JobValidation"),
     on("PodResizeValidator", |_, _| Ok(Arc::new(resize::PodResizeValidator))),
     on("MutatingAdmissionPolicy", |_, _| Ok(Arc::new(policy::MutatingAdmissionPolicy))),
     on("MutatingAdmissionWebhook", |_, _| Ok(Arc::new(webhook::MutatingAdmissionWebhook))),
     on("ValidatingAdmissionPolicy", |_, _| Ok(Arc::new(policy::ValidatingAdmissionPolicy))),
     on("ValidatingAdmissionWebhook", |_, _| Ok(Arc::new(webhook::ValidatingAdmissionWebhook))),
-    absent("ResourceQuota"),
-    absent("AlwaysDeny"),
+    on("ResourceQuota", |_, configuration| {
+        Ok(Arc::new(resource_quota::ResourceQuota::new(configuration)?))
+    }),
+    off("AlwaysDeny", |_, _| Ok(Arc::new(always::AlwaysDeny))),
 ];
 
 /// The plugins that these options enable, in their order.

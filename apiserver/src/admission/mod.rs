@@ -5,31 +5,45 @@
 //!
 //! Source: upstream `pkg/kubeapiserver/options/plugins.go` and `plugin/pkg/admission`.
 
+mod always;
+mod always_pull_images;
+mod anti_affinity;
 mod attributes;
 mod authorizer;
 mod catalog;
 mod chain;
+mod declared_features;
 mod default_class;
+mod event_rate_limit;
 mod expressions;
+mod extended_resources;
+mod external_ips;
 mod hooks;
 mod limit_ranger;
 mod matching;
 mod mutation;
+mod namespace_exists;
 mod namespace_lifecycle;
+mod node_selector;
 mod options;
+mod owner_references;
 mod plugin;
+mod pod_security;
 mod pods;
 mod policy;
 mod priority;
 mod resize;
+mod resource_quota;
 mod review;
 mod role_escalation;
 mod runtime_class;
 mod service_account;
 mod signing_requests;
 mod taint_nodes;
+mod toleration_restriction;
 mod toleration_seconds;
 mod tolerations;
+mod topology_labels;
 mod use_protection;
 mod webhook;
 
@@ -38,7 +52,7 @@ pub use chain::Chain;
 pub(crate) use hooks::Follower as HookFollower;
 pub use hooks::Hooks;
 pub use mutation::Rounds;
-pub use options::{Flags, OptionError, Options, TolerationSeconds};
+pub use options::{AdmissionFlags, OptionError, Options, TolerationSeconds};
 pub use plugin::{Admitted, Plugin, Resources, admitted, answer};
 pub(crate) use policy::start_checking;
 

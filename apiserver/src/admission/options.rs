@@ -37,8 +37,7 @@ impl Default for TolerationSeconds {
 /// Flags of admission.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Admission")]
-#[group(skip)] // Every area has flags of this name.
-pub struct Flags {
+pub struct AdmissionFlags {
     /// Admission plugins to run beside those that run by default; separated by commas
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub enable_admission_plugins: Vec<String>,
@@ -56,7 +55,7 @@ pub struct Flags {
     pub default_unreachable_toleration_seconds: i64,
 }
 
-impl Flags {
+impl AdmissionFlags {
     /// Writes what was said into the options.
     pub fn apply(&self, options: &mut Options) {
         options.enable.clone_from(&self.enable_admission_plugins);

@@ -1,5 +1,7 @@
 //! Every pod runs as a service account, whose token it finds in a file.
 
+use std::time::Duration;
+
 use rand::Rng as _;
 use serde_json::{Value, json};
 
@@ -13,6 +15,11 @@ const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const TOKEN_VOLUME: &str = "kube-api-access-";
 /// Seconds after which the token must be renewed: an hour, and some for clocks that differ.
 const TOKEN_SECONDS: i64 = 3607;
+/// How often, and after which pauses, the account `default` is looked for.
+///
+/// Source: upstream `plugin/pkg/admission/serviceaccount`.
+const DEFAULT_ATTEMPTS: u32 = 10;
+const DEFAULT_PAUSE: Duration = Duration::from_millis(150);
 /// Letters of generated names.
 const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 /// Annotation of accounts whose pods may use no other secrets than the account lists.
@@ -102,15 +109,22 @@ fn mirror(attributes: &Attributes<'_>, pod: &Value) -> Result<(), ApiError> {
     Err(attributes.forbidden(pod, why))
 }
 
+/// The account of a pod. A controller makes `default` right after its namespace; who is faster waits for it a moment.
 async fn account(attributes: &Attributes<'_>, pod: &Value) -> Result<Value, ApiError> {
     let (namespace, name) = (attributes.namespace, text(&pod["spec"], "serviceAccountName"));
-    let found = attributes.lookup("", "serviceaccounts", namespace, name).await?;
-    found.ok_or_else(|| {
-        let why = format!(
-            "error looking up service account {namespace}/{name}: serviceaccount \"{name}\" not found"
-        );
-        attributes.forbidden(pod, why)
-    })
+    let n_attempts = if name == "default" { DEFAULT_ATTEMPTS } else { 1 };
+    for attempt in 0..n_attempts {
+        if attempt > 0 {
+            tokio::time::sleep(DEFAULT_PAUSE).await;
+        }
+        if let Some(account) = attributes.lookup("", "serviceaccounts", namespace, name).await? {
+            return Ok(account);
+        }
+    }
+    let why = format!(
+        "error looking up service account {namespace}/{name}: serviceaccount \"{name}\" not found"
+    );
+    Err(attributes.forbidden(pod, why))
 }
 
 /// What a pod gets from its account.

@@ -94,11 +94,40 @@ impl Plugin for CertificateSubjectRestriction {
     }
 }
 
+/// Source: upstream `plugin/pkg/admission/certificates/ctbattest`.
+pub(super) struct ClusterTrustBundleAttest;
+
+impl Plugin for ClusterTrustBundleAttest {
+    fn name(&self) -> &'static str {
+        "ClusterTrustBundleAttest"
+    }
+
+    fn handles(&self, operation: Operation) -> bool {
+        matches!(operation, Operation::Create | Operation::Update)
+    }
+
+    fn resources(&self) -> Resources {
+        Resources::Only(&[(GROUP, "clustertrustbundles")])
+    }
+
+    fn validate<'a>(
+        &'a self,
+        attributes: &'a mut Attributes<'_>,
+        bundle: &'a Value,
+    ) -> Admitted<'a> {
+        let signer = text(&bundle["spec"], "signerName");
+        let same = attributes.old.is_some_and(|old| old["spec"] == bundle["spec"]);
+        let may = signer.is_empty() || same || has_verb(attributes, signer, "attest");
+        let why = || format!("user not permitted to attest for signerName {signer:?}");
+        answer(if may { Ok(()) } else { Err(attributes.forbidden(bundle, why())) })
+    }
+}
+
 /// Whether the user has the verb for the request's signer, or for all of its domain. The stored request counts, since
 /// its signer cannot change.
 fn may(attributes: &Attributes<'_>, request: &Value, verb: &str) -> Result<(), ApiError> {
     let signer = text(&attributes.old.unwrap_or(request)["spec"], "signerName");
-    if has_verb(attributes, "signers", signer, verb) {
+    if has_verb(attributes, signer, verb) {
         return Ok(());
     }
     let why = format!("user not permitted to {verb} requests with signerName {signer:?}");
@@ -106,19 +135,14 @@ fn may(attributes: &Attributes<'_>, request: &Value, verb: &str) -> Result<(), A
 }
 
 /// Whether the user has a verb for a signer by its name, or by its domain (`example.com/*`).
-pub(super) fn has_verb(
-    attributes: &Attributes<'_>,
-    resource: &str,
-    signer: &str,
-    verb: &str,
-) -> bool {
+fn has_verb(attributes: &Attributes<'_>, signer: &str, verb: &str) -> bool {
     let domain = format!("{}/*", signer.split('/').next().unwrap_or_default());
     [signer, &domain].into_iter().any(|name| {
         let asked = identity::Attributes {
             verb,
             group: GROUP,
             version: "*",
-            resource,
+            resource: "signers",
             name,
             ..identity::Attributes::of_nothing(attributes.user)
         };

@@ -65,11 +65,12 @@ mod tests {
         let one = json!({"key": "a", "operator": "Exists"});
         let value = json!({"key": "a", "operator": "Equal", "value": "b"});
         let other = json!({"key": "c", "operator": "Equal", "value": "b"});
-        assert_eq!(merge(&[one.clone()], &[value.clone(), other.clone()]), [one.clone(), other]);
-        assert_eq!(merge(&[value], &[one.clone()]), [one.clone()]);
-        assert_eq!(merge(&[one.clone()], &[one.clone()]), [one.clone()]);
-        assert!(are_allowed(&[one.clone()], &[all]));
-        assert!(!are_allowed(&[json!({"key": "x", "operator": "Exists"})], &[one]));
+        let ones = [one];
+        assert_eq!(merge(&ones, &[value.clone(), other.clone()]), [ones[0].clone(), other]);
+        assert_eq!(merge(&[value], &ones), ones);
+        assert_eq!(merge(&ones, &ones), ones);
+        assert!(are_allowed(&ones, &[all]));
+        assert!(!are_allowed(&[json!({"key": "x", "operator": "Exists"})], &ones));
     }
 
     #[test]

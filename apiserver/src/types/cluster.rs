@@ -82,7 +82,6 @@ impl Strategy for Namespaces {
                 causes.faults(&at, name, faults);
             }
         }
-        pod_security(&mut causes, &obj["metadata"]["labels"]);
         causes.0
     }
 
@@ -101,38 +100,6 @@ impl Strategy for Namespaces {
 
     fn holds(&self, obj: &Value) -> bool {
         !items(&obj["spec"]["finalizers"]).is_empty()
-    }
-}
-
-/// Levels and versions of Pod Security.
-fn pod_security(causes: &mut Causes, labels: &Value) {
-    const LEVELS: [&str; 3] = ["privileged", "baseline", "restricted"];
-    let at = At::new("metadata");
-    let at = at.field("labels");
-    for mode in ["enforce", "audit", "warn"] {
-        let key = format!("pod-security.kubernetes.io/{mode}");
-        let version_key = format!("{key}-version");
-        if let Some(level) = labels[&key].as_str()
-            && !LEVELS.contains(&level)
-        {
-            causes.invalid(
-                &at.key(&key),
-                &level.into(),
-                "must be one of privileged, baseline, restricted",
-            );
-        }
-        if let Some(version) = labels[&version_key].as_str() {
-            let minor = version
-                .strip_prefix("v1.")
-                .map(|m| !m.is_empty() && m.bytes().all(|b| b.is_ascii_digit()));
-            if version != "latest" && minor != Some(true) {
-                causes.invalid(
-                    &at.key(&version_key),
-                    &version.into(),
-                    "must be \"latest\" or \"v1.x\"",
-                );
-            }
-        }
     }
 }
 
@@ -261,13 +228,6 @@ mod tests {
         assert_eq!(namespace["metadata"]["labels"], json!({"a": "b", NAME_LABEL: "x"}));
         assert!(Namespaces.holds(&json!({"spec": {"finalizers": ["kubernetes"]}})));
         assert!(!Namespaces.holds(&json!({"spec": {}})));
-    }
-
-    #[test]
-    fn levels_of_pod_security() {
-        let labels = json!({"pod-security.kubernetes.io/enforce": "tight", "pod-security.kubernetes.io/warn-version": "v1.x"});
-        let faults = Namespaces.validate(&json!({"metadata": {"labels": labels}}), None, None);
-        assert_eq!(faults.len(), 2);
     }
 
     #[test]

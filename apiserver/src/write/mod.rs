@@ -36,7 +36,7 @@ use crate::types::Ctx;
 pub use create::create;
 pub use delete::{DeleteOptions, Deleted, Propagation, delete};
 pub use meta::now;
-pub use update::{Change, update};
+pub use update::{Change, Plan, update};
 
 /// How often a write is tried again when somebody else was faster.
 const ATTEMPTS: usize = 64;
