@@ -20,7 +20,7 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run a cluster on this machine
-    Up(Up),
+    Up(Box<Up>),
     /// Stop the cluster and remove all that it left on this machine, its data too
     Down(Down),
     /// Show what runs, and whether it is ready

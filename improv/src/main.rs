@@ -51,7 +51,7 @@ fn run(command: Command) -> anyhow::Result<()> {
                 .with_ansi(false)
                 .with_writer(std::io::stderr)
                 .init();
-            block_on(up::up(up))
+            block_on(up::up(*up))
         }
         Command::Down(down) => block_on(down::down(&down)),
         Command::Status(which) => block_on(status::status(&which)),

@@ -61,6 +61,16 @@ pub(crate) static ALL: &[Entry] = &[
         workload: Workload::Deployment,
     },
     Entry {
+        player: &resource_quota_controller::PLAYER,
+        description: "Counts what each namespace uses of its quotas",
+        workload: Workload::Deployment,
+    },
+    Entry {
+        player: &volume_protection_controller::PLAYER,
+        description: "Keeps volumes and claims that are in use, and lets the others go",
+        workload: Workload::Deployment,
+    },
+    Entry {
         player: &node_lifecycle_controller::PLAYER,
         description: "Watches the nodes' heartbeats, and moves pods off silent ones",
         workload: Workload::Deployment,
