@@ -266,7 +266,7 @@ impl Checker {
     }
 
     fn list_keys(&mut self, map: &Object, path: &str, keys: &[&str]) {
-        let items = &map["items"];
+        let items = map.get("items").unwrap_or(&Value::Null);
         let required = items["required"].as_array();
         for (index, key) in keys.iter().enumerate() {
             let Some(property) = items["properties"].get(key) else {
@@ -434,6 +434,21 @@ mod tests {
             })
             .collect();
         assert_eq!(causes, expected);
+    }
+
+    /// Found by the fuzz target `schema`.
+    #[test]
+    fn a_list_with_keys_but_without_items_is_refused() {
+        let list = json!({
+            "type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"],
+        });
+        check(
+            json!({ "l": list }),
+            &[
+                "[l].items: Required value: must be specified",
+                "[l].x-kubernetes-list-map-keys[0]: Invalid value: \"k\": entries must all be names of item properties",
+            ],
+        );
     }
 
     #[test]

@@ -349,6 +349,16 @@ mod tests {
         assert!(parse(format!("{}1{}", "[".repeat(100), "]".repeat(100)).as_bytes()).is_ok());
     }
 
+    /// Found by the fuzz target `decode`: an object must not change by being stored and read again.
+    #[test]
+    fn numbers_stay_what_they_are() {
+        for text in ["1e81", "1.0000000000000001e81", "0.1", "5e-324", "1.7976931348623157e308"] {
+            let value = parse(text.as_bytes()).unwrap().value;
+            let again = parse(value.to_string().as_bytes()).unwrap().value;
+            assert_eq!((value.as_f64(), again), (text.parse().ok(), value.clone()), "{text}");
+        }
+    }
+
     #[test]
     fn duplicates_are_told_once() {
         let parsed = parse(br#"{"a":{"b":1,"b":2,"b":3},"l":[{"x":1,"x":2}],"a":{}}"#).unwrap();
