@@ -10,7 +10,7 @@ IMPROV := $(TARGET)/release/improv
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 export PATH := $(CURDIR)/target/tools:$(PATH):/usr/sbin:/sbin
 
-.PHONY: help up down status test unit fmt-check clippy generated charts cluster build packages test-packages tools
+.PHONY: fuzz help up down status test unit fmt-check clippy generated charts cluster build packages test-packages tools
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ cluster: ## Tests on a real cluster with real containers (root)
 
 generated: ## Write crds/ and charts/ anew
 	$(CARGO) run -q -p improv -- generate
+
+fuzz: ## Run the fuzz targets (SECONDS each, TARGETS by name)
+	@hack/fuzz $(or $(SECONDS),60) $(TARGETS)
 
 build:
 	$(CARGO) build --workspace
