@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::admission;
+use crate::{admission, audit, fairness};
 
 /// Everything that a [`crate::Server`] needs to know before it starts.
 #[derive(Debug, Clone)]
@@ -31,6 +31,10 @@ pub struct Config {
     pub max_body_bytes: usize,
     /// Which admission plugins run, and how.
     pub admission: admission::Options,
+    /// What is recorded of requests.
+    pub audit: audit::Options,
+    /// Limits of requests as a whole.
+    pub fairness: fairness::Options,
 }
 
 impl Default for Config {
@@ -46,6 +50,8 @@ impl Default for Config {
             crds: Vec::new(),
             max_body_bytes: 3 * 1024 * 1024,
             admission: admission::Options::default(),
+            audit: audit::Options::default(),
+            fairness: fairness::Options::default(),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use clap::Args;
 
-use crate::{Config, admission};
+use crate::{Config, admission, audit, fairness};
 
 /// Everything that an operator may say about the server, wherever it runs.
 #[derive(Debug, Clone, Args)]
@@ -29,6 +29,12 @@ pub struct Flags {
     /// Admission plugins.
     #[command(flatten)]
     pub admission: admission::AdmissionFlags,
+    /// What is recorded of requests
+    #[command(flatten)]
+    pub audit: audit::Flags,
+    /// Limits of requests
+    #[command(flatten)]
+    pub fairness: fairness::Flags,
 }
 
 impl Flags {
@@ -39,5 +45,7 @@ impl Flags {
         config.issuer.clone_from(&self.service_account_issuer);
         config.extra_names.clone_from(&self.tls_sans);
         self.admission.apply(&mut config.admission);
+        self.audit.apply(config);
+        self.fairness.apply(config);
     }
 }

@@ -16,12 +16,14 @@
 
 pub mod admission;
 pub mod aggregation;
+pub mod audit;
 pub mod backend;
 pub mod bootstrap;
 pub mod bytes;
 pub mod config;
 pub mod crd;
 pub mod discovery;
+pub mod fairness;
 pub mod flags;
 pub mod handlers;
 pub mod identity;

@@ -122,6 +122,19 @@ impl RequestInfo {
         info
     }
 
+    /// Whether the request may go on for as long as both sides like, as watches and streams do.
+    ///
+    /// Source: `BasicLongRunningRequestCheck` as upstream's `pkg/controlplane/apiserver` sets it up.
+    pub fn is_long_running(&self) -> bool {
+        const STREAMS: [&str; 5] = ["attach", "exec", "proxy", "log", "portforward"];
+        self.verb == "watch" || STREAMS.contains(&self.subresource.as_str())
+    }
+
+    /// Whether the request changes something, by its verb.
+    pub fn changes(&self) -> bool {
+        !matches!(self.verb.as_str(), "get" | "list" | "watch")
+    }
+
     /// `group/version`, or the version alone for the core group.
     pub fn api_version(&self) -> String {
         if self.group.is_empty() {

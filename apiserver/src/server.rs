@@ -1,10 +1,12 @@
 //! The server: started from a [`Config`], asked through its router, stopped gracefully.
 
+mod deadline;
 mod events;
 mod identify;
 mod listen;
 mod local;
 mod roles;
+mod stall;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
@@ -18,11 +20,13 @@ use store::{EmbeddedStore, MemoryStore, Revision, Store};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admission::{self, Annotations};
+use crate::admission;
+use crate::audit::{Audit, AuditError};
 use crate::config::Config;
 use crate::discovery::Documents;
 use crate::discovery::health::Health;
 use crate::discovery::metrics::Metrics;
+use crate::fairness::{self, Fairness};
 use crate::handlers;
 use crate::handlers::options::{self, WriteOptions};
 use crate::identity::authn::{Authenticator, Found, Lookup};
@@ -53,6 +57,10 @@ pub struct Core {
     pub health: Health,
     /// What `/metrics` says.
     pub metrics: Metrics,
+    /// What is recorded; `None` records nothing.
+    pub audit: Option<Arc<Audit>>,
+    /// Who may run now, and who waits.
+    pub fairness: Fairness,
     /// Documents about what is served.
     pub documents: Documents,
     store: Arc<dyn Store>,
@@ -173,7 +181,6 @@ impl Core {
                 options: WriteOptions::default(),
                 warnings: Vec::new(),
                 deadline: options::deadline(&options::Query::default()),
-                annotations: Annotations::default(),
                 admitted: true,
             };
             match delete(&mut writer, object.name(), &DeleteOptions::default()).await {
@@ -262,6 +269,9 @@ pub enum StartError {
     /// The key of service-account tokens cannot be used.
     #[error("failed to prepare the key of service-account tokens: {0}")]
     TokenKey(String),
+    /// Requests cannot be recorded as asked for.
+    #[error("{0}")]
+    Audit(AuditError),
     /// The service range is not a CIDR.
     #[error("service range {0:?} is not of the form 10.96.0.0/16")]
     ServiceRange(String),
@@ -307,7 +317,10 @@ impl Server {
     /// # Errors
     /// [`StartError`] names what cannot be had.
     pub async fn start_on(config: Config, store: Arc<dyn Store>) -> Result<Self, StartError> {
-        let core = Arc::new(core(config, store)?);
+        let mut metrics = Metrics::default();
+        let audit = Audit::start(&config.audit, metrics.registry()).await;
+        let audit = audit.map_err(StartError::Audit)?;
+        let core = Arc::new(core(config, store, metrics, audit)?);
         let pods: Arc<dyn Pods> = core.clone();
         core.authorizer.look_at_pods(Arc::downgrade(&pods));
         start_caches(&core).await?;
@@ -340,6 +353,7 @@ impl Server {
         bootstrap::publish(&server).await?;
         aggregation::start(&server).await.map_err(read("API services"))?;
         admission::start_checking(&server);
+        fairness::follow::start(&server).await.map_err(read("flow schemas"))?;
         server.spawn(events::expire(Arc::downgrade(&server.core)));
         server.core.health.objects_are_there();
         Ok(server)
@@ -389,6 +403,11 @@ impl Server {
         if tokio::time::timeout(patience, self.tasks.wait()).await.is_err() {
             tracing::warn!("connections were cut, they did not end in time");
         }
+        if let Some(audit) = &self.core.audit
+            && tokio::time::timeout(patience, audit.close()).await.is_err()
+        {
+            tracing::warn!("audit events were lost, their backend did not take them in time");
+        }
     }
 
     /// Installs CustomResourceDefinitions given as YAML texts and waits until they are served.
@@ -397,7 +416,12 @@ impl Server {
     }
 }
 
-fn core(config: Config, store: Arc<dyn Store>) -> Result<Core, StartError> {
+fn core(
+    config: Config,
+    store: Arc<dyn Store>,
+    mut metrics: Metrics,
+    audit: Option<Audit>,
+) -> Result<Core, StartError> {
     let service_ip = first_address(&config.service_cidr)
         .ok_or_else(|| StartError::ServiceRange(config.service_cidr.clone()))?;
     let names = ServerNames { service_ip: Some(service_ip), extra: config.extra_names.clone() };
@@ -407,16 +431,19 @@ fn core(config: Config, store: Arc<dyn Store>) -> Result<Core, StartError> {
         TokenKey::new(&pki, &config.issuer).map_err(|e| StartError::TokenKey(e.to_string()))?;
     let identity = pki::to_der(pki.kubelet_client()).map_err(StartError::Certificates)?;
     let registry = Registry::hosted(&store);
+    let fairness = Fairness::new(config.fairness.clone(), metrics.registry());
     let tls =
         |identity| backend::tls_config(backend::Trust::Anyone, identity).map_err(StartError::Tls);
     Ok(Core {
+        audit: audit.map(Arc::new),
+        fairness,
         kubelet_tls: Arc::new(tls(Some(identity))?),
         anonymous_tls: Arc::new(tls(None)?),
         authenticator: Authenticator::new(keys),
         authorizer: Arc::new(Authorizer::default()),
         admission: admission::Chain::new(&config.admission).map_err(StartError::Admission)?,
         health: Health::default(),
-        metrics: Metrics::default(),
+        metrics,
         documents: Documents::default(),
         registry: ArcSwap::from_pointee(registry),
         aggregator: aggregation::Aggregator::default(),

@@ -459,11 +459,14 @@ impl IntoResponse for ApiError {
         }
         let status = self.status();
         let body = serde_json::to_vec(&status).unwrap_or_default();
+        // For the layers above, which do not read bodies.
+        let recorded = std::sync::Arc::new(status.clone());
         let mut response =
             (self.code(), [(header::CONTENT_TYPE, "application/json")], body).into_response();
         if let Some(seconds) = status.details.map(|d| d.retry_after_seconds).filter(|&s| s > 0) {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
+        response.extensions_mut().insert(recorded);
         response
     }
 }

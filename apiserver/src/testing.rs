@@ -74,6 +74,13 @@ impl Builder {
         Ok(self)
     }
 
+    /// Changes the configuration before the server starts, where a test is about a setting.
+    #[must_use]
+    pub fn configure(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        change(&mut self.config);
+        self
+    }
+
     /// Starts the server.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use futures::StreamExt;
 use http::{HeaderValue, header};
+use prometheus_client::metrics::counter::Counter;
 use rand::Rng as _;
 use store::Revision;
 use store::cache::{Cache, CacheEvent, Interest, Kind, Object, Snapshot, Subscription};
@@ -24,10 +25,6 @@ use crate::registry::Resource;
 use crate::status::ApiError;
 use crate::table;
 
-/// Shortest life of a watch whose client names no timeout; the longest is twice that.
-///
-/// Source: `--min-request-timeout` of upstream's server.
-const MIN_TIMEOUT: Duration = Duration::from_secs(1800);
 /// Pause between two bookmarks.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 /// Most bytes of waiting frames that are sent as one piece.
@@ -47,21 +44,25 @@ pub async fn watch(call: &Call<'_>) -> Result<Response, ApiError> {
     let cache = call.resource.storage()?.cache().await?;
     let start = begin(call, &options, cache).await?;
     let timeout = options.timeout_seconds.map_or_else(
-        || MIN_TIMEOUT.mul_f64(1.0 + rand::rng().random::<f64>()),
+        || {
+            let least = call.core.config.fairness.min_request_timeout;
+            least.mul_f64(1.0 + rand::rng().random::<f64>())
+        },
         Duration::from_secs,
     );
     let options = Arc::new(options);
+    let sent = call.core.metrics.watch_events(call.resource);
     let feed = match start {
         Start::Gone => return Ok(stream(futures::stream::iter([gone(&encoder)]))),
         Start::From(revision) => match cache.subscribe(revision, interest(call, &options)) {
-            Ok(subscription) => Feed::new(encoder, options, subscription, timeout),
+            Ok(subscription) => Feed::new(encoder, options, subscription, timeout, sent),
             Err(_) => return Ok(stream(futures::stream::iter([gone(&encoder)]))),
         },
         Start::State => {
             let namespace = (!call.namespace().is_empty()).then_some(call.namespace());
             let (list, subscription) =
                 cache.list_and_subscribe(namespace, interest(call, &options));
-            let mut feed = Feed::new(encoder, options, subscription, timeout);
+            let mut feed = Feed::new(encoder, options, subscription, timeout, sent);
             feed.initial = Some((list, None));
             feed
         }
@@ -268,6 +269,8 @@ struct Feed {
     failed: bool,
     end: Pin<Box<Sleep>>,
     next_bookmark: Instant,
+    /// Counts the events that were sent.
+    sent: Counter,
 }
 
 impl Feed {
@@ -276,6 +279,7 @@ impl Feed {
         options: Arc<ListOptions>,
         subscription: Subscription,
         timeout: Duration,
+        sent: Counter,
     ) -> Self {
         let end = Box::pin(tokio::time::sleep(timeout));
         Self {
@@ -286,6 +290,7 @@ impl Feed {
             failed: false,
             end,
             next_bookmark: Instant::now() + BOOKMARK_EVERY,
+            sent,
         }
     }
 
@@ -337,7 +342,10 @@ impl Feed {
             let texts = objects.iter().filter(|o| chosen(&self.options, o)).map(|o| o.json());
             match convert::present(&self.encoder.resource, texts.collect()).await {
                 Ok(texts) => {
-                    texts.iter().for_each(|t| self.encoder.event(Kind::Added, t, &mut out));
+                    for text in &texts {
+                        self.encoder.event(Kind::Added, text, &mut out);
+                        self.sent.inc();
+                    }
                 }
                 Err(error) => return Some(self.fail(&error)),
             }
@@ -369,6 +377,7 @@ impl Feed {
 
     fn frame(&mut self, event: &CacheEvent) -> Option<Bytes> {
         let kind = self.kind(event)?;
+        self.sent.inc();
         if matches!(self.encoder.form, Form::Shared) {
             return Some(event.frame_as(kind));
         }

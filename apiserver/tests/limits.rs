@@ -9,16 +9,20 @@ use http::{Request, header};
 use serde_json::Value;
 use tower::ServiceExt as _;
 
-async fn post(server: &TestServer, content_type: &str, body: impl Into<Body>) -> (u16, Value) {
-    let mut request = Request::post("/api/v1/namespaces/default/configmaps")
-        .header(header::CONTENT_TYPE, content_type)
-        .body(body.into())
-        .unwrap();
+async fn send(server: &TestServer, mut request: Request<Body>) -> (u16, Value) {
     request.extensions_mut().insert(User::new("system:admin", &["system:masters"]));
     let response = server.server().router().oneshot(request).await.unwrap();
     let code = response.status().as_u16();
     let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
-    (code, serde_json::from_slice(&body).unwrap())
+    (code, serde_json::from_slice(&body).unwrap_or_default())
+}
+
+async fn post(server: &TestServer, content_type: &str, body: impl Into<Body>) -> (u16, Value) {
+    let request = Request::post("/api/v1/namespaces/default/configmaps")
+        .header(header::CONTENT_TYPE, content_type)
+        .body(body.into())
+        .unwrap();
+    send(server, request).await
 }
 
 #[tokio::test]
@@ -67,4 +71,91 @@ async fn nobody_gets_in_through_headers() {
         .unwrap();
     let response = server.server().router().oneshot(request).await.unwrap();
     assert_eq!(response.status().as_u16(), 401);
+}
+
+#[tokio::test]
+async fn a_patch_has_at_most_ten_thousand_operations() {
+    let server = TestServer::start().await.unwrap();
+    let (code, _) = post(&server, "application/json", r#"{"metadata":{"name":"a"}}"#).await;
+    assert_eq!(code, 201);
+    let patch = async |n: usize| {
+        let operation = r#"{"op":"test","path":"/metadata/name","value":"a"}"#;
+        let body = format!("[{}]", vec![operation; n].join(","));
+        let request = Request::patch("/api/v1/namespaces/default/configmaps/a")
+            .header(header::CONTENT_TYPE, "application/json-patch+json")
+            .body(Body::from(body));
+        send(&server, request.unwrap()).await
+    };
+    assert_eq!(patch(10_000).await.0, 200);
+    let (code, status) = patch(10_001).await;
+    let message = "The allowed maximum operations in a JSON patch is 10000, got 10001";
+    assert_eq!((code, status["message"].as_str()), (413, Some(message)));
+}
+
+#[tokio::test]
+async fn an_upload_that_does_not_end_is_given_up() {
+    let server = TestServer::builder()
+        .configure(|config| {
+            config.fairness.request_timeout = std::time::Duration::from_millis(50);
+        })
+        .start()
+        .await
+        .unwrap();
+    let endless = futures::stream::pending::<Result<bytes::Bytes, std::convert::Infallible>>();
+    let request = Request::post("/api/v1/namespaces/default/configmaps");
+    let (code, status) = send(&server, request.body(Body::from_stream(endless)).unwrap()).await;
+    assert_eq!((code, status["reason"].as_str()), (504, Some("Timeout")));
+    let message = "Timeout: request did not complete within the allotted timeout";
+    assert_eq!(status["message"], message);
+}
+
+#[tokio::test]
+async fn clients_may_name_a_shorter_time() {
+    let server = TestServer::start().await.unwrap();
+    let endless = futures::stream::pending::<Result<bytes::Bytes, std::convert::Infallible>>();
+    let request = Request::post("/api/v1/namespaces/default/configmaps?timeout=50ms");
+    let (code, _) = send(&server, request.body(Body::from_stream(endless)).unwrap()).await;
+    assert_eq!(code, 504);
+    let request = Request::get("/api/v1/namespaces/default/configmaps?timeout=soon");
+    let (code, status) = send(&server, request.body(Body::empty()).unwrap()).await;
+    let message = "invalid timeout specified in the request URL - time: invalid duration \"soon\"";
+    assert_eq!((code, status["message"].as_str()), (400, Some(message)));
+}
+
+/// What a list holds in memory does not grow with the list.
+#[tokio::test]
+async fn a_long_list_comes_in_pieces() {
+    use futures::StreamExt as _;
+    let server = TestServer::start().await.unwrap();
+    for n in 0..30 {
+        let object = serde_json::json!({
+            "metadata": { "name": format!("m{n}") }, "data": { "x": "x".repeat(100_000) },
+        });
+        assert_eq!(post(&server, "application/json", object.to_string()).await.0, 201);
+    }
+    let mut request = Request::get("/api/v1/configmaps").body(Body::empty()).unwrap();
+    request.extensions_mut().insert(User::new("system:admin", &["system:masters"]));
+    let response = server.server().router().oneshot(request).await.unwrap();
+    let mut pieces = response.into_body().into_data_stream();
+    let (mut total, mut largest) = (0, 0);
+    while let Some(piece) = pieces.next().await {
+        let length = piece.unwrap().len();
+        (total, largest) = (total + length, largest.max(length));
+    }
+    assert!(total > 3_000_000, "{total}");
+    assert!(largest < 600_000, "a piece of {largest} bytes");
+}
+
+#[tokio::test]
+async fn long_selectors_are_read_or_refused_quickly() {
+    let server = TestServer::start().await.unwrap();
+    let began = std::time::Instant::now();
+    for selector in
+        ["a,".repeat(20_000), "a%20in%20(".to_owned() + &"b,".repeat(20_000), "!".repeat(60_000)]
+    {
+        let path = format!("/api/v1/configmaps?labelSelector={selector}");
+        let (code, _) = send(&server, Request::get(path).body(Body::empty()).unwrap()).await;
+        assert!(matches!(code, 200 | 400), "{code}");
+    }
+    assert!(began.elapsed() < std::time::Duration::from_secs(5), "{:?}", began.elapsed());
 }

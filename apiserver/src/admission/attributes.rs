@@ -1,10 +1,8 @@
 //! What a plugin knows of a request.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use parking_lot::Mutex;
 use serde_json::Value;
 
 use super::mutation::Rounds;
@@ -62,24 +60,6 @@ pub enum Options<'a> {
     None,
 }
 
-/// Facts that plugins leave for the audit event of a request. Clones are handles of one set, so that whoever
-/// writes the event reads what was noted below.
-#[derive(Debug, Clone, Default)]
-pub struct Annotations(Arc<Mutex<BTreeMap<String, String>>>);
-
-impl Annotations {
-    /// Notes a fact; keys are qualified by their plugin, such as `pod-security.kubernetes.io/enforce-policy`. The
-    /// first value of a key stays.
-    pub fn add(&self, key: impl Into<String>, value: impl Into<String>) {
-        self.0.lock().entry(key.into()).or_insert_with(|| value.into());
-    }
-
-    /// Everything noted so far.
-    pub fn all(&self) -> BTreeMap<String, String> {
-        self.0.lock().clone()
-    }
-}
-
 /// One request under admission. The object itself is passed beside it, since only the mutating phase may change it;
 /// it is `null` on deletions.
 ///
@@ -109,8 +89,6 @@ pub struct Attributes<'a> {
     pub dry_run: bool,
     /// When the request must be answered.
     pub deadline: Instant,
-    /// For the audit event.
-    pub annotations: &'a Annotations,
     /// Texts for `Warning` headers.
     pub warnings: Vec<String>,
     /// Set by a mutating webhook or policy that changed the object and wants the earlier plugins to look at it once

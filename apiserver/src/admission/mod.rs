@@ -47,7 +47,7 @@ mod topology_labels;
 mod use_protection;
 mod webhook;
 
-pub use attributes::{Annotations, Attributes, Kind, Operation, Options as RequestOptions};
+pub use attributes::{Attributes, Kind, Operation, Options as RequestOptions};
 pub use chain::Chain;
 pub(crate) use hooks::Follower as HookFollower;
 pub use hooks::Hooks;
@@ -159,7 +159,6 @@ pub async fn connect(
     resource: &Arc<Resource>,
     info: &RequestInfo,
     user: &User,
-    annotations: &Annotations,
     mut object: Value,
 ) -> Result<(), ApiError> {
     let mut attributes = Attributes {
@@ -175,7 +174,6 @@ pub async fn connect(
         options: RequestOptions::None,
         dry_run: false,
         deadline: query_options::deadline(&query_options::Query::default()),
-        annotations,
         warnings: Vec::new(),
         reinvoke: false,
         reinvoked: false,
@@ -209,7 +207,6 @@ fn of_write<'a>(
         options: RequestOptions::Write(&writer.options),
         dry_run: writer.options.dry_run,
         deadline: writer.deadline,
-        annotations: &writer.annotations,
         warnings: Vec::new(),
         reinvoke: false,
         reinvoked: false,

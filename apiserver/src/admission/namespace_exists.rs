@@ -101,7 +101,6 @@ async fn provide(attributes: &Attributes<'_>) -> Result<(), ApiError> {
         user: &user,
         options: WriteOptions::default(),
         warnings: Vec::new(),
-        annotations: attributes.annotations.clone(),
         admitted: false,
     };
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": attributes.namespace}});

@@ -40,6 +40,20 @@ pub async fn install(server: &Server) -> Result<(), StartError> {
     Ok(())
 }
 
+/// Brings the recorded objects of one API group back into shape.
+///
+/// # Errors
+/// [`StartError::Bootstrap`] names the object that was refused.
+pub async fn ensure_group(server: &Server, group: &str) -> Result<(), StartError> {
+    let client = server.client("system:apiserver", &["system:masters"]);
+    let of_group = |object: &&Value| {
+        let version = object["apiVersion"].as_str().unwrap_or_default();
+        version.split_once('/').is_some_and(|(of, _)| of == group)
+    };
+    let wanted: Vec<&Value> = FIXED.iter().filter(of_group).collect();
+    ensure(server, &client, &wanted).await.map(|_| ())
+}
+
 /// Writes down where the server is: the `kubernetes` Service and its endpoints, and the authorities
 /// that extension servers need.
 ///
@@ -214,6 +228,7 @@ async fn present(resource: &Resource, object: &Value) -> Result<Option<Value>, A
     let metadata = |field: &str| object["metadata"][field].as_str();
     let namespace = metadata("namespace").filter(|_| resource.namespaced);
     let cache = resource.storage()?.cache().await?;
+    cache.fresh().await.map_err(ApiError::internal)?;
     let found = cache.get(namespace, metadata("name").unwrap_or_default());
     found
         .map(|found| serde_json::from_slice(&resource.view(found.json())))

@@ -154,6 +154,7 @@ pub fn step(wanted: &Value, present: Option<&Value>) -> Step {
     let name = wanted["metadata"]["name"].as_str().unwrap_or_default();
     match wanted["kind"].as_str().unwrap_or_default() {
         "ClusterRole" | "Role" | "ClusterRoleBinding" | "RoleBinding" => rbac_step(wanted, present),
+        "FlowSchema" | "PriorityLevelConfiguration" => flowcontrol_step(wanted, present),
         "Endpoints" => follow(wanted, present, &["subsets"]),
         "EndpointSlice" => follow(wanted, present, &["endpoints", "ports"]),
         "ConfigMap" if name == "extension-apiserver-authentication" => {
@@ -170,6 +171,32 @@ pub fn step(wanted: &Value, present: Option<&Value>) -> Step {
         }
         _ => Step::Keep,
     }
+}
+
+/// What holds the server together is always as recorded; the rest only while nobody has said otherwise: by the
+/// annotation, or by a change of the object.
+///
+/// Source: upstream `pkg/registry/flowcontrol/ensurer/strategy.go`.
+fn flowcontrol_step(wanted: &Value, present: &Value) -> Step {
+    const KEEP: &str = "apf.kubernetes.io/autoupdate-spec";
+    let mandatory = matches!(wanted["metadata"]["name"].as_str(), Some("exempt" | "catch-all"));
+    let said = present["metadata"]["annotations"][KEEP].as_str();
+    let said = match said {
+        Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Some(true),
+        Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Some(false),
+        _ => None,
+    };
+    let unchanged = present["metadata"]["generation"] == 1;
+    let update = mandatory || said.unwrap_or(unchanged);
+    let mut next = present.clone();
+    if said != Some(update) {
+        let annotation: Value = json!({ KEEP: update.to_string() });
+        add_members(&mut next["metadata"], "annotations", &annotation);
+    }
+    if update && !contains(&present["spec"], &wanted["spec"]) {
+        next["spec"] = wanted["spec"].clone();
+    }
+    if next == *present { Step::Keep } else { Step::Update(next) }
 }
 
 /// Updates `fields` unless they contain all that is wanted.
@@ -297,6 +324,36 @@ mod tests {
         let mut frozen = present;
         frozen["metadata"]["annotations"] = json!({ AUTOUPDATE: "false" });
         assert_eq!(step(&wanted, Some(&frozen)), Step::Keep);
+    }
+
+    #[test]
+    fn schemas_follow_the_server_until_somebody_says_otherwise() {
+        let is_it = |o: &&Value| {
+            o["kind"] == "PriorityLevelConfiguration" && o["metadata"]["name"] == "system"
+        };
+        let wanted = FIXED.iter().find(is_it).unwrap();
+        let changed = |annotation: Value, generation: u64| {
+            let mut present = wanted.clone();
+            present["metadata"]["generation"] = generation.into();
+            present["metadata"]["annotations"] = annotation;
+            present["spec"]["limited"]["nominalConcurrencyShares"] = 1.into();
+            present
+        };
+        const KEY: &str = "apf.kubernetes.io/autoupdate-spec";
+        let check =
+            |present: Value, expected: Option<(u64, &str)>| match step(wanted, Some(&present)) {
+                Step::Keep => assert_eq!(expected, None),
+                Step::Update(next) => {
+                    let shares = &next["spec"]["limited"]["nominalConcurrencyShares"];
+                    let annotation = next["metadata"]["annotations"][KEY].as_str().unwrap();
+                    assert_eq!(Some((shares.as_u64().unwrap(), annotation)), expected);
+                }
+                other => panic!("{other:?}"),
+            };
+        check(changed(json!({ KEY: "true" }), 2), Some((30, "true")));
+        check(changed(json!({ KEY: "false" }), 2), None);
+        check(changed(json!({}), 1), Some((30, "true")));
+        check(changed(json!({}), 2), Some((1, "false")));
     }
 
     #[test]

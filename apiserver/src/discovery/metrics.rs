@@ -2,8 +2,10 @@
 //!
 //! Labels come from what is served, never from what clients send: unknown resources share one label.
 
+mod scraped;
+
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
@@ -12,11 +14,16 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::registry::Resource;
 use crate::request::RequestInfo;
+use crate::server::Core;
 
 /// Upper bounds of the request duration buckets, in seconds: from a cached read to a slow webhook.
 const SECONDS: [f64; 12] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
+
+/// Who answers.
+const COMPONENT: &str = "apiserver";
 
 /// What a request was about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -27,6 +34,7 @@ pub struct Labels {
     resource: String,
     subresource: String,
     scope: &'static str,
+    component: &'static str,
 }
 
 impl Labels {
@@ -40,6 +48,7 @@ impl Labels {
                 resource: String::new(),
                 subresource: String::new(),
                 scope: "",
+                component: COMPONENT,
             };
         }
         Self {
@@ -53,6 +62,7 @@ impl Labels {
                 (true, false) => "namespace",
                 (true, true) => "cluster",
             },
+            component: COMPONENT,
         }
     }
 }
@@ -70,13 +80,25 @@ struct WithCode {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfKind {
+    request_kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfResource {
+    group: String,
+    version: String,
+    resource: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfStore {
     operation: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
-    outcome: &'static str,
+    result: &'static str,
 }
 
 /// Everything the server counts.
@@ -84,9 +106,11 @@ pub struct Metrics {
     registry: Registry,
     requests: Family<WithCode, Counter>,
     durations: Family<Labels, Histogram, fn() -> Histogram>,
-    running: Gauge,
+    reading: Gauge,
+    changing: Gauge,
     watches: Family<Labels, Gauge>,
     store: Family<OfStore, Histogram, fn() -> Histogram>,
+    watch_events: Family<OfResource, Counter>,
     authentications: Family<Outcome, Counter>,
 }
 
@@ -103,11 +127,14 @@ impl Default for Metrics {
             registry: Registry::default(),
             requests: Family::default(),
             durations: Family::new_with_constructor(histogram),
-            running: Gauge::default(),
+            reading: Gauge::default(),
+            changing: Gauge::default(),
             watches: Family::default(),
             store: Family::new_with_constructor(histogram),
+            watch_events: Family::default(),
             authentications: Family::default(),
         };
+        let running = Family::<OfKind, Gauge>::default();
         let registry = &mut metrics.registry;
         registry.register("apiserver_request", "Answered requests", metrics.requests.clone());
         registry.register(
@@ -118,8 +145,10 @@ impl Default for Metrics {
         registry.register(
             "apiserver_current_inflight_requests",
             "Requests without an answer yet",
-            metrics.running.clone(),
+            running.clone(),
         );
+        metrics.reading = running.get_or_create_owned(&OfKind { request_kind: "readOnly" });
+        metrics.changing = running.get_or_create_owned(&OfKind { request_kind: "mutating" });
         registry.register(
             "apiserver_longrunning_requests",
             "Open watches",
@@ -131,6 +160,11 @@ impl Default for Metrics {
             metrics.store.clone(),
         );
         registry.register(
+            "apiserver_watch_events",
+            "Events that watches were sent",
+            metrics.watch_events.clone(),
+        );
+        registry.register(
             "authentication_attempts",
             "Requests by what became of their credentials",
             metrics.authentications.clone(),
@@ -140,10 +174,16 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// A request begins; the guard ends it.
-    pub fn begin(&self) -> Running {
-        self.running.inc();
-        Running(self.running.clone())
+    /// Where other areas put theirs, before the server starts.
+    pub fn registry(&mut self) -> &mut Registry {
+        &mut self.registry
+    }
+
+    /// A request begins; the guard ends it. Watches and streams do not count.
+    pub fn begin(&self, changes: bool) -> Running {
+        let gauge = if changes { &self.changing } else { &self.reading };
+        gauge.inc();
+        Running(gauge.clone())
     }
 
     /// A request was answered with `code` after `duration`.
@@ -156,7 +196,7 @@ impl Metrics {
             resource: l.resource,
             subresource: l.subresource,
             scope: l.scope,
-            component: "apiserver",
+            component: l.component,
             code,
         };
         self.requests.get_or_create(&with_code).inc();
@@ -172,24 +212,40 @@ impl Metrics {
         Running(gauge)
     }
 
-    /// The store took `duration` for `operation` (`get`, `list`, `commit`).
-    pub fn stored(&self, operation: &'static str, duration: Duration) {
-        self.store.get_or_create(&OfStore { operation }).observe(duration.as_secs_f64());
+    /// Measures how long the store takes for `operation` (`get`, `create`, `update`, `delete`).
+    pub async fn timed<T>(&self, operation: &'static str, asked: impl Future<Output = T>) -> T {
+        let started = Instant::now();
+        let answer = asked.await;
+        self.store.get_or_create(&OfStore { operation }).observe(started.elapsed().as_secs_f64());
+        answer
     }
 
     /// A request's credentials were good or not.
     pub fn authenticated(&self, good: bool) {
-        let outcome = if good { "success" } else { "failure" };
-        self.authentications.get_or_create(&Outcome { outcome }).inc();
+        let result = if good { "success" } else { "failure" };
+        self.authentications.get_or_create(&Outcome { result }).inc();
     }
 
-    /// All of it as text, for `/metrics`.
+    /// Counts the events of watches of one resource.
+    pub fn watch_events(&self, resource: &Resource) -> Counter {
+        self.watch_events.get_or_create_owned(&OfResource {
+            group: resource.group.clone(),
+            version: resource.version.clone(),
+            resource: resource.name.clone(),
+        })
+    }
+
+    /// All of it as text, for `/metrics`, with what `core` is made of now.
     ///
     /// # Errors
     /// Only if the text cannot be written, which is a bug.
-    pub fn render(&self) -> Result<String, fmt::Error> {
+    pub fn render(&self, core: Option<&Core>) -> Result<String, fmt::Error> {
         let mut out = String::new();
-        text::encode(&mut out, &self.registry)?;
+        text::encode_registry(&mut out, &self.registry)?;
+        if let Some(core) = core {
+            text::encode_registry(&mut out, &scraped::registry(core))?;
+        }
+        text::encode_eof(&mut out)?;
         Ok(out)
     }
 }
@@ -197,6 +253,13 @@ impl Metrics {
 /// Counts as running until it is dropped.
 #[derive(Debug)]
 pub struct Running(Gauge);
+
+impl Running {
+    /// Passes something on; whoever does, holds the guard.
+    pub fn pass<T>(&self, value: T) -> T {
+        value
+    }
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -209,29 +272,34 @@ mod tests {
     use super::*;
     use http::Method;
 
-    #[test]
-    fn every_metric_is_used() {
+    #[tokio::test]
+    async fn every_metric_is_used() {
         let metrics = Metrics::default();
         let info = RequestInfo::parse(&Method::GET, "/api/v1/namespaces/a/pods", None);
         let labels = Labels::of(&info, true);
         {
-            let _running = metrics.begin();
+            let _running = metrics.begin(true);
             let _watching = metrics.watching(&labels);
             metrics.answered(&labels, 200, Duration::from_millis(3));
-            metrics.stored("get", Duration::from_millis(1));
+            metrics.timed("get", async {}).await;
             metrics.authenticated(true);
-            let text = metrics.render().unwrap();
+            let text = metrics.render(None).unwrap();
             for line in [
                 "apiserver_request_total{verb=\"LIST\",group=\"\",version=\"v1\",resource=\"pods\",subresource=\"\",scope=\"namespace\",component=\"apiserver\",code=\"200\"} 1",
-                "apiserver_current_inflight_requests 1",
-                "apiserver_longrunning_requests{verb=\"LIST\",group=\"\",version=\"v1\",resource=\"pods\",subresource=\"\",scope=\"namespace\"} 1",
+                "apiserver_current_inflight_requests{request_kind=\"mutating\"} 1",
+                "apiserver_longrunning_requests{verb=\"LIST\",group=\"\",version=\"v1\",resource=\"pods\",subresource=\"\",scope=\"namespace\",component=\"apiserver\"} 1",
                 "etcd_request_duration_seconds_count{operation=\"get\"} 1",
-                "authentication_attempts_total{outcome=\"success\"} 1",
+                "authentication_attempts_total{result=\"success\"} 1",
             ] {
                 assert!(text.contains(line), "{line} is missing in\n{text}");
             }
         }
-        assert!(metrics.render().unwrap().contains("apiserver_current_inflight_requests 0"));
+        assert!(
+            metrics
+                .render(None)
+                .unwrap()
+                .contains("apiserver_current_inflight_requests{request_kind=\"mutating\"} 0")
+        );
     }
 
     #[test]

@@ -22,6 +22,7 @@ use sha2::{Digest, Sha256};
 
 use self::health::Endpoint;
 use crate::aggregation::{self, Backends};
+use crate::fairness;
 use crate::registry::{Group, Registry};
 use crate::request::{RequestInfo, User};
 use crate::server::Core;
@@ -196,6 +197,13 @@ fn answer(
         [] => Some(plain(&documents::root_paths(&made.groups, &fixed_paths()))),
         ["version"] => Some(plain(&version())),
         ["metrics"] => Some(metrics(core)),
+        ["debug", "api_priority_and_fairness", _] => {
+            let text = fairness::debug::dump(&core.fairness, path)?;
+            Some(
+                (StatusCode::OK, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text)
+                    .into_response(),
+            )
+        }
         ["api"] if wants_aggregated(headers) => {
             let only = || Document::new(&documents::aggregated(group("")));
             Some(tagged(made.aggregated_core.get_or_init(only), AGGREGATED, headers))
@@ -294,7 +302,7 @@ fn hashed(document: &Document, path: &str, query: Option<&str>, headers: &Header
 
 fn metrics(core: &Core) -> Response {
     const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    match core.metrics.render() {
+    match core.metrics.render(Some(core)) {
         Ok(text) => (StatusCode::OK, [(header::CONTENT_TYPE, TEXT)], text).into_response(),
         Err(error) => ApiError::internal(error).into_response(),
     }

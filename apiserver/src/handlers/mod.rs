@@ -18,7 +18,7 @@ use http::{HeaderMap, Method};
 use negotiate::{Format, Output};
 use options::Query;
 
-use crate::admission::{self, Annotations};
+use crate::admission;
 use crate::registry::{Registry, Resource, Subresource};
 use crate::request::{RequestInfo, User};
 use crate::server::Core;
@@ -45,8 +45,6 @@ pub struct Call<'a> {
     pub method: &'a Method,
     /// The agreed form of the answer.
     pub output: Output,
-    /// Facts for the audit event.
-    pub annotations: Annotations,
 }
 
 impl Call<'_> {
@@ -126,10 +124,9 @@ async fn resource(
     check_scope(found, info)?;
     check_verb(found, subresource, info)?;
     // Whoever writes the audit event has put a handle there before.
-    let annotations = parts.extensions.get::<Annotations>().cloned().unwrap_or_default();
     if proxy::is_proxied(found, info) {
         if let Some(options) = proxy::options(found, info, &query) {
-            admission::connect(core, found, info, user, &annotations, options).await?;
+            admission::connect(core, found, info, user, options).await?;
         }
         return proxy::proxy(core, found, info, Request::from_parts(parts, body)).await;
     }
@@ -143,7 +140,6 @@ async fn resource(
         headers: &parts.headers,
         method: &parts.method,
         output: output?,
-        annotations,
     };
     verb(&call, body).await
 }

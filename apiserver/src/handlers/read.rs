@@ -27,7 +27,7 @@ use crate::table;
 /// Source: `blockTimeout` of upstream's watch cache.
 const WAIT_FOR_VERSION: Duration = Duration::from_secs(3);
 /// Most objects that are looked at between two chunks of a list.
-const CHUNK_OBJECTS: usize = 256;
+const CHUNK_OBJECTS: usize = 64;
 /// Bytes of one chunk of a list.
 const CHUNK_BYTES: usize = 256 * 1024;
 
@@ -49,11 +49,9 @@ pub async fn get_json(call: &Call<'_>) -> Result<Bytes, ApiError> {
     let (namespace, name) = (call.namespace(), &call.info.name);
     match call.query.get("resourceVersion") {
         None => {
-            let entry = storage
-                .store()
-                .get(&storage.key(namespace, name))
-                .await
-                .map_err(ApiError::internal)?;
+            let key = storage.key(namespace, name);
+            let asked = call.core.metrics.timed("get", storage.store().get(&key));
+            let entry = asked.await.map_err(ApiError::internal)?;
             let entry = entry.ok_or_else(|| call.resource.not_found(name))?;
             let json = text::with_version(&entry.value, entry.revision);
             convert::present_one(call.resource, json).await
@@ -525,18 +523,25 @@ impl Walk {
     fn fill(&mut self, out: &mut Vec<u8>) {
         while !self.done && out.len() < CHUNK_BYTES {
             let objects = self.snapshot.page(self.after.as_deref(), CHUNK_OBJECTS);
-            let Some(last) = objects.last() else {
+            if objects.is_empty() {
                 out.extend_from_slice(b"]}\n");
                 self.done = true;
-                return;
-            };
-            self.after = Some(last.key().to_owned());
-            for object in objects.iter().filter(|o| chosen(&self.options, o)) {
-                if !std::mem::take(&mut self.first) {
-                    out.push(b',');
-                }
-                self.form.item(&self.resource, object, out);
             }
+            let mut last = None;
+            for object in &objects {
+                // Objects may be large: a piece ends after the one that fills it.
+                if out.len() >= CHUNK_BYTES {
+                    break;
+                }
+                last = Some(object.key());
+                if chosen(&self.options, object) {
+                    if !std::mem::take(&mut self.first) {
+                        out.push(b',');
+                    }
+                    self.form.item(&self.resource, object, out);
+                }
+            }
+            self.after = last.map(str::to_owned).or(self.after.take());
         }
     }
 }

@@ -197,9 +197,11 @@ pub fn error(error: ApiError, format: Format) -> Response {
     let status = serde_json::to_vec(&error.status()).unwrap_or_default();
     let output = Output { format, ..Output::JSON };
     let mut response = formatted(&output, error.code(), status.into());
-    if let Some(after) = error.into_response().headers_mut().remove(header::RETRY_AFTER) {
+    let mut plain = error.into_response();
+    if let Some(after) = plain.headers_mut().remove(header::RETRY_AFTER) {
         response.headers_mut().insert(header::RETRY_AFTER, after);
     }
+    std::mem::swap(response.extensions_mut(), plain.extensions_mut());
     response
 }
 

@@ -1,27 +1,37 @@
 //! The layers in front of every handler: what is asked, who asks, whether they may.
 //!
-//! Order: request info, authentication, (audit, impersonation's own audit, priority and fairness
-//! have their place here), authorization, handler.
+//! Order: request info, authentication, audit, deadline, impersonation, priority and fairness, authorization,
+//! handler.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use futures::FutureExt as _;
+use http_body_util::BodyExt as _;
 use jiff::Timestamp;
 
-use super::Core;
+use super::{Core, deadline};
+use crate::audit::layer::AuditId;
 use crate::discovery::metrics::Labels;
 use crate::identity::{Attributes, Peer, authn};
 use crate::request::{RequestInfo, User};
 use crate::status::ApiError;
+use crate::{audit, fairness};
 
 /// Puts the layers around the handlers.
 pub(super) fn layers(router: Router, core: &Arc<Core>) -> Router {
     router
         .layer(from_fn_with_state(core.clone(), authorize))
+        .layer(from_fn_with_state(core.clone(), fairness::layer::layer))
+        .layer(from_fn_with_state(core.clone(), impersonate))
+        .layer(from_fn_with_state(core.clone(), deadline::layer))
+        .layer(from_fn_with_state(core.clone(), audit::layer::layer))
         .layer(from_fn_with_state(core.clone(), authenticate))
         .layer(from_fn_with_state(core.clone(), describe))
 }
@@ -31,12 +41,28 @@ async fn describe(State(core): State<Arc<Core>>, mut request: Request, next: Nex
     let registry = core.registry();
     let served = registry.get(&info.group, &info.version, &info.resource).is_some();
     let labels = Labels::of(&info, served);
-    let _running = core.metrics.begin();
+    let long = info.is_long_running();
+    let _running = (!long).then(|| core.metrics.begin(info.changes()));
+    let id = AuditId::of(request.headers());
     let started = Instant::now();
     request.extensions_mut().insert(info);
-    let response = next.run(request).await;
+    request.extensions_mut().insert(id.clone());
+    let answered = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+    let mut response = answered.unwrap_or_else(|_panic| panicked());
+    id.put(&mut response);
     core.metrics.answered(&labels, response.status().as_u16(), started.elapsed());
+    if long && response.status().is_success() {
+        let open = core.metrics.watching(&labels);
+        return response.map(|body| Body::new(body.map_frame(move |frame| open.pass(frame))));
+    }
     response
+}
+
+/// What the panic was about stands in the log, written by the panic hook.
+fn panicked() -> Response {
+    let text = "This request caused apiserver to panic. Look in the logs for details.";
+    let kind = [(http::header::CONTENT_TYPE, "text/plain; charset=utf-8")];
+    (http::StatusCode::INTERNAL_SERVER_ERROR, kind, text).into_response()
 }
 
 async fn authenticate(State(core): State<Arc<Core>>, mut request: Request, next: Next) -> Response {
@@ -46,31 +72,45 @@ async fn authenticate(State(core): State<Arc<Core>>, mut request: Request, next:
             request.extensions_mut().insert(user);
             next.run(request).await
         }
-        Err(error) => error.into_response(),
+        Err(error) => {
+            let recorded = audit::layer::refused(&core, &request);
+            drop(request);
+            recorded.await;
+            error.into_response()
+        }
     }
 }
 
-/// The user of the in-process client, of the certificate or of the token, and then the one whom
-/// that user asks to be.
+/// The user of the in-process client, of the certificate or of the token.
 fn user(core: &Arc<Core>, request: &Request) -> Result<User, ApiError> {
-    let headers = request.headers();
-    let user = match request.extensions().get::<User>() {
-        Some(user) => user.clone(),
-        None => {
-            let peer = request.extensions().get::<Peer>();
-            let now = Timestamp::now().as_second();
-            let user = core.authenticator.authenticate(headers, peer, core.as_ref(), now);
-            core.metrics.authenticated(user.is_ok());
-            user?
-        }
-    };
-    match authn::wanted_user(headers)? {
-        Some(wanted) => {
-            let info = request.extensions().get::<RequestInfo>().cloned().unwrap_or_default();
-            authn::impersonate(&core.authorizer, &user, wanted, &info)
-        }
-        None => Ok(user),
+    if let Some(user) = request.extensions().get::<User>() {
+        return Ok(user.clone());
     }
+    let peer = request.extensions().get::<Peer>();
+    let now = Timestamp::now().as_second();
+    let user = core.authenticator.authenticate(request.headers(), peer, core.as_ref(), now);
+    core.metrics.authenticated(user.is_ok());
+    user
+}
+
+/// From here on the request is that of the user whom its user asks to be.
+async fn impersonate(State(core): State<Arc<Core>>, mut request: Request, next: Next) -> Response {
+    match wanted(&core, &request) {
+        Ok(None) => (),
+        Ok(Some(user)) => {
+            audit::impersonated(&user);
+            request.extensions_mut().insert(user);
+        }
+        Err(error) => return error.into_response(),
+    }
+    next.run(request).await
+}
+
+fn wanted(core: &Core, request: &Request) -> Result<Option<User>, ApiError> {
+    let Some(wanted) = authn::wanted_user(request.headers())? else { return Ok(None) };
+    let user = request.extensions().get::<User>().ok_or(ApiError::Unauthorized)?;
+    let info = request.extensions().get::<RequestInfo>().ok_or(ApiError::Unauthorized)?;
+    authn::impersonate(&core.authorizer, user, wanted, info).map(Some)
 }
 
 async fn authorize(State(core): State<Arc<Core>>, request: Request, next: Next) -> Response {
@@ -81,7 +121,11 @@ async fn authorize(State(core): State<Arc<Core>>, request: Request, next: Next) 
             (Some(user), Some(info)) => {
                 let selector = field_selector(request.uri().query());
                 let asked = Attributes { field_selector: &selector, ..Attributes::of(user, info) };
-                core.authorizer.require(&asked).err()
+                let decision = core.authorizer.authorize(&asked);
+                let word = if decision.allowed { "allow" } else { "forbid" };
+                audit::annotate("authorization.k8s.io/decision", || word);
+                audit::annotate("authorization.k8s.io/reason", || &decision.reason);
+                (!decision.allowed).then(|| asked.forbidden(&decision))
             }
             _ => Some(ApiError::Unauthorized),
         }

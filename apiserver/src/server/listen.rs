@@ -14,14 +14,20 @@ use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 use tracing::{debug, info};
 
+use super::stall::Impatient;
 use super::{Server, StartError, client_authority};
+use crate::audit::layer::Remote;
 use crate::identity::Peer;
 use crate::identity::tls::{self, ClientAuthority};
 
 /// Longest TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Longest wait for the headers of a request.
-const HEADERS: Duration = Duration::from_secs(30);
+/// Most bytes of a request's head.
+const HEAD: usize = 256 * 1024;
+/// Most bytes of an HTTP/2 request's headers.
+const HEADER_LIST: u32 = 64 * 1024;
+/// How often an idle HTTP/2 connection is asked whether it is still there.
+const PING: Duration = Duration::from_secs(30);
 /// Streams of one HTTP/2 connection.
 ///
 /// Source: upstream's `http2-max-streams-per-connection`, golang's default.
@@ -96,17 +102,20 @@ async fn serve(
         Some(user) => Peer::Known(user),
         None => Peer::Stranger,
     });
-    connection(server, TokioIo::new(stream), peer).await;
+    connection(server, TokioIo::new(stream), peer, Remote(remote.ip())).await;
 }
 
 /// Serves one connection until it ends or the server stops.
-pub(super) async fn connection<I>(server: Server, io: I, peer: Option<Peer>)
+async fn connection<I>(server: Server, io: I, peer: Option<Peer>, remote: Remote)
 where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
+    let limits = &server.core.config.fairness;
+    let io = Impatient::new(io, limits.stall_timeout);
     let router: Router = server.router();
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(axum::body::Body::new);
+        request.extensions_mut().insert(remote);
         if let Some(peer) = &peer {
             request.extensions_mut().insert(peer.clone());
         }
@@ -116,9 +125,15 @@ where
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADERS)
+        .header_read_timeout(limits.header_timeout)
+        .max_buf_size(HEAD)
         .preserve_header_case(true);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(HEADER_LIST)
+        .keep_alive_interval(PING);
     let connection = builder.serve_connection_with_upgrades(io, service);
     let mut connection = std::pin::pin!(connection);
     let served = tokio::select! {
@@ -134,5 +149,75 @@ where
     };
     if let Err(error) = served {
         debug!(%error, "connection ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::User;
+    use crate::testing::TestServer;
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use kube::api::{Api, PostParams};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+    use tokio::task::JoinHandle;
+
+    /// A server that loses patience soon, and a connection of an administrator to it.
+    async fn connect() -> (TestServer, DuplexStream, JoinHandle<()>) {
+        let soon = Duration::from_millis(100);
+        let server = TestServer::builder().configure(|config| {
+            (config.fairness.header_timeout, config.fairness.stall_timeout) = (soon, soon);
+        });
+        let server = server.start().await.unwrap();
+        let (client, io) = tokio::io::duplex(16 * 1024);
+        let peer = Peer::Known(User::new("system:admin", &["system:masters"]));
+        let remote = Remote([192, 0, 2, 1].into());
+        let served = connection(server.server().clone(), TokioIo::new(io), Some(peer), remote);
+        (server, client, tokio::spawn(served))
+    }
+
+    async fn ends(served: JoinHandle<()>) {
+        tokio::time::timeout(Duration::from_secs(10), served).await.expect("it ends").unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_head_that_does_not_end_is_not_waited_for() {
+        let (_server, mut client, served) = connect().await;
+        client.write_all(b"GET /version HTTP/1.1\r\nhost: a\r\n").await.unwrap();
+        ends(served).await;
+    }
+
+    #[tokio::test]
+    async fn a_head_that_is_too_large_is_refused() {
+        let (_server, mut client, served) = connect().await;
+        client.write_all(b"GET /version HTTP/1.1\r\nhost: a\r\nx: ").await.unwrap();
+        let filler = vec![b'x'; 4096];
+        while client.write_all(&filler).await.is_ok() {}
+        let mut answer = String::new();
+        // The connection may be reset behind the answer.
+        let _ = client.read_to_string(&mut answer).await;
+        assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+        ends(served).await;
+    }
+
+    #[tokio::test]
+    async fn a_watcher_that_does_not_read_is_closed() {
+        let (server, mut client, served) = connect().await;
+        let watch = "GET /api/v1/configmaps?watch=1 HTTP/1.1\r\nhost: a\r\n\r\n";
+        client.write_all(watch.as_bytes()).await.unwrap();
+        let maps: Api<ConfigMap> = Api::namespaced(server.client(), "default");
+        let mut n = 0;
+        while !served.is_finished() {
+            let map = serde_json::json!({
+                "metadata": { "name": format!("m{n}") }, "data": { "x": "x".repeat(10_000) },
+            });
+            maps.create(&PostParams::default(), &serde_json::from_value(map).unwrap())
+                .await
+                .unwrap();
+            n += 1;
+            assert!(n < 1000, "the watcher is still there");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        ends(served).await;
     }
 }

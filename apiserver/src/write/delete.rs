@@ -263,7 +263,8 @@ pub(super) async fn commit(
         return Ok(at);
     }
     let key = storage.key(writer.namespace(), name);
-    let revision = storage.store().commit(&key, Expect::At(at), None).await?;
+    let gone = storage.store().commit(&key, Expect::At(at), None);
+    let revision = writer.core.metrics.timed("delete", gone).await?;
     writer.resource.strategy.after_delete(&writer.ctx(), object);
     writer.settle(revision).await;
     Ok(revision)

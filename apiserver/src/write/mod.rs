@@ -22,7 +22,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::{Map, Value};
 use store::{Entry, Expect, Revision};
 
-use crate::admission::Annotations;
+use crate::audit;
 use crate::bytes as text;
 use crate::crd::convert;
 use crate::handlers::options::{self, FieldValidation, WriteOptions};
@@ -57,8 +57,6 @@ pub struct Writer<'a> {
     pub warnings: Vec<String>,
     /// When the request must be answered.
     pub deadline: Instant,
-    /// Facts for the audit event.
-    pub annotations: Annotations,
     /// Admission has seen the request as a whole and is not asked about this write, which is a part of it.
     pub admitted: bool,
 }
@@ -74,7 +72,6 @@ impl<'a> Writer<'a> {
             options,
             warnings: Vec::new(),
             deadline: options::deadline(&call.query),
-            annotations: call.annotations.clone(),
             admitted: false,
         }
     }
@@ -104,7 +101,9 @@ impl<'a> Writer<'a> {
     /// The store fails.
     pub async fn load(&self, name: &str) -> Result<Option<Entry>, ApiError> {
         let storage = self.resource.storage()?;
-        storage.store().get(&storage.key(self.namespace(), name)).await.map_err(ApiError::internal)
+        let key = storage.key(self.namespace(), name);
+        let asked = self.core.metrics.timed("get", storage.store().get(&key));
+        asked.await.map_err(ApiError::internal)
     }
 
     /// Parses a stored entry into the version of this request.
@@ -163,7 +162,9 @@ impl<'a> Writer<'a> {
         }
         let Some(storage) = &self.resource.storage else { return Err(store::Error::Closed) };
         let key = storage.key(self.namespace(), name);
-        let revision = storage.store().commit(&key, expect, Some(stored.clone())).await?;
+        let operation = if expect == Expect::Absent { "create" } else { "update" };
+        let written = storage.store().commit(&key, expect, Some(stored.clone()));
+        let revision = self.core.metrics.timed(operation, written).await?;
         self.settle(revision).await;
         Ok(text::with_version(&stored, revision))
     }
@@ -321,6 +322,7 @@ impl<'a> Writer<'a> {
 /// Why nothing was written.
 pub async fn handle(call: &Call<'_>, body: Body) -> Result<Response, ApiError> {
     let body = read(body, call.core.config.max_body_bytes).await?;
+    audit::request_body(&body, call.headers);
     if let Some(response) = subresource::handle(call, &body).await? {
         return Ok(response);
     }

@@ -46,7 +46,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -114,6 +114,8 @@ struct Shared {
     /// The store's position in our watch.
     position: RwLock<Option<Position>>,
     subscribers: Mutex<Vec<Slot>>,
+    /// Their number, for those who must not wait for a fan-out.
+    n_subscribers: AtomicUsize,
     /// Everything up to here is in the queues of the subscribers.
     delivered: Arc<AtomicU64>,
     kept: Mutex<VecDeque<(Revision, Objects)>>,
@@ -149,6 +151,7 @@ impl Cache {
             progress: watch::Sender::new(0),
             position: RwLock::new(None),
             subscribers: Mutex::new(Vec::new()),
+            n_subscribers: AtomicUsize::new(0),
             delivered: Arc::new(AtomicU64::new(0)),
             kept: Mutex::new(VecDeque::new()),
         });
@@ -284,6 +287,7 @@ impl Cache {
             self.shared.delivered.clone(),
         );
         subscribers.push(slot);
+        self.shared.n_subscribers.store(subscribers.len(), Ordering::Relaxed);
         Ok(subscription)
     }
 
@@ -302,9 +306,9 @@ impl Cache {
         }
     }
 
-    /// The number of open subscriptions.
+    /// The number of subscriptions, as it was at the last change.
     pub fn subscribers(&self) -> usize {
-        self.shared.subscribers.lock().len()
+        self.shared.n_subscribers.load(Ordering::Relaxed)
     }
 
     /// Undoes the changes after `revision`.
@@ -350,6 +354,7 @@ impl Shared {
         self.progress.send_replace(revision);
         let mut subscribers = self.subscribers.lock();
         subscribers.retain_mut(|slot| slot.is_open() && events.iter().all(|e| slot.offer(e)));
+        self.n_subscribers.store(subscribers.len(), Ordering::Relaxed);
         self.delivered.store(revision, Ordering::Release);
     }
 
@@ -363,6 +368,7 @@ impl Shared {
             current.ring = Ring::new(revision, self.limits.events, self.limits.event_bytes);
         }
         subscribers.clear();
+        self.n_subscribers.store(0, Ordering::Relaxed);
         self.delivered.store(revision, Ordering::Release);
         drop(subscribers);
         self.progress.send_replace(revision);

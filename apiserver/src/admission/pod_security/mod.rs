@@ -16,6 +16,7 @@ mod tests;
 use serde_json::Value;
 
 use super::{Admitted, Attributes, Operation, OptionError, Plugin, Resources};
+use crate::audit;
 use crate::status::ApiError;
 use crate::types::check::{items, text};
 use checks::{Pod, details, violations};
@@ -182,7 +183,7 @@ impl PodSecurity {
 }
 
 fn note(attributes: &Attributes<'_>, key: &str, value: impl ToString) {
-    attributes.annotations.add(format!("{PREFIX}{key}"), value.to_string());
+    audit::annotate(&format!("{PREFIX}{key}"), || value.to_string());
 }
 
 fn note_faults(attributes: &Attributes<'_>, faults: &[schema::Cause]) {

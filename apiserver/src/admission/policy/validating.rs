@@ -11,6 +11,7 @@ use super::{Binding, Policy, invocations};
 use crate::admission::attributes::{Attributes, Operation};
 use crate::admission::matching;
 use crate::admission::plugin::{Admitted, Plugin, Resources, admitted};
+use crate::audit;
 use crate::status::{ApiError, Details, Status, StatusCause};
 
 /// The plugin.
@@ -87,7 +88,7 @@ async fn validate(
         }));
     }
     for (key, values) in notes {
-        attributes.annotations.add(key, values.join(", "));
+        audit::annotate(&key, || values.join(", "));
     }
     match refusals.first() {
         Some(first) => Err(refuse(attributes, object, first)),
@@ -120,7 +121,7 @@ fn act(
             "validationActions": binding.actions,
         }]);
         let key = "validation.policy.admission.k8s.io/validation_failure";
-        attributes.annotations.add(key, note.to_string());
+        audit::annotate(&key, || note.to_string());
     }
     wants("Deny").then(|| Refusal {
         policy: policy.to_owned(),

@@ -9,6 +9,7 @@ use super::Webhook;
 use super::response::{self, Response};
 use crate::admission::attributes::Attributes;
 use crate::admission::{matching, review};
+use crate::audit;
 use crate::registry::Resource;
 use crate::status::ApiError;
 
@@ -60,7 +61,7 @@ impl Webhook {
         let response = response::read(&answer, &uid, mutating)
             .map_err(|error| failed(format!("received invalid webhook response: {error}")))?;
         for (key, value) in &response.annotations {
-            attributes.annotations.add(format!("{}/{key}", self.name), value.clone());
+            audit::annotate(&format!("{}/{key}", self.name), || value);
         }
         Ok(response)
     }
@@ -79,7 +80,7 @@ impl Webhook {
             Fault::Call(text) if !self.fails_open => Err(ApiError::Internal(text)),
             Fault::Call(text) => {
                 tracing::warn!(webhook = self.name, text, "webhook failed, the request goes on");
-                attributes.annotations.add(place, self.name.clone());
+                audit::annotate(&place, || self.name.clone());
                 if attributes.deadline <= Instant::now() {
                     return Err(ApiError::Timeout {
                         message: "request did not complete within requested timeout".to_owned(),

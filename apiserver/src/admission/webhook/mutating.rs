@@ -11,6 +11,7 @@ use super::response::refusal;
 use crate::admission::attributes::{Attributes, Operation};
 use crate::admission::plugin::{Admitted, Plugin, Resources, admitted};
 use crate::admission::{matching, mutation};
+use crate::audit;
 use crate::registry::Resource;
 use crate::status::ApiError;
 
@@ -106,7 +107,7 @@ async fn mutate(
     }
     let note =
         json!({"configuration": hook.configuration, "webhook": hook.name, "mutated": changed});
-    attributes.annotations.add(place(attributes, at), note.to_string());
+    audit::annotate(&place(attributes, at), || note.to_string());
     Ok(changed)
 }
 

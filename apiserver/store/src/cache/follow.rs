@@ -1,6 +1,9 @@
 //! Follows the store: one task a cache.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use tracing::{error, warn};
 
@@ -49,6 +52,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut stream: WatchStream) {
         };
     }
     shared.subscribers.lock().clear();
+    shared.n_subscribers.store(0, Ordering::Relaxed);
 }
 
 async fn follow(shared: &Shared, stream: &mut WatchStream) -> Error {

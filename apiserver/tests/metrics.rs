@@ -1,0 +1,136 @@
+//! `/metrics`: well-formed, and with the names that dashboards look for.
+
+#![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
+
+use std::collections::BTreeMap;
+
+use apiserver::User;
+use apiserver::testing::TestServer;
+use axum::body::Body;
+use http::{Method, Request};
+use serde_json::json;
+use tower::ServiceExt as _;
+
+async fn send(server: &TestServer, method: Method, path: &str, body: impl Into<Body>) -> String {
+    let request = Request::builder().method(method).uri(path);
+    let mut request = request.header("content-type", "application/json").body(body.into()).unwrap();
+    request.extensions_mut().insert(User::new("system:admin", &["system:masters"]));
+    let response = server.server().router().oneshot(request).await.unwrap();
+    let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
+    String::from_utf8(body.to_vec()).unwrap()
+}
+
+/// A sample: its labels and its value.
+type Sample = (BTreeMap<String, String>, f64);
+
+/// Reads the text as a scraper does; panics at what a scraper would refuse.
+fn parse(text: &str) -> BTreeMap<String, Vec<Sample>> {
+    assert!(text.ends_with("# EOF\n"), "no end");
+    let (mut samples, mut types) = (BTreeMap::new(), BTreeMap::new());
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap();
+            assert!(types.insert(name, kind).is_none(), "two families {name}");
+        } else if !line.starts_with('#') {
+            let (name, sample) = read(line);
+            let suffixes = ["_total", "_bucket", "_sum", "_count"];
+            let family = suffixes.iter().find_map(|end| name.strip_suffix(end));
+            let known = types.contains_key(name) || family.is_some_and(|f| types.contains_key(f));
+            assert!(known, "no type: {line}");
+            samples.entry(name.to_owned()).or_insert_with(Vec::new).push(sample);
+        }
+    }
+    samples
+}
+
+fn read(line: &str) -> (&str, Sample) {
+    let (head, value) = line.rsplit_once(' ').unwrap();
+    let value = value.parse().unwrap_or_else(|_| panic!("no number: {line}"));
+    let Some((name, labels)) = head.split_once('{') else {
+        return (head, (BTreeMap::new(), value));
+    };
+    let labels = labels.strip_suffix('}').unwrap();
+    let pairs = labels.split("\",").map(|pair| {
+        let (key, value) = pair.split_once("=\"").unwrap_or_else(|| panic!("no label: {line}"));
+        (key.to_owned(), value.trim_end_matches('"').to_owned())
+    });
+    (name, (pairs.collect(), value))
+}
+
+#[tokio::test]
+async fn the_text_is_what_scrapers_and_dashboards_expect() {
+    let server = TestServer::start().await.unwrap();
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let object = json!({ "metadata": { "name": "a" } }).to_string();
+    send(&server, Method::POST, maps, object).await;
+    send(&server, Method::GET, &format!("{maps}/a"), "").await;
+    send(
+        &server,
+        Method::GET,
+        &format!("{maps}?watch=1&timeoutSeconds=1&fieldSelector=metadata.name%3Da"),
+        "",
+    )
+    .await;
+    send(&server, Method::DELETE, &format!("{maps}/a"), "").await;
+    let samples = parse(&send(&server, Method::GET, "/metrics", "").await);
+    for name in [
+        "apiserver_request_total",
+        "apiserver_request_duration_seconds_bucket",
+        "apiserver_current_inflight_requests",
+        "apiserver_resource_objects",
+        "apiserver_storage_objects",
+        "apiserver_watch_events_total",
+        "etcd_request_duration_seconds_count",
+        "apiserver_flowcontrol_current_limit_seats",
+        "apiserver_flowcontrol_nominal_limit_seats",
+        "apiserver_flowcontrol_dispatched_requests_total",
+        "apiserver_flowcontrol_rejected_requests_total",
+        "apiserver_flowcontrol_current_inqueue_requests",
+        "apiserver_flowcontrol_current_executing_requests",
+        "apiserver_flowcontrol_current_executing_seats",
+        "apiserver_flowcontrol_request_wait_duration_seconds_bucket",
+        "apiserver_flowcontrol_request_execution_seconds_bucket",
+        "apiserver_audit_event_total",
+        "process_resident_memory_bytes",
+        "process_cpu_seconds_total",
+        "process_start_time_seconds",
+        "process_open_fds",
+        "kubernetes_build_info",
+    ] {
+        assert!(samples.contains_key(name), "{name} is missing");
+    }
+    let value = |name: &str, wanted: &[(&str, &str)]| {
+        let fits = |labels: &BTreeMap<String, String>| {
+            wanted.iter().all(|(key, value)| labels.get(*key).is_some_and(|v| v == value))
+        };
+        samples[name].iter().filter(|(labels, _)| fits(labels)).map(|(_, value)| value).sum::<f64>()
+    };
+    let get = [("verb", "GET"), ("resource", "configmaps"), ("code", "200")];
+    assert_eq!(value("apiserver_request_total", &get), 1.0);
+    assert_eq!(value("apiserver_watch_events_total", &[("resource", "configmaps")]), 1.0);
+    assert_eq!(value("apiserver_resource_objects", &[("resource", "flowschemas")]), 11.0);
+    assert_eq!(value("etcd_request_duration_seconds_count", &[("operation", "delete")]), 1.0);
+    assert_eq!(value("apiserver_current_inflight_requests", &[("request_kind", "mutating")]), 0.0);
+    let exempt = [("priority_level", "exempt"), ("flow_schema", "exempt")];
+    assert!(value("apiserver_flowcontrol_dispatched_requests_total", &exempt) >= 4.0);
+}
+
+#[tokio::test]
+async fn buckets_only_grow() {
+    let server = TestServer::start().await.unwrap();
+    let samples = parse(&send(&server, Method::GET, "/metrics", "").await);
+    for (name, samples) in samples.iter().filter(|(name, _)| name.ends_with("_bucket")) {
+        let mut last: Option<&Sample> = None;
+        for sample in samples {
+            let rest = |s: &Sample| {
+                let mut labels = s.0.clone();
+                labels.remove("le");
+                labels
+            };
+            if let Some(before) = last.filter(|before| rest(before) == rest(sample)) {
+                assert!(before.1 <= sample.1, "{name}: {before:?} {sample:?}");
+            }
+            last = Some(sample);
+        }
+    }
+}
