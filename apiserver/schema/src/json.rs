@@ -29,14 +29,34 @@ const MAX_DEPTH: usize = 128;
 /// # Errors
 /// If it is not JSON, or nested deeper than 128 levels.
 pub fn parse(text: &[u8]) -> Result<Parsed, SyntaxError> {
-    let mut duplicates = Vec::new();
+    let mut told = Told { duplicates: Vec::new(), fields: None };
     let mut deserializer = serde_json::Deserializer::from_slice(text);
-    let seed = Seed { duplicates: &mut duplicates, path: &Path::Root };
+    let seed = Seed { told: &mut told, path: &Path::Root };
     let value = seed.deserialize(&mut deserializer);
     match value.and_then(|value| deserializer.end().map(|()| value)) {
-        Ok(value) => Ok(Parsed { value, duplicates }),
+        Ok(value) => Ok(Parsed { value, duplicates: told.duplicates }),
         Err(error) => Err(SyntaxError(go_error(text).unwrap_or_else(|| error.to_string()))),
     }
+}
+
+/// Paths of all fields of a JSON text, such as `spec.list[0].name`, in the order in which they come.
+///
+/// For messages that list fields; a text that is no JSON has those before its fault.
+#[must_use]
+pub fn fields(text: &[u8]) -> Vec<String> {
+    let mut told = Told { duplicates: Vec::new(), fields: Some(Vec::new()) };
+    let mut deserializer = serde_json::Deserializer::from_slice(text);
+    let seed = Seed { told: &mut told, path: &Path::Root };
+    drop(seed.deserialize(&mut deserializer));
+    told.fields.unwrap_or_default()
+}
+
+/// What is noted of fields while a text is parsed.
+struct Told {
+    /// Those that came twice.
+    duplicates: Vec<String>,
+    /// All of them, if somebody wants to know.
+    fields: Option<Vec<String>>,
 }
 
 /// Where a value stands: a list through the frames of the callers, written out only if needed.
@@ -58,7 +78,7 @@ impl fmt::Display for Path<'_> {
 }
 
 struct Seed<'a> {
-    duplicates: &'a mut Vec<String>,
+    told: &'a mut Told,
     path: &'a Path<'a>,
 }
 
@@ -109,7 +129,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
         let mut list = Vec::new();
         loop {
             let path = Path::Item(self.path, list.len());
-            let seed = Seed { duplicates: &mut *self.duplicates, path: &path };
+            let seed = Seed { told: &mut *self.told, path: &path };
             match seq.next_element_seed(seed)? {
                 Some(value) => list.push(value),
                 None => return Ok(Value::Array(list)),
@@ -121,13 +141,16 @@ impl<'de> Visitor<'de> for Seed<'_> {
         let mut map = Map::new();
         while let Some(name) = access.next_key::<String>()? {
             let path = Path::Field(self.path, &name);
+            if let Some(fields) = &mut self.told.fields {
+                fields.push(path.to_string());
+            }
             if map.contains_key(&name) {
                 let path = path.to_string();
-                if !self.duplicates.contains(&path) {
-                    self.duplicates.push(path);
+                if !self.told.duplicates.contains(&path) {
+                    self.told.duplicates.push(path);
                 }
             }
-            let seed = Seed { duplicates: &mut *self.duplicates, path: &path };
+            let seed = Seed { told: &mut *self.told, path: &path };
             let value = access.next_value_seed(seed)?;
             map.insert(name, value);
         }

@@ -1,5 +1,6 @@
 //! Answers to requests, by verb.
 
+mod components;
 pub mod negotiate;
 pub mod options;
 pub mod proxy;
@@ -146,6 +147,8 @@ async fn resource(
 
 async fn verb(call: &Call<'_>, body: Body) -> Result<Response, ApiError> {
     match (call.info.verb.as_str(), call.info.subresource.as_str()) {
+        ("get", "") if call.resource.kind == "ComponentStatus" => components::get(call).await,
+        ("list", "") if call.resource.kind == "ComponentStatus" => components::list(call).await,
         ("get", "" | "status" | "approval" | "ephemeralcontainers" | "resize") => {
             read::get(call).await
         }

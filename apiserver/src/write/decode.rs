@@ -73,6 +73,31 @@ pub fn json(body: &[u8]) -> Result<Decoded, String> {
     Ok(Decoded { value: parsed.value, complaints })
 }
 
+/// Paths of unknown fields in the order in which the body has them.
+pub fn in_order(mut paths: Vec<String>, body: &[u8], format: BodyFormat) -> Vec<String> {
+    // Of YAML upstream makes JSON first, whose keys are sorted; so are ours.
+    if paths.len() > 1 && format == BodyFormat::Json {
+        let fields = schema::json::fields(body);
+        paths.sort_by_key(|path| fields.iter().position(|field| field == path));
+    }
+    paths
+}
+
+/// What libyaml says of a text that is no YAML.
+fn yaml_fault(error: &serde_saphyr::Error) -> String {
+    let text = error.to_string();
+    let first = text.lines().next().unwrap_or_default();
+    let first = first.strip_prefix("error: ").unwrap_or(first);
+    let (place, what) = first.split_once(": ").unwrap_or(("", first));
+    let line = place.split(" column").next().unwrap_or_default();
+    let what = match what {
+        what if what.starts_with("unclosed bracket '['") => "did not find expected ',' or ']'",
+        what if what.starts_with("unclosed bracket '{'") => "did not find expected ',' or '}'",
+        other => other,
+    };
+    if line.is_empty() { format!("yaml: {what}") } else { format!("yaml: {line}: {what}") }
+}
+
 fn yaml(body: &[u8]) -> Result<Decoded, String> {
     let text = std::str::from_utf8(body).map_err(|e| e.to_string())?;
     let strict: Result<Value, _> = serde_saphyr::from_str(text);
@@ -81,7 +106,7 @@ fn yaml(body: &[u8]) -> Result<Decoded, String> {
         Err(strict_error) => {
             let options = serde_saphyr::options! { duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins };
             let value = serde_saphyr::from_str_with_options(text, options)
-                .map_err(|e| format!("error converting YAML to JSON: yaml: {e}"))?;
+                .map_err(|e| format!("error converting YAML to JSON: {}", yaml_fault(&e)))?;
             Ok(Decoded {
                 value,
                 complaints: vec![format!("yaml: unmarshal errors:\n  {strict_error}")],
@@ -101,6 +126,23 @@ mod tests {
         assert_eq!(
             decoded.complaints,
             ["duplicate field \"spec.l[0].x\"", "duplicate field \"spec.a\""]
+        );
+    }
+
+    #[test]
+    fn unknown_fields_keep_their_order() {
+        let body = br#"{"z":{"b":1,"a":[{"y":1,"x":2}]}}"#;
+        let paths = ["z.a[0].x", "z.a[0].y", "z.b"].map(str::to_owned).to_vec();
+        let ordered = super::in_order(paths, body, super::BodyFormat::Json);
+        assert_eq!(ordered, ["z.b", "z.a[0].y", "z.a[0].x"]);
+    }
+
+    #[test]
+    fn broken_yaml_sounds_like_upstream() {
+        let fault = super::yaml(b"a: [b").unwrap_err();
+        assert_eq!(
+            fault,
+            "error converting YAML to JSON: yaml: line 1: did not find expected ',' or ']'"
         );
     }
 

@@ -201,6 +201,7 @@ impl<'a> Writer<'a> {
             None => Vec::new(),
         };
         let mut complaints = decoded.complaints;
+        let unknown = decode::in_order(unknown, body, format);
         complaints.extend(unknown.into_iter().map(|path| format!("unknown field \"{path}\"")));
         match self.options.field_validation {
             _ if complaints.is_empty() => (),

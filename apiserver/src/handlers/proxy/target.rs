@@ -295,22 +295,25 @@ async fn service(
     (scheme, name, port): (&str, &str, &str),
     path: String,
 ) -> Result<Target, ApiError> {
-    let service = object(core, "services", &info.namespace, name).await?;
     let none =
         || ApiError::Unavailable(format!("no endpoints available for service \"{}\"", info.name));
-    let ports: Vec<&Value> = service["spec"]["ports"].as_array().into_iter().flatten().collect();
-    let chosen = ports.iter().find(|p| {
-        if port.is_empty() {
-            ports.len() == 1
-        } else {
-            p["name"] == port || p["port"].as_u64().is_some_and(|n| port.parse() == Ok(n))
+    let service;
+    let port_name = match port.parse::<u64>() {
+        Err(_) => port,
+        Ok(number) => {
+            service = object(core, "services", &info.namespace, name).await?;
+            let mut ports = service["spec"]["ports"].as_array().into_iter().flatten();
+            let found = ports.find(|p| p["port"] == number).ok_or_else(|| {
+                ApiError::Unavailable(format!(
+                    "no service port {number} found for service \"{name}\""
+                ))
+            })?;
+            found["name"].as_str().unwrap_or_default()
         }
-    });
-    let port_name = match chosen {
-        Some(p) => p["name"].as_str().unwrap_or_default(),
-        None => return Err(none()),
     };
-    let endpoints = object(core, "endpoints", &info.namespace, name).await.map_err(|_| none())?;
+    let endpoints = object(core, "endpoints", &info.namespace, name).await.map_err(|_| {
+        ApiError::NotFound { resource: GroupResource::new("", "services"), name: name.to_owned() }
+    })?;
     let mut candidates = Vec::new();
     for subset in endpoints["subsets"].as_array().into_iter().flatten() {
         let ports = subset["ports"].as_array().into_iter().flatten();
