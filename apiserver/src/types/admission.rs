@@ -18,6 +18,10 @@ const CONDITIONS: usize = 64;
 pub(super) struct Webhooks;
 
 impl Strategy for Webhooks {
+    fn unconditional_updates(&self) -> bool {
+        false
+    }
+
     fn validate(&self, obj: &Value, old: Option<&Value>, _subresource: Option<&str>) -> Vec<Cause> {
         let mut causes = Causes::default();
         let hooks = items(&obj["webhooks"]);
@@ -309,6 +313,10 @@ fn is_identifier(name: &str) -> bool {
 pub(super) struct ValidatingPolicies;
 
 impl Strategy for ValidatingPolicies {
+    fn unconditional_updates(&self) -> bool {
+        false
+    }
+
     fn prepare_create(&self, _ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {
         obj["status"] = json!({});
         Ok(())
@@ -372,6 +380,10 @@ impl Strategy for ValidatingPolicies {
 pub(super) struct MutatingPolicies;
 
 impl Strategy for MutatingPolicies {
+    fn unconditional_updates(&self) -> bool {
+        false
+    }
+
     fn validate(&self, obj: &Value, old: Option<&Value>, _subresource: Option<&str>) -> Vec<Cause> {
         let mut causes = Causes::default();
         let (spec, at) = (&obj["spec"], At::new("spec"));
@@ -422,6 +434,10 @@ pub(super) struct Bindings {
 }
 
 impl Strategy for Bindings {
+    fn unconditional_updates(&self) -> bool {
+        false
+    }
+
     fn validate(
         &self,
         obj: &Value,

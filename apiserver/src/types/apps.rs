@@ -168,7 +168,7 @@ impl Strategy for Deployments {
         causes.0
     }
 
-    fn warnings(&self, obj: &Value) -> Vec<String> {
+    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
         pod::template_warnings(obj)
     }
 
@@ -220,7 +220,7 @@ impl Strategy for ReplicaSets {
         causes.0
     }
 
-    fn warnings(&self, obj: &Value) -> Vec<String> {
+    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
         pod::template_warnings(obj)
     }
 
@@ -290,7 +290,7 @@ impl Strategy for ReplicationControllers {
         causes.0
     }
 
-    fn warnings(&self, obj: &Value) -> Vec<String> {
+    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
         pod::template_warnings(obj)
     }
 
@@ -374,7 +374,7 @@ impl Strategy for StatefulSets {
         causes.0
     }
 
-    fn warnings(&self, obj: &Value) -> Vec<String> {
+    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
         pod::template_warnings(obj)
     }
 
@@ -525,7 +525,7 @@ impl Strategy for DaemonSets {
         causes.0
     }
 
-    fn warnings(&self, obj: &Value) -> Vec<String> {
+    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
         pod::template_warnings(obj)
     }
 

@@ -2,13 +2,14 @@
 //!
 //! v2 is stored. What v1 has no field for travels in annotations.
 
+mod validate;
+
 use schema::Cause;
 use serde_json::{Map, Value, json};
 
-use super::check::{At, Causes, default, ensure, is_empty, items, part, remove, text};
+use super::check::{default, ensure, is_empty, items, part, remove, text};
 use super::{Conversion, Ctx, Strategy};
 use crate::status::ApiError;
-use crate::write::names::path_segment;
 
 const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
 const BEHAVIOR: &str = "autoscaling.alpha.kubernetes.io/behavior";
@@ -72,134 +73,8 @@ impl Strategy for Autoscalers {
         Ok(())
     }
 
-    fn validate(&self, obj: &Value, _old: Option<&Value>, subresource: Option<&str>) -> Vec<Cause> {
-        let mut causes = Causes::default();
-        if subresource.is_some() {
-            return causes.0;
-        }
-        let (spec, at) = (&obj["spec"], At::new("spec"));
-        let (least, most) = (&spec["minReplicas"], &spec["maxReplicas"]);
-        if least.as_i64().is_some_and(|n| n < 1) {
-            causes.invalid(&at.field("minReplicas"), least, "must be greater than or equal to 1");
-        }
-        let most_at = at.field("maxReplicas");
-        match most.as_i64() {
-            Some(n) if n < 1 => causes.invalid(&most_at, most, "must be greater than 0"),
-            Some(n) if least.as_i64().is_some_and(|l| n < l) => {
-                causes.invalid(&most_at, most, "must be greater than or equal to `minReplicas`");
-            }
-            _ => (),
-        }
-        let target = at.field("scaleTargetRef");
-        for field in ["kind", "name"] {
-            if causes.present(&target.field(field), &spec["scaleTargetRef"][field], "") {
-                let value = text(&spec["scaleTargetRef"], field);
-                causes.faults(&target.field(field), value, path_segment(value));
-            }
-        }
-        if let Some(percent) = spec["targetCPUUtilizationPercentage"].as_i64()
-            && percent < 1
-        {
-            let at = at.field("targetCPUUtilizationPercentage");
-            causes.invalid(&at, &percent.into(), "must be greater than 0");
-        }
-        metrics(&mut causes, &at.field("metrics"), &spec["metrics"]);
-        for direction in ["scaleUp", "scaleDown"] {
-            let behavior = at.field("behavior");
-            rules(&mut causes, &behavior.field(direction), &spec["behavior"][direction]);
-        }
-        causes.0
-    }
-}
-
-fn metrics(causes: &mut Causes, at: &At<'_>, metrics: &Value) {
-    const KINDS: [(&str, &str); 5] = [
-        ("ContainerResource", "containerResource"),
-        ("External", "external"),
-        ("Object", "object"),
-        ("Pods", "pods"),
-        ("Resource", "resource"),
-    ];
-    for (n, metric) in items(metrics).iter().enumerate() {
-        let at = at.index(n);
-        let kind = text(metric, "type");
-        let Some((_, field)) = KINDS.iter().find(|(name, _)| *name == kind) else {
-            if kind.is_empty() {
-                causes.required(&at.field("type"), "must specify a metric source type");
-            } else {
-                let supported: Vec<&str> = KINDS.iter().map(|(name, _)| *name).collect();
-                causes.not_supported(&at.field("type"), &kind.into(), &supported);
-            }
-            continue;
-        };
-        let source_at = at.field(field);
-        let source = &metric[*field];
-        if source.is_null() {
-            causes.required(&source_at, "must populate information for the given metric source");
-            continue;
-        }
-        let named =
-            if source["metric"].is_null() { &source["name"] } else { &source["metric"]["name"] };
-        if is_empty(named) {
-            let metric_at = source_at.field("metric");
-            let at = if kind.ends_with("Resource") {
-                source_at.field("name")
-            } else {
-                metric_at.field("name")
-            };
-            causes.required(&at, "must specify a metric name");
-        }
-        target(causes, &source_at.field("target"), &source["target"]);
-    }
-}
-
-fn target(causes: &mut Causes, at: &At<'_>, target: &Value) {
-    let kind = &target["type"];
-    if is_empty(kind) {
-        causes.required(&at.field("type"), "must specify a metric target type");
-    } else {
-        causes.one_of(&at.field("type"), kind, &["AverageValue", "Utilization", "Value"]);
-    }
-    causes.positive(&at.field("averageUtilization"), &target["averageUtilization"]);
-    for field in ["value", "averageValue"] {
-        let amount = &target[field];
-        if !amount.is_null() && super::check::nano(amount) <= 0 {
-            causes.invalid(&at.field(field), amount, "must be positive");
-        }
-    }
-}
-
-fn rules(causes: &mut Causes, at: &At<'_>, rules: &Value) {
-    if rules.is_null() {
-        return;
-    }
-    let window = &rules["stabilizationWindowSeconds"];
-    let window_at = at.field("stabilizationWindowSeconds");
-    causes.not_negative(&window_at, window);
-    if window.as_i64().is_some_and(|n| n > 3600) {
-        causes.invalid(&window_at, window, "must be less than or equal to 3600");
-    }
-    causes.one_of(&at.field("selectPolicy"), &rules["selectPolicy"], &["Disabled", "Max", "Min"]);
-    let policies_at = at.field("policies");
-    let policies = items(&rules["policies"]);
-    if policies.is_empty() {
-        causes.required(&policies_at, "must specify at least one Policy");
-    }
-    for (n, policy) in policies.iter().enumerate() {
-        let at = policies_at.index(n);
-        causes.one_of(&at.field("type"), &policy["type"], &["Percent", "Pods"]);
-        for field in ["value", "periodSeconds"] {
-            if policy[field].as_i64().is_some_and(|n| n <= 0) {
-                causes.invalid(&at.field(field), &policy[field], "must be greater than zero");
-            }
-        }
-        if policy["periodSeconds"].as_i64().is_some_and(|n| n > 1800) {
-            causes.invalid(
-                &at.field("periodSeconds"),
-                &policy["periodSeconds"],
-                "must be less than or equal to 1800",
-            );
-        }
+    fn validate(&self, obj: &Value, old: Option<&Value>, subresource: Option<&str>) -> Vec<Cause> {
+        validate::autoscaler(obj, old, subresource)
     }
 }
 
@@ -529,16 +404,5 @@ mod tests {
         let mut one = json!({"apiVersion": "autoscaling/v1", "spec": {}});
         Autoscalers.default(&mut one);
         assert_eq!(one["spec"]["targetCPUUtilizationPercentage"], 80);
-    }
-
-    #[test]
-    fn rules_have_bounds() {
-        let mut causes = Causes::default();
-        rules(
-            &mut causes,
-            &At::new("r"),
-            &json!({"stabilizationWindowSeconds": 9999, "selectPolicy": "Mid", "policies": [{"type": "X", "value": 0, "periodSeconds": 2000}]}),
-        );
-        assert_eq!(causes.0.len(), 5);
     }
 }

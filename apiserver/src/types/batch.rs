@@ -86,7 +86,7 @@ impl Strategy for Jobs {
         causes.0
     }
 
-    fn warnings(&self, obj: &Value) -> Vec<String> {
+    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
         pod::template_warnings(obj)
     }
 

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::{
     Conversion, Plain, Strategy, admission, apiservices, apps, autoscaling, batch, certificates,
-    cluster, config, events, limits, machinery, network, pod, resource, roles, service, storage,
+    cluster, config, events, limits, machinery, network, pod, resource, roles, scheduling, service,
+    storage,
 };
 use crate::identity::rbac::{self, Kind};
 
@@ -46,8 +47,8 @@ pub(super) fn strategy(group: &str, resource: &str) -> Arc<dyn Strategy> {
         ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations") => {
             Arc::new(machinery::PriorityLevels)
         }
-        ("resource.k8s.io", "deviceclasses") => Arc::new(machinery::Counted),
-        ("resource.k8s.io", "resourceslices") => Arc::new(machinery::DeviceSlices),
+        ("resource.k8s.io", "deviceclasses") => Arc::new(resource::Classes),
+        ("resource.k8s.io", "resourceslices") => Arc::new(resource::Slices),
         ("apps", "controllerrevisions") => Arc::new(apps::Revisions),
         ("apps", "daemonsets") => Arc::new(apps::DaemonSets),
         ("apps", "deployments") => Arc::new(apps::Deployments),
@@ -56,18 +57,18 @@ pub(super) fn strategy(group: &str, resource: &str) -> Arc<dyn Strategy> {
         ("autoscaling", "horizontalpodautoscalers") => Arc::new(autoscaling::Autoscalers),
         ("batch", "cronjobs") => Arc::new(batch::CronJobs),
         ("batch", "jobs") => Arc::new(batch::Jobs),
-        ("coordination.k8s.io", "leases") => Arc::new(network::Leases),
+        ("coordination.k8s.io", "leases") => Arc::new(scheduling::Leases),
         ("discovery.k8s.io", "endpointslices") => Arc::new(network::Slices),
         ("networking.k8s.io", "ingressclasses") => Arc::new(network::IngressClasses),
         ("networking.k8s.io", "ingresses") => Arc::new(network::Ingresses),
         ("networking.k8s.io", "ipaddresses") => Arc::new(network::Addresses),
         ("networking.k8s.io", "networkpolicies") => Arc::new(network::Policies),
         ("networking.k8s.io", "servicecidrs") => Arc::new(network::Ranges),
-        ("node.k8s.io", "runtimeclasses") => Arc::new(network::Runtimes),
-        ("policy", "poddisruptionbudgets") => Arc::new(network::Budgets),
+        ("node.k8s.io", "runtimeclasses") => Arc::new(scheduling::Runtimes),
+        ("policy", "poddisruptionbudgets") => Arc::new(scheduling::Budgets),
         ("resource.k8s.io", "resourceclaims") => Arc::new(resource::Claims),
         ("resource.k8s.io", "resourceclaimtemplates") => Arc::new(resource::Templates),
-        ("scheduling.k8s.io", "priorityclasses") => Arc::new(network::Priorities),
+        ("scheduling.k8s.io", "priorityclasses") => Arc::new(scheduling::Priorities),
         ("storage.k8s.io", "csidrivers") => Arc::new(storage::Drivers),
         ("storage.k8s.io", "csinodes") => Arc::new(storage::DriverNodes),
         ("storage.k8s.io", "csistoragecapacities") => Arc::new(storage::Capacities),

@@ -80,17 +80,7 @@ impl Strategy for SigningRequests {
             let detail = "PEM block type must be CERTIFICATE REQUEST";
             causes.invalid(&at.field("request"), &Value::Null, detail);
         }
-        let signer = text(spec, "signerName");
-        if signer.is_empty() {
-            causes.required(&at.field("signerName"), "");
-        } else if !signer
-            .split_once('/')
-            .is_some_and(|(domain, path)| domain.contains('.') && !path.is_empty())
-        {
-            let detail =
-                "must be a fully qualified domain and path of the form 'example.com/signer-name'";
-            causes.invalid(&at.field("signerName"), &spec["signerName"], detail);
-        }
+        causes.signer_name(&at.field("signerName"), text(spec, "signerName"));
         if is_empty(&spec["usages"]) {
             causes.required(&at.field("usages"), "");
         }

@@ -32,6 +32,11 @@ impl<'a> At<'a> {
         At { parent: Some(self), step: Step::Field(name) }
     }
 
+    /// Another field of the object that has this one.
+    pub(crate) const fn sibling(&self, name: &'a str) -> At<'a> {
+        At { parent: self.parent, step: Step::Field(name) }
+    }
+
     /// An entry of this list.
     pub(crate) const fn index(&'a self, index: usize) -> At<'a> {
         At { parent: Some(self), step: Step::Index(index) }
@@ -76,6 +81,10 @@ impl Causes {
 
     pub(crate) fn duplicate(&mut self, at: &At<'_>, value: &Value) {
         self.0.push(Cause::duplicate(at.to_string(), value));
+    }
+
+    pub(crate) fn not_found(&mut self, at: &At<'_>, value: &Value) {
+        self.0.push(Cause::not_found(at.to_string(), value));
     }
 
     pub(crate) fn not_supported(&mut self, at: &At<'_>, value: &Value, supported: &[&str]) {
@@ -143,12 +152,97 @@ impl Causes {
         }
     }
 
+    /// A name that is there must be a DNS label.
+    pub(crate) fn label(&mut self, at: &At<'_>, value: &Value) {
+        if let Some(text) = value.as_str() {
+            self.faults(at, text, names::label(text));
+        }
+    }
+
+    /// A name that is there must fit into one segment of a path.
+    pub(crate) fn path_segment(&mut self, at: &At<'_>, value: &Value) {
+        if let Some(text) = value.as_str() {
+            self.faults(at, text, crate::write::names::path_segment(text));
+        }
+    }
+
+    /// A DNS name with at least two parts.
+    pub(crate) fn full_name(&mut self, at: &At<'_>, name: &str) {
+        if name.is_empty() {
+            return self.required(at, "");
+        }
+        let bare = name.strip_suffix('.').unwrap_or(name);
+        let faults = names::subdomain(bare);
+        if !faults.is_empty() {
+            return self.faults(at, bare, faults);
+        }
+        if !bare.contains('.') {
+            self.invalid(
+                at,
+                &name.into(),
+                "should be a domain with at least two segments separated by dots",
+            );
+        }
+        let long = bare.split('.').find(|label| label.len() > 63);
+        if let Some(label) = long {
+            self.invalid(at, &label.into(), "must be no more than 63 characters");
+        }
+    }
+
     /// Keys and values of a map of labels.
     pub(crate) fn labels(&mut self, at: &At<'_>, labels: &Value) {
         for (key, value) in members(labels) {
             self.faults(at, key, names::qualified(key));
             let value = value.as_str().unwrap_or_default();
             self.faults(at, value, names::label_value(value));
+        }
+    }
+
+    /// Keys of a map of annotations, and the size of all.
+    pub(crate) fn annotations(&mut self, at: &At<'_>, annotations: &Value) {
+        const MOST_BYTES: usize = 256 * 1024;
+        let mut bytes = 0;
+        for (key, value) in members(annotations) {
+            self.faults(at, key, names::qualified(&key.to_lowercase()));
+            bytes += key.len() + value.as_str().map_or(0, str::len);
+        }
+        if bytes > MOST_BYTES {
+            self.0.push(Cause::too_long(at.to_string(), MOST_BYTES as u64));
+        }
+    }
+
+    /// The name of a signer: a domain and a path.
+    pub(crate) fn signer_name(&mut self, at: &At<'_>, name: &str) {
+        if name.is_empty() {
+            return self.required(at, "");
+        }
+        let (domain, path) = match name.split('/').collect::<Vec<_>>().as_slice() {
+            [domain, path] => (*domain, *path),
+            _ => {
+                let detail = "must be a fully qualified domain and path of the form 'example.com/signer-name'";
+                return self.invalid(at, &name.into(), detail);
+            }
+        };
+        if domain.len() > 253 {
+            self.0.push(Cause::too_long(at.to_string(), 253));
+        }
+        self.first_bad_label(at, domain, names::label);
+        if !domain.contains('.') {
+            let detail = "should be a domain with at least two segments separated by dots";
+            self.invalid(at, &domain.into(), detail);
+        }
+        self.first_bad_label(at, path, names::subdomain);
+        if name.len() > 253 + 1 + 253 + 1 + 63 {
+            self.0.push(Cause::too_long(at.to_string(), 253 + 1 + 253 + 1 + 63));
+        }
+    }
+
+    /// What is wrong with the first bad one of labels that dots separate.
+    fn first_bad_label(&mut self, at: &At<'_>, text: &str, faults: impl Fn(&str) -> Vec<String>) {
+        let bad = text.split('.').find(|label| !faults(label).is_empty());
+        for fault in bad.iter().flat_map(|label| faults(label)) {
+            let label = bad.unwrap_or_default();
+            self.invalid(at, &text.into(), &format!("validating label {label:?}: {fault}"));
         }
     }
 
@@ -189,16 +283,6 @@ impl Causes {
         if value != old {
             self.invalid(at, value, "field is immutable");
         }
-    }
-
-    /// An IP address that is there must be one.
-    pub(crate) fn ip(&mut self, at: &At<'_>, value: &Value) -> Option<std::net::IpAddr> {
-        let ip = value.as_str().unwrap_or_default().parse().ok();
-        if ip.is_none() {
-            let detail = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
-            self.invalid(at, value, detail);
-        }
-        ip
     }
 
     /// An absolute path, or one within a volume.

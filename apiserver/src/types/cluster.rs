@@ -5,9 +5,8 @@ use std::collections::HashSet;
 use schema::Cause;
 use serde_json::{Value, json};
 
-use super::check::{At, Causes, copy, ensure, is_empty, items, part, text};
-use super::service::validate::is_cidr;
-use super::{Ctx, Strategy, words};
+use super::check::{At, Causes, copy, ensure, is_empty, items, members, part, text};
+use super::{Ctx, Strategy, addresses, words};
 use crate::registry::Selectable;
 use crate::status::ApiError;
 
@@ -129,6 +128,7 @@ impl Strategy for Nodes {
 
     fn validate(&self, obj: &Value, old: Option<&Value>, subresource: Option<&str>) -> Vec<Cause> {
         let mut causes = Causes::default();
+        resources(&mut causes, &obj["status"], old.is_some());
         if subresource.is_some() {
             return causes.0;
         }
@@ -137,13 +137,7 @@ impl Strategy for Nodes {
         let at = At::new("spec");
         let ranges = at.field("podCIDRs");
         for (n, range) in items(&spec["podCIDRs"]).iter().enumerate() {
-            if !is_cidr(range.as_str().unwrap_or_default()) {
-                causes.invalid(
-                    &ranges.index(n),
-                    range,
-                    "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)",
-                );
-            }
+            causes.range(&ranges.index(n), range);
         }
         if items(&spec["podCIDRs"]).len() > 1 {
             pair(&mut causes, &ranges, &spec["podCIDRs"]);
@@ -168,10 +162,28 @@ impl Strategy for Nodes {
     }
 }
 
+/// Amounts and addresses that a node tells of itself.
+fn resources(causes: &mut Causes, status: &Value, updated: bool) {
+    let at = At::new("status");
+    for part in ["capacity", "allocatable"] {
+        let at = at.field(part);
+        for (name, amount) in members(&status[part]) {
+            super::pod::amount(causes, &at.field(name), name, amount);
+        }
+    }
+    let list = at.field("addresses");
+    let addresses = items(&status["addresses"]);
+    for (n, address) in addresses.iter().enumerate() {
+        if updated && addresses[..n].contains(address) {
+            causes.duplicate(&list.index(n), address);
+        }
+    }
+}
+
 /// Two ranges must be of two families.
 fn pair(causes: &mut Causes, at: &At<'_>, ranges: &Value) {
     let list = items(ranges);
-    let bad = list.iter().position(|r| !is_cidr(r.as_str().unwrap_or_default()));
+    let bad = list.iter().position(|r| addresses::range(r.as_str().unwrap_or_default()).is_err());
     if let Some(n) = bad {
         let text = list[n].as_str().unwrap_or_default();
         causes.0.push(Cause {
@@ -199,15 +211,8 @@ fn taints(causes: &mut Causes, taints: &Value) {
         causes.faults(&at.field("key"), key, words::qualified(key));
         let value = text(taint, "value");
         causes.faults(&at.field("value"), value, words::label_value(value));
-        match effect {
-            "" => causes.required(&at.field("effect"), ""),
-            "NoSchedule" | "PreferNoSchedule" | "NoExecute" => (),
-            _ => causes.not_supported(
-                &at.field("effect"),
-                &effect.into(),
-                &["NoSchedule", "PreferNoSchedule", "NoExecute"],
-            ),
-        }
+        causes.present(&at.field("effect"), &taint["effect"], "");
+        super::pod::taint_effect(causes, &at.field("effect"), effect);
         if !seen.insert((key, effect)) {
             let mut cause = Cause::duplicate(at.to_string(), taint);
             cause.message += ": taints must be unique by key and effect pair";

@@ -10,6 +10,10 @@ use super::check::{At, Causes, ensure, items, items_mut, members, nano, part, sh
 pub(crate) struct LimitRanges;
 
 impl Strategy for LimitRanges {
+    fn creates_on_update(&self) -> bool {
+        true
+    }
+
     fn default(&self, obj: &mut Value) {
         for limit in part(obj, "spec").into_iter().flat_map(|spec| items_mut(spec, "limits")) {
             if text(limit, "type") != "Container" {

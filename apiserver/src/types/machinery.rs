@@ -11,6 +11,10 @@ use crate::status::ApiError;
 pub(super) struct Counted;
 
 impl Strategy for Counted {
+    fn unconditional_updates(&self) -> bool {
+        false
+    }
+
     fn counts_generation(&self) -> bool {
         true
     }
@@ -161,33 +165,6 @@ fn limited(causes: &mut Causes, at: &At<'_>, limited: &Value) {
             }
         }
         _ => (),
-    }
-}
-
-/// Strategy of `resourceslices`.
-pub(super) struct DeviceSlices;
-
-impl Strategy for DeviceSlices {
-    fn validate(&self, obj: &Value, old: Option<&Value>, _subresource: Option<&str>) -> Vec<Cause> {
-        let mut causes = Causes::default();
-        let (spec, at) = (&obj["spec"], At::new("spec"));
-        causes.present(&at.field("driver"), &spec["driver"], "");
-        let pool = at.field("pool");
-        causes.present(&pool.field("name"), &spec["pool"]["name"], "");
-        if let Some(old) = old {
-            causes.immutable(&at.field("driver"), &spec["driver"], &old["spec"]["driver"]);
-            causes.immutable(
-                &pool.field("name"),
-                &spec["pool"]["name"],
-                &old["spec"]["pool"]["name"],
-            );
-            causes.immutable(&at.field("nodeName"), &spec["nodeName"], &old["spec"]["nodeName"]);
-        }
-        causes.0
-    }
-
-    fn counts_generation(&self) -> bool {
-        true
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! A strategy also exists for well-known types that arrive as CustomResourceDefinitions.
 
+mod addresses;
 mod admission;
 mod apiservices;
 mod apps;
@@ -16,10 +17,13 @@ mod events;
 mod limits;
 mod machinery;
 mod network;
+mod node_labels;
 mod pod;
 mod resource;
 mod roles;
+mod scheduling;
 mod service;
+mod sources;
 mod storage;
 pub(crate) mod words;
 
@@ -90,8 +94,8 @@ pub trait Strategy: Send + Sync {
         crate::write::names::subdomain(name)
     }
 
-    /// Texts for `Warning` headers.
-    fn warnings(&self, _obj: &Value) -> Vec<String> {
+    /// Texts for `Warning` headers; `old` is there on updates.
+    fn warnings(&self, _obj: &Value, _old: Option<&Value>) -> Vec<String> {
         Vec::new()
     }
 
@@ -108,6 +112,11 @@ pub trait Strategy: Send + Sync {
     /// Whether a new object gets generation 1, even if changes are not counted.
     fn starts_generation(&self) -> bool {
         self.counts_generation()
+    }
+
+    /// Whether an update may leave out which version of the object it is made from.
+    fn unconditional_updates(&self) -> bool {
+        true
     }
 
     /// Whether PUT and apply may create.

@@ -1,15 +1,23 @@
 //! Pods.
 
+mod annotations;
 mod container;
 pub(crate) mod defaults;
+mod env;
+mod mounts;
 mod placement;
+mod probe;
+mod projected;
 mod qos;
+mod resize;
 mod resources;
 mod security;
+mod status;
 mod update;
 pub(crate) mod validate;
 mod volume;
 mod warnings;
+mod windows;
 
 use schema::Cause;
 use serde_json::{Value, json};
@@ -20,10 +28,38 @@ use crate::registry::Selectable;
 use crate::status::ApiError;
 use crate::write::now;
 
-pub(crate) use placement::{node_selector, tolerations};
-pub(crate) use resources::{amount, known_name, overhead};
+pub(crate) use placement::{node_selector, taint_effect, tolerations};
+pub(crate) use resources::{amount, container_name, is_extended, known_name, overhead};
 pub(crate) use update::differences;
-pub(crate) use volume::{host_path, nfs};
+pub(crate) use volume::template_metadata;
+
+/// Where a pod spec is.
+#[derive(Clone, Copy)]
+pub(crate) enum Shape<'a> {
+    /// In a pod, with its metadata.
+    Pod(&'a Value),
+    /// In a template of pods.
+    Template,
+}
+
+impl<'a> Shape<'a> {
+    const fn is_pod(self) -> bool {
+        matches!(self, Shape::Pod(_))
+    }
+
+    /// The name of the pod; empty for a template.
+    fn name(self) -> &'a str {
+        match self {
+            Shape::Pod(metadata) => text(metadata, "name"),
+            Shape::Template => "",
+        }
+    }
+
+    /// Whether a node agent made the pod from a file.
+    fn is_mirror(self) -> bool {
+        matches!(self, Shape::Pod(metadata) if !metadata["annotations"]["kubernetes.io/config.mirror"].is_null())
+    }
+}
 
 /// Strategy of `pods`.
 pub(crate) struct Pods;
@@ -80,41 +116,39 @@ impl Strategy for Pods {
 
     fn validate(&self, obj: &Value, old: Option<&Value>, subresource: Option<&str>) -> Vec<Cause> {
         let mut causes = Causes::default();
-        let at = At::new("spec");
         match (subresource, old) {
-            (Some("status"), _) => {
-                let node = &obj["status"]["nominatedNodeName"];
-                let field = At::new("status");
-                causes.subdomain(&field.field("nominatedNodeName"), node);
+            (Some("status"), Some(old)) => {
+                annotations::update(&mut causes, obj, old);
+                status::update(&mut causes, obj, old);
             }
             (Some("resize"), Some(old)) => {
-                validate::spec(&mut causes, &at, &obj["spec"]);
-                update::resize(&mut causes, obj, old);
+                validate::pod(&mut causes, obj);
+                resize::update(&mut causes, obj, old);
             }
-            (Some("ephemeralcontainers"), _) => validate::spec(&mut causes, &at, &obj["spec"]),
+            (Some("ephemeralcontainers"), Some(old)) => {
+                validate::pod(&mut causes, obj);
+                ephemeral_update(&mut causes, obj, old);
+            }
             (None, None) => {
-                validate::spec(&mut causes, &at, &obj["spec"]);
+                validate::pod(&mut causes, obj);
                 validate::new_pod(&mut causes, obj);
             }
             (None, Some(old)) => {
-                let faults_before = {
-                    let mut before = Causes::default();
-                    update::spec(&mut before, obj, old);
-                    before
-                };
-                if faults_before.0.is_empty() {
-                    validate::spec(&mut causes, &at, &obj["spec"]);
-                }
-                causes.0.extend(faults_before.0);
+                validate::pod(&mut causes, obj);
+                annotations::update(&mut causes, obj, old);
+                let at = At::new("metadata");
+                let at = at.field("annotations");
+                annotations::all(&mut causes, &obj["metadata"], &obj["spec"], &at);
+                update::spec(&mut causes, obj, old);
                 causes.0.extend(late_finalizers(obj, old));
             }
-            (Some(_), _) => (),
+            _ => (),
         }
         causes.0
     }
 
-    fn warnings(&self, obj: &Value) -> Vec<String> {
-        warnings::spec(&At::new("spec"), &obj["spec"])
+    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
+        warnings::all("", obj)
     }
 
     fn selectable(&self) -> Vec<Selectable> {
@@ -175,6 +209,27 @@ fn same_addresses(status: &mut Value) {
     }
 }
 
+/// Ephemeral containers stay as they are; others may join them.
+fn ephemeral_update(causes: &mut Causes, new: &Value, old: &Value) {
+    if !new["metadata"]["annotations"]["kubernetes.io/config.mirror"].is_null() {
+        *causes = Causes::default();
+        return causes.forbidden(&At::new(""), "static pods do not support ephemeral containers");
+    }
+    let at = At::new("spec");
+    let at = at.field("ephemeralContainers");
+    for container in items(&old["spec"]["ephemeralContainers"]) {
+        let name = text(container, "name");
+        let mut others = items(&new["spec"]["ephemeralContainers"]).iter();
+        let verb = match others.find(|other| text(other, "name") == name) {
+            None => "removed",
+            Some(other) if other != container => "changed",
+            Some(_) => continue,
+        };
+        let fault = format!("existing ephemeral containers {name:?} may not be {verb}\n");
+        causes.forbidden(&at, &fault);
+    }
+}
+
 /// The old pod with the resources of the new one's containers.
 fn with_resources(old: &Value, new: &Value) -> Value {
     let mut next = old.clone();
@@ -227,29 +282,22 @@ pub(crate) fn template_default(spec: &mut Value) {
 
 /// What is a bad idea in the template of a workload.
 pub(crate) fn template_warnings(obj: &Value) -> Vec<String> {
-    let at = At::new("spec");
-    let at = at.field("template");
-    warnings::spec(&at.field("spec"), &obj["spec"]["template"]["spec"])
+    warnings::all("spec.template.", &obj["spec"]["template"])
 }
 
 /// What is wrong with a pod template.
 pub(crate) fn template(causes: &mut Causes, at: &At<'_>, template: &Value) {
-    let meta = at.field("metadata");
-    causes.labels(&meta.field("labels"), &template["metadata"]["labels"]);
-    for (key, _) in super::check::members(&template["metadata"]["annotations"]) {
-        causes.faults(
-            &meta.field("annotations"),
-            key,
-            super::words::qualified(&key.to_lowercase()),
-        );
-    }
-    validate::spec(causes, &at.field("spec"), &template["spec"]);
-    if !is_empty(&template["spec"]["ephemeralContainers"]) {
-        let spec = at.field("spec");
-        causes.forbidden(
-            &spec.field("ephemeralContainers"),
-            "ephemeral containers not allowed in pod template",
-        );
+    let (metadata, spec) = (&template["metadata"], &template["spec"]);
+    let annotations_at = at.field("annotations");
+    causes.labels(&at.field("labels"), &metadata["labels"]);
+    causes.annotations(&annotations_at, &metadata["annotations"]);
+    annotations::all(causes, metadata, spec, &annotations_at);
+    let spec_at = at.field("spec");
+    validate::spec(causes, &spec_at, spec, Shape::Template);
+    annotations::fit_fields(causes, metadata, spec, &spec_at);
+    if !is_empty(&spec["ephemeralContainers"]) {
+        let detail = "ephemeral containers not allowed in pod template";
+        causes.forbidden(&spec_at.field("ephemeralContainers"), detail);
     }
 }
 

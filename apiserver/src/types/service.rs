@@ -2,13 +2,14 @@
 
 mod allocate;
 pub(crate) mod validate;
+mod warnings;
 
 use std::net::IpAddr;
 
 use schema::Cause;
 use serde_json::{Value, json};
 
-use super::check::{Causes, copy, default, is_empty, items, items_mut, part, remove, text};
+use super::check::{At, Causes, copy, default, is_empty, items, items_mut, part, remove, text};
 use super::{Ctx, Strategy, words};
 use crate::registry::Selectable;
 use crate::status::{ApiError, GroupResource};
@@ -58,6 +59,10 @@ fn wants_node_ports(spec: &Value) -> bool {
 }
 
 impl Strategy for Services {
+    fn creates_on_update(&self) -> bool {
+        true
+    }
+
     fn default(&self, obj: &mut Value) {
         let Some(spec) = part(obj, "spec") else { return };
         for port in items_mut(spec, "ports") {
@@ -107,7 +112,7 @@ impl Strategy for Services {
         obj["status"] = json!({"loadBalancer": {}});
         both_names(&mut obj["spec"]);
         let mut early = Causes::default();
-        validate::spec(&mut early, &obj["spec"]);
+        validate::spec(&mut early, &obj["spec"], None);
         if !early.0.is_empty() || !obj["spec"].is_object() {
             return Ok(()); // Validation refuses it, and nothing was taken.
         }
@@ -135,7 +140,7 @@ impl Strategy for Services {
         }
         carry_over(&mut obj["spec"], &old["spec"]);
         let mut early = Causes::default();
-        validate::spec(&mut early, &obj["spec"]);
+        validate::spec(&mut early, &obj["spec"], Some(&old["spec"]));
         validate::update(&mut early, &obj["spec"], &old["spec"]);
         if !early.0.is_empty() {
             return Ok(());
@@ -150,9 +155,19 @@ impl Strategy for Services {
     fn validate(&self, obj: &Value, old: Option<&Value>, subresource: Option<&str>) -> Vec<Cause> {
         let mut causes = Causes::default();
         match subresource {
-            Some("status") => validate::status(&mut causes, &obj["status"], true),
+            Some("status") => {
+                let ingress = &obj["status"]["loadBalancer"]["ingress"];
+                if kind(&obj["spec"]) != "LoadBalancer" && !is_empty(ingress) {
+                    let at = At::new("status");
+                    let at = at.field("loadBalancer");
+                    let detail = "may only be used when `spec.type` is 'LoadBalancer'";
+                    causes.forbidden(&at.field("ingress"), detail);
+                } else {
+                    validate::status(&mut causes, &obj["status"], true);
+                }
+            }
             _ => {
-                validate::spec(&mut causes, &obj["spec"]);
+                validate::service(&mut causes, obj, old);
                 if let Some(old) = old {
                     validate::update(&mut causes, &obj["spec"], &old["spec"]);
                 }
@@ -165,25 +180,8 @@ impl Strategy for Services {
         words::label(name)
     }
 
-    fn warnings(&self, obj: &Value) -> Vec<String> {
-        let spec = &obj["spec"];
-        let mut warnings = Vec::new();
-        if !is_empty(&spec["externalIPs"]) {
-            warnings.push(
-                "spec.externalIPs is deprecated and may no longer be implemented in some clusters"
-                    .to_owned(),
-            );
-        }
-        if text(spec, "trafficDistribution") == "PreferClose" {
-            warnings.push(
-                "spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\""
-                    .to_owned(),
-            );
-        }
-        if is_headless(spec) && !text(spec, "loadBalancerIP").is_empty() {
-            warnings.push("spec.loadBalancerIP is ignored for headless services".to_owned());
-        }
-        warnings
+    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
+        warnings::all(obj)
     }
 
     fn selectable(&self) -> Vec<Selectable> {

@@ -18,6 +18,24 @@ pub(crate) fn label(name: &str) -> Vec<String> {
     faults
 }
 
+/// Faults of a DNS subdomain whose parts may contain underscores.
+pub(crate) fn subdomain_with_underscores(name: &str) -> Vec<String> {
+    let mut faults = Vec::new();
+    if name.len() > 253 {
+        faults.push("must be no more than 253 bytes".to_owned());
+    }
+    let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    let inner = |b: u8| edge(Some(b)) || matches!(b, b'-' | b'_');
+    let good = |part: &str| {
+        let part = part.strip_prefix('_').unwrap_or(part);
+        edge(part.bytes().next()) && edge(part.bytes().last()) && part.bytes().all(inner)
+    };
+    if !name.split('.').all(good) {
+        faults.push("a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?(\\._?[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*')".to_owned());
+    }
+    faults
+}
+
 /// Faults of `prefix/name`, as keys of labels, taints and resources have it.
 pub(crate) fn qualified(key: &str) -> Vec<String> {
     let mut faults = Vec::new();

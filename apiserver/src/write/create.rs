@@ -100,7 +100,7 @@ async fn attempt(writer: &mut Writer<'_>, mut object: Value) -> Result<Bytes, Ap
 async fn finish(writer: &mut Writer<'_>, object: &Value, name: &str) -> Result<Bytes, ApiError> {
     writer.validate(object, None, None)?;
     admission::validate(writer, None, object, None).await?;
-    writer.warnings.extend(writer.resource.strategy.warnings(object));
+    writer.warnings.extend(writer.resource.strategy.warnings(object, None));
     let taken = || ApiError::AlreadyExists {
         resource: writer.resource.group_resource(),
         name: name.to_owned(),

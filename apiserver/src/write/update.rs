@@ -157,8 +157,9 @@ fn check_version(
         return Err(writer.conflict(&plan.name));
     }
     let foreign = writer.resource.custom.is_some() && !writer.resource.bare_items;
+    let conditional = foreign || !writer.resource.strategy.unconditional_updates();
     let whole = plan.subresource != Some("scale");
-    if version.is_empty() && foreign && whole && writer.info.verb == "update" {
+    if version.is_empty() && conditional && whole && writer.info.verb == "update" {
         let cause = schema::Cause::invalid(
             "metadata.resourceVersion",
             &0.into(),
@@ -210,8 +211,9 @@ async fn replace(
     if writer.info.verb == "patch" && uid_given.as_str().is_some_and(|u| !u.is_empty()) {
         metadata(&mut object).insert("uid".to_owned(), uid_given);
     }
-    isolate(writer, plan.subresource, &mut object, old);
+    // What a default depends on is what was sent, even where this kind of update does not take it.
     writer.default(&mut object);
+    isolate(writer, plan.subresource, &mut object, old);
     if let Some(agent) = plan.agent {
         meta::track(writer, Some(old), &mut object, agent);
     }
@@ -225,7 +227,7 @@ async fn replace(
     }
     writer.validate(&object, Some(old), plan.subresource)?;
     plan.validate(writer, &object, old).await?;
-    writer.warnings.extend(resource.strategy.warnings(&object));
+    writer.warnings.extend(resource.strategy.warnings(&object, Some(old)));
     if super::delete::is_released(&resource, &object) {
         return remove(writer, plan, &object, current).await;
     }

@@ -34,6 +34,7 @@ pub(crate) fn spec(spec: &mut Value) {
     if let Some(resources) = check::part(spec, "resources") {
         whole_millis(resources);
     }
+    check::remove(spec, "schedulingGroup"); // A feature that is off.
     service_account(spec);
 }
 
@@ -86,6 +87,9 @@ fn volume(volume: &mut Value) {
     }
     if let Some(projected) = check::part(volume, "projected") {
         for source in items_mut(projected, "sources") {
+            for off in ["clusterTrustBundle", "podCertificate"] {
+                check::remove(source, off);
+            }
             if let Some(downward) = check::part(source, "downwardAPI") {
                 items_mut(downward, "items").for_each(divisor);
             }

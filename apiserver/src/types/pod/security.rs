@@ -4,12 +4,25 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
-use crate::types::check::{At, Causes, flag, items, text};
+use super::container::visit;
+use super::windows;
+use crate::types::check::{At, Causes, flag, is_empty, items, text};
 
 const MAX_ID: i64 = 2_147_483_647;
+const PROFILES: [&str; 3] = ["Localhost", "RuntimeDefault", "Unconfined"];
 
-/// The pod's own context.
-pub(super) fn pod(causes: &mut Causes, at: &At<'_>, context: &Value, spec: &Value) {
+/// The pod's own context, and the namespaces that it shares with the host.
+pub(super) fn pod(causes: &mut Causes, at: &At<'_>, spec: &Value) {
+    host_users(causes, at, spec);
+    let context = &spec["securityContext"];
+    let at = at.field("securityContext");
+    if flag(spec, "shareProcessNamespace") && flag(spec, "hostPID") {
+        causes.invalid(
+            &at.field("shareProcessNamespace"),
+            &true.into(),
+            "ShareProcessNamespace and HostPID cannot both be enabled",
+        );
+    }
     if context.is_null() {
         return;
     }
@@ -20,37 +33,65 @@ pub(super) fn pod(causes: &mut Causes, at: &At<'_>, context: &Value, spec: &Valu
     for (n, group) in items(&context["supplementalGroups"]).iter().enumerate() {
         causes.between(&groups.index(n), group, 0, MAX_ID);
     }
-    let sysctls = at.field("sysctls");
+    sysctls(causes, &at.field("sysctls"), spec);
+    for (field, values) in [
+        ("fsGroupChangePolicy", ["Always", "OnRootMismatch"]),
+        ("supplementalGroupsPolicy", ["Merge", "Strict"]),
+        ("seLinuxChangePolicy", ["MountOption", "Recursive"]),
+    ] {
+        causes.one_of(&at.field(field), &context[field], &values);
+    }
+    profiles(causes, &at, context);
+}
+
+fn sysctls(causes: &mut Causes, at: &At<'_>, spec: &Value) {
     let mut names = HashSet::new();
-    for (n, sysctl) in items(&context["sysctls"]).iter().enumerate() {
-        let at = sysctls.index(n);
+    for (n, sysctl) in items(&spec["securityContext"]["sysctls"]).iter().enumerate() {
+        let at = at.index(n);
         let at = at.field("name");
         let name = text(sysctl, "name");
         if name.is_empty() {
             causes.required(&at, "");
         } else if !is_sysctl(name) {
             causes.invalid(&at, &name.into(), "must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$");
-        } else if !names.insert(name.replace('/', ".")) {
+        } else if names.contains(name) {
             causes.duplicate(&at, &name.into());
-        } else if flag(spec, "hostNetwork") && name.starts_with("net.") {
+        }
+        names.insert(name);
+        let dotted = name.replace('/', ".");
+        if flag(spec, "hostNetwork") && dotted.starts_with("net.") {
             causes.invalid(&at, &name.into(), "may not be specified when 'hostNetwork' is true");
-        } else if flag(spec, "hostIPC")
-            && (name.starts_with("kernel.shm")
-                || name.starts_with("kernel.msg")
-                || name == "kernel.sem"
-                || name.starts_with("fs.mqueue."))
-        {
+        } else if flag(spec, "hostIPC") && is_ipc(&dotted) {
             causes.invalid(&at, &name.into(), "may not be specified when 'hostIPC' is true");
         }
     }
-    profiles(causes, at, context);
-    if flag(spec, "shareProcessNamespace") && flag(spec, "hostPID") {
-        causes.invalid(
-            &at.field("shareProcessNamespace"),
-            &true.into(),
-            "ShareProcessNamespace and HostPID cannot both be enabled",
-        );
+}
+
+fn is_ipc(sysctl: &str) -> bool {
+    let prefixes = ["kernel.shm", "kernel.msg", "fs.mqueue."];
+    sysctl == "kernel.sem" || prefixes.iter().any(|prefix| sysctl.starts_with(prefix))
+}
+
+/// Users of their own go with no other namespace of the host, and with no devices.
+fn host_users(causes: &mut Causes, at: &At<'_>, spec: &Value) {
+    const WHEN: &str = "when `hostUsers` is false";
+    if spec["hostUsers"] != false {
+        return;
     }
+    // Upstream shows its own names of two of these.
+    for (field, shown) in
+        [("hostNetwork", "hostNetwork"), ("hostPID", "HostPID"), ("hostIPC", "HostIPC")]
+    {
+        if flag(spec, field) {
+            causes.forbidden(&at.field(shown), WHEN);
+        }
+    }
+    visit(spec, |list, n, container| {
+        if !is_empty(&container["volumeDevices"]) {
+            let list = at.field(list);
+            causes.forbidden(&list.index(n).field("volumeDevices"), WHEN);
+        }
+    });
 }
 
 /// A container's context.
@@ -61,54 +102,77 @@ pub(super) fn container(causes: &mut Causes, at: &At<'_>, context: &Value, spec:
     for field in ["runAsUser", "runAsGroup"] {
         causes.between(&at.field(field), &context[field], 0, MAX_ID);
     }
-    if text(context, "procMount") == "Unmasked" && spec["hostUsers"] != false {
+    let mount = &context["procMount"];
+    causes.one_of(&at.field("procMount"), mount, &["Default", "Unmasked"]);
+    if mount == "Unmasked" && spec["hostUsers"] != false {
         let detail = "`hostUsers` must be false to use `Unmasked`";
-        causes.invalid(&at.field("procMount"), &context["procMount"], detail);
+        causes.invalid(&at.field("procMount"), mount, detail);
     }
     profiles(causes, at, context);
     if context["allowPrivilegeEscalation"] == false {
-        let detail_at = at.field("allowPrivilegeEscalation");
         if flag(context, "privileged") {
-            causes.invalid(
-                &detail_at,
-                &false.into(),
-                "cannot set `allowPrivilegeEscalation` to false and `privileged` to true",
-            );
+            let detail = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true";
+            causes.invalid(at, context, detail);
         }
         let added = items(&context["capabilities"]["add"]);
-        if added.iter().any(|c| c == "CAP_SYS_ADMIN") {
-            causes.invalid(&detail_at, &false.into(), "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN");
+        for _ in added.iter().filter(|capability| **capability == "CAP_SYS_ADMIN") {
+            causes.invalid(at, context, "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN");
         }
     }
 }
 
+/// seccomp, AppArmor and Windows, which pods and containers have alike.
 fn profiles(causes: &mut Causes, at: &At<'_>, context: &Value) {
-    for (field, name) in [("seccompProfile", "seccomp"), ("appArmorProfile", "AppArmor")] {
-        let profile = &context[field];
-        if profile.is_null() {
-            continue;
+    seccomp(causes, &at.field("seccompProfile"), &context["seccompProfile"]);
+    windows::options(causes, &at.field("windowsOptions"), &context["windowsOptions"]);
+    app_armor(causes, &at.field("appArmorProfile"), &context["appArmorProfile"]);
+}
+
+fn seccomp(causes: &mut Causes, at: &At<'_>, profile: &Value) {
+    if profile.is_null() {
+        return;
+    }
+    let kind = &profile["type"];
+    if causes.present(&at.field("type"), kind, "type is required when seccompProfile is set") {
+        causes.one_of(&at.field("type"), kind, &PROFILES);
+    }
+    let (path_at, path) = (at.field("localhostProfile"), &profile["localhostProfile"]);
+    match (kind == "Localhost", path.as_str()) {
+        (true, None) => causes.required(&path_at, "must be set when seccomp type is Localhost"),
+        (true, Some(path)) => causes.local_path(&path_at, path),
+        (false, None) => (),
+        (false, Some(_)) => {
+            let detail = "can only be set when seccomp type is Localhost";
+            causes.invalid(&path_at, profile, detail);
         }
-        let at = at.field(field);
-        let local = &profile["localhostProfile"];
-        let path_at = at.field("localhostProfile");
-        if text(profile, "type") == "Localhost" {
-            match local.as_str() {
-                None | Some("") => {
-                    causes
-                        .required(&path_at, &format!("must be set when {name} type is Localhost"));
-                }
-                Some(path) if field == "seccompProfile" => causes.local_path(&path_at, path),
-                Some(_) => (),
+    }
+}
+
+fn app_armor(causes: &mut Causes, at: &At<'_>, profile: &Value) {
+    const LONGEST: u64 = 4095;
+    if profile.is_null() {
+        return;
+    }
+    let (path_at, path) = (at.field("localhostProfile"), &profile["localhostProfile"]);
+    match text(profile, "type") {
+        "" => causes.required(&at.field("type"), "type is required when appArmorProfile is set"),
+        "Localhost" => {
+            const NEEDED: &str = "must be set when AppArmor type is Localhost";
+            let Some(name) = path.as_str() else { return causes.required(&path_at, NEEDED) };
+            if name.trim() != name {
+                causes.invalid(&path_at, path, "must not be padded with whitespace");
+            } else if name.is_empty() {
+                causes.required(&path_at, NEEDED);
             }
-        } else if !local.is_null() {
-            // Upstream shows the whole profile for seccomp, the path for AppArmor.
-            let shown = if field == "seccompProfile" { profile } else { local };
-            causes.invalid(
-                &path_at,
-                shown,
-                &format!("can only be set when {name} type is Localhost"),
-            );
+            if name.len() as u64 > LONGEST {
+                causes.0.push(schema::Cause::too_long(path_at.to_string(), LONGEST));
+            }
         }
+        "RuntimeDefault" | "Unconfined" if !path.is_null() => {
+            causes.invalid(&path_at, path, "can only be set when AppArmor type is Localhost");
+        }
+        "RuntimeDefault" | "Unconfined" => (),
+        other => causes.not_supported(&at.field("type"), &other.into(), &PROFILES),
     }
 }
 

@@ -9,23 +9,27 @@ const ONLY_THESE: &str = "pod updates may not change fields other than `spec.con
 /// Faults of an update of the pod itself.
 pub(super) fn spec(causes: &mut Causes, new: &Value, old: &Value) {
     let (new, old) = (&new["spec"], &old["spec"]);
-    if new == old {
-        return;
-    }
     let at = At::new("spec");
     for list in ["containers", "initContainers"] {
+        let at = at.field(list);
         if items(&new[list]).len() != items(&old[list]).len() {
-            let what = if list == "containers" { "containers" } else { "init containers" };
-            causes.forbidden(&at.field(list), &format!("pod updates may not add or remove {what}"));
-            return;
+            return causes.forbidden(&at, "pod updates may not add or remove containers");
+        }
+        for (n, container) in items(&new[list]).iter().enumerate() {
+            let at = at.index(n);
+            causes.present(&at.field("image"), &container["image"], "");
+            super::container::image(causes, &at, container);
         }
     }
-    deadline(causes, new, old);
-    if !kept_tolerations(new, old) {
-        causes.forbidden(
-            &at.field("tolerations"),
-            "existing toleration can not be modified except its tolerationSeconds",
-        );
+    if !deadline(causes, new, old) {
+        return;
+    }
+    let tolerations = at.field("tolerations");
+    if kept_tolerations(new, old) {
+        super::placement::tolerations(causes, &tolerations, &new["tolerations"]);
+    } else {
+        let detail = "existing toleration can not be modified except its tolerationSeconds";
+        causes.forbidden(&tolerations, detail);
     }
     gates(causes, new, old);
     let mut expected = old.clone();
@@ -58,25 +62,27 @@ pub(crate) fn differences(old: &Value, new: &Value) -> String {
     lines.join("\n")
 }
 
-fn deadline(causes: &mut Causes, new: &Value, old: &Value) {
-    let field = At::new("spec");
-    let field = field.field("activeDeadlineSeconds");
-    let (Some(before), now) =
-        (old["activeDeadlineSeconds"].as_i64(), &new["activeDeadlineSeconds"])
-    else {
-        return;
-    };
-    match now.as_i64() {
-        None => causes.invalid(
-            &field,
-            &Value::Null,
-            &format!("must not update from a positive integer to nil value, was {before}"),
-        ),
-        Some(now_seconds) if now_seconds > before => {
-            causes.invalid(&field, now, "must be less than or equal to previous value");
+/// Whether the rest of an update is still worth a look.
+fn deadline(causes: &mut Causes, new: &Value, old: &Value) -> bool {
+    let at = At::new("spec");
+    let at = at.field("activeDeadlineSeconds");
+    let now = &new["activeDeadlineSeconds"];
+    match (old["activeDeadlineSeconds"].as_i64(), now.as_i64()) {
+        (_, Some(seconds)) if !(0..=i64::from(i32::MAX)).contains(&seconds) => {
+            causes.between(&at, now, 0, i64::from(i32::MAX));
+            return false;
         }
-        Some(_) => (),
+        (Some(before), Some(seconds)) if seconds > before => {
+            causes.invalid(&at, now, "must be less than or equal to previous value");
+            return false;
+        }
+        (Some(_), None) => {
+            let detail = "must not update from a positive integer to nil value";
+            causes.invalid(&at, &Value::Null, detail);
+        }
+        _ => (),
     }
+    true
 }
 
 /// Whether every old toleration is still there, at most with other seconds.
@@ -110,51 +116,42 @@ fn node_selection(causes: &mut Causes, new: &Value, old: &Value, expected: &mut 
         causes.invalid(&at.field("nodeSelector"), &new["nodeSelector"], fault);
     }
     copy(expected, new, "nodeSelector");
-    let required =
-        "/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms";
-    let terms = |spec: &Value| spec.pointer(required).cloned();
-    let narrowed = match (terms(old), terms(new)) {
-        (None, _) => true,
-        (Some(before), Some(after)) => {
-            items(&before).len() == items(&after).len()
-                && items(&before).iter().zip(items(&after)).all(|(b, a)| {
-                    ["matchExpressions", "matchFields"]
-                        .iter()
-                        .all(|list| items(&b[list]).iter().all(|r| items(&a[list]).contains(r)))
-                })
-        }
-        (Some(_), None) => false,
-    };
-    if narrowed {
-        copy(expected, new, "affinity");
+    let nodes = |spec: &Value| spec["affinity"]["nodeAffinity"].clone();
+    if nodes(new) != nodes(old) {
+        let at = at.field("affinity");
+        node_affinity(causes, &at.field("nodeAffinity"), &nodes(new), &nodes(old));
         // The other kinds of affinity stay as they are.
-        for kind in ["podAffinity", "podAntiAffinity"] {
-            if new["affinity"][kind] != old["affinity"][kind] {
-                copy(expected, old, "affinity");
-            }
+        let others = |spec: &Value| {
+            let kinds = ["podAffinity", "podAntiAffinity"];
+            kinds.map(|kind| spec["affinity"].get(kind).cloned())
+        };
+        if others(new) == others(old) {
+            copy(expected, new, "affinity");
         }
     }
 }
 
-/// Faults of an update through `/resize`.
-pub(super) fn resize(causes: &mut Causes, new: &Value, old: &Value) {
-    let at = At::new("spec");
-    let before = super::qos::class(&old["spec"]);
-    if super::qos::class(&new["spec"]) != before {
-        causes.invalid(&at, &before.into(), "Pod QOS Class may not change as a result of resizing");
+/// Terms of a node affinity that is there may only get further requirements.
+fn node_affinity(causes: &mut Causes, at: &At<'_>, new: &Value, old: &Value) {
+    const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
+    let (before, now) = (&old[REQUIRED]["nodeSelectorTerms"], &new[REQUIRED]["nodeSelectorTerms"]);
+    if items(before).is_empty() {
+        return;
     }
-    for (mine, theirs) in
-        items(&new["spec"]["containers"]).iter().zip(items(&old["spec"]["containers"]))
-    {
-        let other = |list: &str| {
-            let keys = members(&mine["resources"][list])
-                .chain(members(&theirs["resources"][list]))
-                .map(|(k, _)| k);
-            let mut keys = keys.filter(|k| !matches!(k.as_str(), "cpu" | "memory"));
-            keys.any(|k| mine["resources"][list][k] != theirs["resources"][list][k])
-        };
-        if other("requests") || other("limits") {
-            causes.forbidden(&at, "only cpu and memory resources are mutable");
+    let at = at.field(REQUIRED);
+    let at = at.field("nodeSelectorTerms");
+    if items(before).len() != items(now).len() {
+        let fault = "no additions/deletions to non-empty NodeSelectorTerms list are allowed";
+        return causes.invalid(&at, now, fault);
+    }
+    for (n, (before, now)) in items(before).iter().zip(items(now)).enumerate() {
+        let kept = |list: &str| items(&now[list]).starts_with(items(&before[list]));
+        let was_empty =
+            ["matchExpressions", "matchFields"].iter().all(|list| items(&before[*list]).is_empty());
+        let changed = was_empty && before != now;
+        if changed || !["matchExpressions", "matchFields"].into_iter().all(kept) {
+            let fault = "only additions are allowed (no mutations or deletions)";
+            causes.invalid(&at.index(n), now, fault);
         }
     }
 }

@@ -5,22 +5,22 @@ use std::collections::HashSet;
 use serde_json::Value;
 
 use super::container::{self, Around};
-use super::{placement, resources, security, volume};
+use super::{Shape, env, placement, resources, security, volume, windows};
 use crate::types::check::{At, Causes, flag, is_empty, items, text};
 use crate::types::words;
 
 /// Everything that is wrong with the spec of a pod or of a template.
-pub(crate) fn spec(causes: &mut Causes, at: &At<'_>, spec: &Value) {
-    let volumes = volume::all(causes, &at.field("volumes"), &spec["volumes"]);
-    container::all(causes, at, &Around { spec, volumes: &volumes });
-    security::pod(causes, &at.field("securityContext"), &spec["securityContext"], spec);
+pub(crate) fn spec(causes: &mut Causes, at: &At<'_>, spec: &Value, shape: Shape<'_>) {
+    let volumes = volume::all(causes, &at.field("volumes"), &spec["volumes"], shape);
+    claims(causes, &at.field("resourceClaims"), &spec["resourceClaims"], shape);
+    container::all(causes, at, &Around { spec, volumes: &volumes, shape });
+    resources::pod(causes, at, spec);
+    policies(causes, at, spec);
+    host_network(causes, at, spec, shape);
+    security::pod(causes, at, spec);
     placement::all(causes, at, spec);
     names(causes, at, spec);
     dns(causes, at, spec);
-    claims(causes, &at.field("resourceClaims"), &spec["resourceClaims"]);
-    if !spec["resources"].is_null() {
-        resources::requirements(causes, &at.field("resources"), &spec["resources"], false);
-    }
     resources::overhead(causes, &at.field("overhead"), &spec["overhead"]);
     let deadline = &spec["activeDeadlineSeconds"];
     causes.between(&at.field("activeDeadlineSeconds"), deadline, 1, i64::from(i32::MAX));
@@ -29,44 +29,104 @@ pub(crate) fn spec(causes: &mut Causes, at: &At<'_>, spec: &Value) {
         let kind = text(gate, "conditionType");
         causes.faults(&gates.index(n).field("conditionType"), kind, words::qualified(kind));
     }
-    operating_system(causes, at, spec);
+    windows::operating_system(causes, at, spec);
+    container::visit(spec, |list, n, container| {
+        let list = at.field(list);
+        env::file_volumes(causes, &list.index(n), spec, container);
+    });
+}
+
+/// What is wrong with a pod, beyond what a template could have.
+pub(super) fn pod(causes: &mut Causes, pod: &Value) {
+    let (spec, at) = (&pod["spec"], At::new("spec"));
+    super::annotations::all(
+        causes,
+        &pod["metadata"],
+        spec,
+        &At::new("metadata").field("annotations"),
+    );
+    self::spec(causes, &at, spec, Shape::Pod(&pod["metadata"]));
+    if is_empty(&spec["serviceAccountName"]) {
+        let volumes = at.field("volumes");
+        for (n, volume) in items(&spec["volumes"]).iter().enumerate() {
+            let at = volumes.index(n);
+            let at = at.field("projected");
+            let sources = at.field("sources");
+            for (n, source) in items(&volume["projected"]["sources"]).iter().enumerate() {
+                if !source["serviceAccountToken"].is_null() {
+                    let detail = "must not be specified when serviceAccountName is not set";
+                    causes.forbidden(&sources.index(n).field("serviceAccountToken"), detail);
+                }
+            }
+        }
+    }
 }
 
 /// What is wrong with a pod that is to be created.
 pub(super) fn new_pod(causes: &mut Causes, pod: &Value) {
-    let at = At::new("spec");
-    if !is_empty(&pod["spec"]["ephemeralContainers"]) {
+    let (spec, at) = (&pod["spec"], At::new("spec"));
+    if !is_empty(&spec["ephemeralContainers"]) {
         causes.forbidden(&at.field("ephemeralContainers"), "cannot be set on create");
     }
-    if !items(&pod["spec"]["schedulingGates"]).is_empty()
-        && !text(&pod["spec"], "nodeName").is_empty()
-    {
-        causes.forbidden(
-            &at.field("nodeName"),
-            "cannot be set until all schedulingGates have been cleared",
-        );
+    if !is_empty(&spec["schedulingGates"]) && !is_empty(&spec["nodeName"]) {
+        let detail = "cannot be set until all schedulingGates have been cleared";
+        causes.forbidden(&at.field("nodeName"), detail);
+    }
+    super::annotations::fit_fields(causes, &pod["metadata"], spec, &at);
+}
+
+fn policies(causes: &mut Causes, at: &At<'_>, spec: &Value) {
+    let restart = ["Always", "OnFailure", "Never"];
+    causes.one_of(&at.field("restartPolicy"), &spec["restartPolicy"], &restart);
+    let dns = ["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
+    causes.one_of(&at.field("dnsPolicy"), &spec["dnsPolicy"], &dns);
+    let preemption = ["PreemptLowerPriority", "Never"];
+    causes.one_of(&at.field("preemptionPolicy"), &spec["preemptionPolicy"], &preemption);
+}
+
+/// On the host's network a port of the host is the container's own.
+fn host_network(causes: &mut Causes, at: &At<'_>, spec: &Value, shape: Shape<'_>) {
+    if !flag(spec, "hostNetwork") {
+        return;
+    }
+    let list = at.field("containers");
+    for (n, container) in items(&spec["containers"]).iter().enumerate() {
+        let at = list.index(n);
+        let at = at.field("ports");
+        for (n, port) in items(&container["ports"]).iter().enumerate() {
+            let number = |field: &str| port[field].as_i64().unwrap_or_default();
+            let (host, own) = (number("hostPort"), number("containerPort"));
+            if (shape.is_pod() || host != 0) && host != own {
+                let detail = "must match `containerPort` when `hostNetwork` is true";
+                causes.invalid(&at.index(n).field("hostPort"), &host.into(), detail);
+            }
+        }
     }
 }
 
 fn names(causes: &mut Causes, at: &At<'_>, spec: &Value) {
-    for field in ["serviceAccountName", "nodeName", "priorityClassName", "runtimeClassName"] {
-        let name = text(spec, field);
-        if !name.is_empty() {
-            causes.faults(&at.field(field), name, words::subdomain(name));
+    for field in ["serviceAccountName", "nodeName", "priorityClassName"] {
+        if !is_empty(&spec[field]) {
+            causes.subdomain(&at.field(field), &spec[field]);
         }
     }
+    causes.subdomain(&at.field("runtimeClassName"), &spec["runtimeClassName"]);
     for field in ["hostname", "subdomain"] {
-        let name = text(spec, field);
-        if !name.is_empty() {
-            causes.faults(&at.field(field), name, words::label(name));
+        if !is_empty(&spec[field]) {
+            causes.label(&at.field(field), &spec[field]);
         }
     }
-    let secrets = at.field("imagePullSecrets");
-    for (n, secret) in items(&spec["imagePullSecrets"]).iter().enumerate() {
-        let name = text(secret, "name");
-        if !name.is_empty() {
-            causes.faults(&secrets.index(n).field("name"), name, words::subdomain(name));
+    if let Some(name) = spec["hostnameOverride"].as_str() {
+        let at = at.field("hostnameOverride");
+        for field in ["setHostnameAsFQDN", "hostNetwork"] {
+            if flag(spec, field) {
+                causes.forbidden(&at, &format!("may not be specified when {field} is true"));
+            }
         }
+        if name.len() > 64 {
+            causes.0.push(schema::Cause::too_long(at.to_string(), 64));
+        }
+        causes.faults(&at, name, words::subdomain(name));
     }
     let aliases = at.field("hostAliases");
     for (n, alias) in items(&spec["hostAliases"]).iter().enumerate() {
@@ -80,64 +140,65 @@ fn names(causes: &mut Causes, at: &At<'_>, spec: &Value) {
 }
 
 fn dns(causes: &mut Causes, at: &At<'_>, spec: &Value) {
+    const SERVERS: usize = 3;
+    const SEARCHES: usize = 32;
+    const LETTERS: usize = 2048;
     let config = &spec["dnsConfig"];
     let at = at.field("dnsConfig");
+    let servers_at = at.field("nameservers");
     let servers = items(&config["nameservers"]);
     if text(spec, "dnsPolicy") == "None" {
         if config.is_null() {
-            causes.required(&at, "must provide `dnsConfig` when `dnsPolicy` is None");
-            return;
+            return causes.required(&at, "must provide `dnsConfig` when `dnsPolicy` is None");
         }
         if servers.is_empty() {
             let detail = "must provide at least one DNS nameserver when `dnsPolicy` is None";
-            causes.required(&at.field("nameservers"), detail);
+            return causes.required(&servers_at, detail);
         }
     }
-    let servers_at = at.field("nameservers");
-    if servers.len() > 3 {
-        causes.invalid(
-            &servers_at,
-            &config["nameservers"],
-            "must not have more than 3 nameservers",
-        );
+    if servers.len() > SERVERS {
+        let why = format!("must not have more than {SERVERS} nameservers");
+        causes.invalid(&servers_at, &config["nameservers"], &why);
     }
     for (n, server) in servers.iter().enumerate() {
         causes.ip(&servers_at.index(n), server);
     }
     let searches_at = at.field("searches");
-    let searches = items(&config["searches"]);
-    if searches.len() > 32 {
-        causes.invalid(
-            &searches_at,
-            &config["searches"],
-            "must not have more than 32 search paths",
-        );
+    let searches: Vec<&str> =
+        items(&config["searches"]).iter().map(|s| s.as_str().unwrap_or_default()).collect();
+    if searches.len() > SEARCHES {
+        let why = format!("must not have more than {SEARCHES} search paths");
+        causes.invalid(&searches_at, &config["searches"], &why);
     }
-    for (n, search) in searches.iter().enumerate() {
-        let name = search.as_str().unwrap_or_default();
-        let bare = name.strip_suffix('.').unwrap_or(name);
-        if !matches!(name, "." | "") {
-            causes.faults(&searches_at.index(n), name, words::subdomain(&bare.replace('_', "-")));
-        }
+    if searches.join(" ").len() > LETTERS {
+        let why = format!(
+            "must not have more than {LETTERS} characters (including spaces) in the search list"
+        );
+        causes.invalid(&searches_at, &config["searches"], &why);
+    }
+    for (n, search) in searches.iter().enumerate().filter(|(_, search)| **search != ".") {
+        let bare = search.strip_suffix('.').unwrap_or(search);
+        causes.faults(&searches_at.index(n), bare, words::subdomain_with_underscores(bare));
     }
     let options = at.field("options");
     for (n, option) in items(&config["options"]).iter().enumerate() {
-        if text(option, "name").is_empty() {
-            causes.required(&options.index(n), "must not be empty");
-        }
+        causes.present(&options.index(n), &option["name"], "must not be empty");
     }
 }
 
-fn claims(causes: &mut Causes, at: &At<'_>, claims: &Value) {
+fn claims(causes: &mut Causes, at: &At<'_>, claims: &Value, shape: Shape<'_>) {
     let mut names = HashSet::new();
     for (n, claim) in items(claims).iter().enumerate() {
+        if shape.is_mirror() {
+            causes.forbidden(&At::new(""), "static pods do not support resource claims");
+            continue;
+        }
         let at = at.index(n);
         let name = text(claim, "name");
-        if name.is_empty() {
-            causes.required(&at.field("name"), "");
-        } else {
-            causes.faults(&at.field("name"), name, words::label(name));
-            if !names.insert(name) {
+        if causes.present(&at.field("name"), &claim["name"], "") {
+            if names.insert(name) {
+                causes.label(&at.field("name"), &claim["name"]);
+            } else {
                 causes.duplicate(&at.field("name"), &name.into());
             }
         }
@@ -147,155 +208,12 @@ fn claims(causes: &mut Causes, at: &At<'_>, claims: &Value) {
             (false, false) => causes.invalid(&at, claim, "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`"),
             _ => (),
         }
-    }
-}
-
-fn operating_system(causes: &mut Causes, at: &At<'_>, spec: &Value) {
-    let os = &spec["os"];
-    if os.is_null() {
-        return;
-    }
-    let name = text(os, "name");
-    let at_name = at.field("os");
-    let at_name = at_name.field("name");
-    match name {
-        "" => causes.required(&at_name, ""),
-        "linux" | "windows" => (),
-        _ => causes.not_supported(&at_name, &name.into(), &["linux", "windows"]),
-    }
-    if name == "windows" {
-        for field in ["hostPID", "hostIPC", "shareProcessNamespace"] {
-            if flag(spec, field) {
-                causes.forbidden(&at.field(field), "cannot be set for a windows pod");
-            }
+        for field in ["resourceClaimName", "resourceClaimTemplateName"] {
+            causes.subdomain(&at.field(field), &claim[field]);
         }
-        let context = at.field("securityContext");
-        for field in [
-            "seLinuxOptions",
-            "seccompProfile",
-            "fsGroup",
-            "fsGroupChangePolicy",
-            "sysctls",
-            "runAsUser",
-            "runAsGroup",
-            "supplementalGroups",
-        ] {
-            if !is_empty(&spec["securityContext"][field]) {
-                causes.forbidden(&context.field(field), "cannot be set for a windows pod");
-            }
-        }
-    } else if name == "linux" && !spec["securityContext"]["windowsOptions"].is_null() {
-        let context = at.field("securityContext");
-        causes.forbidden(
-            &context.field("windowsOptions"),
-            "windows options cannot be set for a linux pod",
-        );
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[track_caller]
-    fn check(spec: Value, expected: &[&str]) {
-        let mut causes = Causes::default();
-        super::spec(&mut causes, &At::new("spec"), &spec);
-        let texts: Vec<String> = causes.0.iter().map(ToString::to_string).collect();
-        assert_eq!(texts.len(), expected.len(), "{texts:#?}");
-        for (text, start) in texts.iter().zip(expected) {
-            assert!(text.starts_with(start), "{text} does not start with {start}");
-        }
-    }
-
-    fn with(container: Value) -> Value {
-        let mut container = container;
-        container["name"] = "a".into();
-        container["image"] = "app:1".into();
-        json!({"containers": [container]})
-    }
-
-    #[test]
-    fn a_plain_pod_is_right() {
-        check(with(json!({})), &[]);
-    }
-
-    #[test]
-    fn containers_are_needed_and_named_once() {
-        check(json!({}), &["spec.containers: Required value"]);
-        check(
-            json!({"containers": [{"name": "a", "image": "x"}, {"name": "a", "image": "y"}, {"name": "a.b", "image": "z "}]}),
-            &[
-                "spec.containers[1].name: Duplicate value: \"a\"",
-                "spec.containers[2].name: Invalid value: \"a.b\": must not contain dots",
-                "spec.containers[2].image: Invalid value: \"z \": must not have leading",
-            ],
-        );
-    }
-
-    #[test]
-    fn probes_need_one_handler() {
-        check(
-            with(
-                json!({"readinessProbe": {"periodSeconds": 5}, "livenessProbe": {"exec": {"command": ["x"]}, "grpc": {"port": 1}, "successThreshold": 2}}),
-            ),
-            &[
-                "spec.containers[0].livenessProbe.grpc: Forbidden: may not specify more than 1",
-                "spec.containers[0].livenessProbe.successThreshold: Invalid value: 2: must be 1",
-                "spec.containers[0].readinessProbe: Required value: must specify a handler type",
-            ],
-        );
-    }
-
-    #[test]
-    fn requests_stay_below_limits() {
-        check(
-            with(
-                json!({"resources": {"limits": {"cpu": "1"}, "requests": {"cpu": "2", "example.com/x": "1", "foo": "1"}}}),
-            ),
-            &[
-                "spec.containers[0].resources.requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1",
-                "spec.containers[0].resources.limits: Required value: Limit must be set",
-                "spec.containers[0].resources.requests[foo]: Invalid value: \"foo\": must be a standard resource type",
-                "spec.containers[0].resources.requests[foo]: Invalid value: \"foo\": must be a standard resource for containers",
-            ],
-        );
-    }
-
-    #[test]
-    fn mounts_name_volumes() {
-        let mut spec = with(
-            json!({"volumeMounts": [{"name": "v", "mountPath": "/a"}, {"name": "ghost", "mountPath": "/a", "subPath": "../x"}]}),
-        );
-        spec["volumes"] = json!([{"name": "v", "emptyDir": {}}, {"name": "u", "emptyDir": {}, "hostPath": {"path": "/x"}}, {"name": "w", "hostPath": {"path": "/a/../b"}}]);
-        check(
-            spec,
-            &[
-                "spec.volumes[1].hostPath: Forbidden: may not specify more than 1 volume type",
-                "spec.volumes[2].hostPath.path: Invalid value: \"/a/../b\": must not contain '..'",
-                "spec.containers[0].volumeMounts[1].name: Not found: \"ghost\"",
-                "spec.containers[0].volumeMounts[1].mountPath: Invalid value: \"/a\": must be unique",
-                "spec.containers[0].volumeMounts[1].subPath: Invalid value: \"../x\": must not contain '..'",
-            ],
-        );
-    }
-
-    #[test]
-    fn tolerations_and_constraints() {
-        let mut spec = with(json!({}));
-        spec["tolerations"] = json!([{"operator": "Equal"}, {"key": "a", "tolerationSeconds": 3}]);
-        spec["topologySpreadConstraints"] = json!([{"maxSkew": 0, "topologyKey": "", "whenUnsatisfiable": "ScheduleAnyway", "matchLabelKeys": ["a"]}]);
-        check(
-            spec,
-            &[
-                "spec.tolerations[0].operator: Invalid value: \"Equal\": operator must be Exists",
-                "spec.tolerations[1].effect: Invalid value: \"\": effect must be 'NoExecute'",
-                "spec.topologySpreadConstraints[0].maxSkew: Invalid value: 0",
-                "spec.topologySpreadConstraints[0].topologyKey: Required value: can not be empty",
-                "spec.topologySpreadConstraints[0].matchLabelKeys: Forbidden",
-            ],
-        );
-    }
-}
+#[path = "validate_tests.rs"]
+mod tests;

@@ -1,12 +1,15 @@
-//! What is wrong with volumes.
+//! What is wrong with the volumes of a pod.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 
-use super::container::{FILE_FIELDS, field_ref, resource_ref};
-use crate::types::check::{At, Causes, items, nano, shown, text};
-use crate::types::words;
+use super::Shape;
+use super::env::{FILE_FIELDS, field_ref, resource_ref};
+use super::projected;
+use crate::types::check::{At, Causes, is_empty, items, members, nano, text};
+use crate::types::sources::{self, Holder, local_path, mode};
+use crate::types::{storage, words};
 
 /// Sources in the order in which upstream looks at them: the second one found is the one too many.
 const SOURCES: [&str; 30] = [
@@ -27,8 +30,9 @@ const SOURCES: [&str; 30] = [
     "quobyte",
     "downwardAPI",
     "fc",
-    "azureFile",
+    "flexVolume",
     "configMap",
+    "azureFile",
     "vsphereVolume",
     "photonPersistentDisk",
     "portworxVolume",
@@ -39,13 +43,12 @@ const SOURCES: [&str; 30] = [
     "csi",
     "ephemeral",
     "image",
-    "flexVolume",
 ];
 
 /// The volumes that containers may mount.
 pub(super) struct Known<'a>(HashMap<&'a str, bool>);
 
-impl<'a> Known<'a> {
+impl Known<'_> {
     pub(super) fn contains(&self, name: &str) -> bool {
         self.0.contains_key(name)
     }
@@ -56,14 +59,26 @@ impl<'a> Known<'a> {
 }
 
 /// All volumes of a pod; answers those that are right, which containers may mount.
-pub(super) fn all<'v>(causes: &mut Causes, at: &At<'_>, volumes: &'v Value) -> Known<'v> {
+pub(super) fn all<'v>(
+    causes: &mut Causes,
+    at: &At<'_>,
+    volumes: &'v Value,
+    shape: Shape<'_>,
+) -> Known<'v> {
     let claim = |v: &Value| !v["persistentVolumeClaim"].is_null() || !v["ephemeral"].is_null();
+    let pod = shape.name();
+    let created: HashSet<String> = items(volumes)
+        .iter()
+        .filter(|v| !pod.is_empty() && !v["ephemeral"].is_null())
+        .map(|v| format!("{pod}-{}", text(v, "name")))
+        .collect();
     let mut known = HashMap::new();
     for (n, volume) in items(volumes).iter().enumerate() {
         let n_before = causes.0.len();
         let at = at.index(n);
         let name = text(volume, "name");
         let name_at = at.field("name");
+        source(causes, &at, volume, shape);
         if name.is_empty() {
             causes.required(&name_at, "");
         } else {
@@ -72,237 +87,120 @@ pub(super) fn all<'v>(causes: &mut Causes, at: &At<'_>, volumes: &'v Value) -> K
                 causes.duplicate(&name_at, &name.into());
             }
         }
-        source(causes, &at, volume);
         if causes.0.len() == n_before {
             known.insert(name, claim(volume));
+        }
+        let claimed = &volume["persistentVolumeClaim"]["claimName"];
+        if created.contains(claimed.as_str().unwrap_or_default()) {
+            let detail = "must not reference a PVC that gets created for an ephemeral volume";
+            let at = at.field("persistentVolumeClaim");
+            causes.invalid(&at.field("claimName"), claimed, detail);
         }
     }
     Known(known)
 }
 
-fn source(causes: &mut Causes, at: &At<'_>, volume: &Value) {
-    let mut given = false;
-    for kind in SOURCES {
-        let value = &volume[kind];
-        if value.is_null() {
-            continue;
-        }
-        let at = at.field(kind);
-        if given {
-            causes.forbidden(&at, "may not specify more than 1 volume type");
-            continue;
-        }
-        given = true;
-        one(causes, &at, kind, value);
-    }
-    if !given {
-        causes.required(at, "must specify a volume type");
-    }
-}
-
-fn one(causes: &mut Causes, at: &At<'_>, kind: &str, value: &Value) {
-    let mut required = |names: &[&str]| {
-        for name in names {
-            if text(value, name).is_empty() {
-                causes.required(&at.field(name), "");
-            }
-        }
-    };
-    match kind {
-        "secret" => {
-            required(&["secretName"]);
-            files(causes, at, value);
-        }
-        "configMap" => {
-            required(&["name"]);
-            files(causes, at, value);
-        }
-        "hostPath" => host_path(causes, at, value),
-        "emptyDir" => {
-            let limit = &value["sizeLimit"];
-            if nano(limit) < 0 {
+fn source(causes: &mut Causes, at: &At<'_>, volume: &Value, shape: Shape<'_>) {
+    let name = text(volume, "name");
+    sources::only_one(causes, at, volume, &SOURCES, |causes, source_at, kind, source| {
+        sources::common(causes, source_at, kind, source, Holder::Pod(name));
+        match kind {
+            "emptyDir" if nano(&source["sizeLimit"]) < 0 => {
                 let detail = "SizeLimit field must be a valid resource quantity";
-                causes.invalid(&at.field("sizeLimit"), &shown(limit), detail);
+                causes.forbidden(&source_at.field("sizeLimit"), detail);
             }
-        }
-        "nfs" => nfs(causes, at, value),
-        "persistentVolumeClaim" => required(&["claimName"]),
-        "csi" => required(&["driver"]),
-        "gitRepo" => required(&["repository"]),
-        "gcePersistentDisk" => required(&["pdName"]),
-        "awsElasticBlockStore" => required(&["volumeID"]),
-        "cinder" => required(&["volumeID"]),
-        "glusterfs" => required(&["endpoints", "path"]),
-        "iscsi" => required(&["targetPortal", "iqn"]),
-        "image" => required(&["reference"]),
-        "flexVolume" => required(&["driver"]),
-        "azureFile" => required(&["secretName", "shareName"]),
-        "downwardAPI" => {
-            mode(causes, &at.field("defaultMode"), &value["defaultMode"]);
-            downward(causes, &at.field("items"), &value["items"]);
-        }
-        "projected" => projected(causes, at, value),
-        "ephemeral" => {
-            let at = at.field("volumeClaimTemplate");
-            let template = &value["volumeClaimTemplate"];
-            if template.is_null() {
-                causes.required(&at, "");
-            } else {
-                crate::types::storage::claim_spec(causes, &at.field("spec"), &template["spec"]);
+            "secret" => {
+                causes.present(&source_at.field("secretName"), &source["secretName"], "");
+                files(causes, source_at, source);
             }
-        }
-        _ => (),
-    }
-}
-
-/// `hostPath` of a pod or a persistent volume.
-pub(crate) fn host_path(causes: &mut Causes, at: &At<'_>, value: &Value) {
-    let path = text(value, "path");
-    if path.is_empty() {
-        causes.required(&at.field("path"), "");
-    }
-    causes.no_backsteps(&at.field("path"), path);
-    const TYPES: [&str; 8] = [
-        "",
-        "BlockDevice",
-        "CharDevice",
-        "Directory",
-        "DirectoryOrCreate",
-        "File",
-        "FileOrCreate",
-        "Socket",
-    ];
-    causes.one_of(&at.field("type"), &value["type"], &TYPES);
-}
-
-/// `nfs` of a pod or a persistent volume.
-pub(crate) fn nfs(causes: &mut Causes, at: &At<'_>, value: &Value) {
-    if text(value, "server").is_empty() {
-        causes.required(&at.field("server"), "");
-    }
-    let path = text(value, "path");
-    if path.is_empty() {
-        causes.required(&at.field("path"), "");
-    } else if !path.starts_with('/') {
-        causes.invalid(&at.field("path"), &path.into(), "must be an absolute path");
-    }
-}
-
-fn mode(causes: &mut Causes, at: &At<'_>, mode: &Value) {
-    if mode.as_i64().is_some_and(|m| !(0..=0o777).contains(&m)) {
-        causes.invalid(at, mode, "must be a number between 0 and 0777 (octal), both inclusive");
-    }
-}
-
-/// Mode and items of a ConfigMap or Secret as files.
-fn files(causes: &mut Causes, at: &At<'_>, value: &Value) {
-    mode(causes, &at.field("defaultMode"), &value["defaultMode"]);
-    let at = at.field("items");
-    for (n, item) in items(&value["items"]).iter().enumerate() {
-        let at = at.index(n);
-        if text(item, "key").is_empty() {
-            causes.required(&at.field("key"), "");
-        }
-        file_path(causes, &at.field("path"), text(item, "path"));
-        mode(causes, &at.field("mode"), &item["mode"]);
-    }
-}
-
-/// A path below a volume that cannot be mistaken for one of the volume's own.
-fn file_path(causes: &mut Causes, at: &At<'_>, path: &str) {
-    if path.is_empty() {
-        causes.required(at, "");
-        return;
-    }
-    causes.local_path(at, path);
-    if path.starts_with("..") && !path.starts_with("../") && path != ".." {
-        causes.invalid(at, &path.into(), "must not start with '..'");
-    }
-}
-
-fn downward(causes: &mut Causes, at: &At<'_>, files: &Value) {
-    for (n, file) in items(files).iter().enumerate() {
-        let at = at.index(n);
-        file_path(causes, &at.field("path"), text(file, "path"));
-        mode(causes, &at.field("mode"), &file["mode"]);
-        let (field, resource) = (&file["fieldRef"], &file["resourceFieldRef"]);
-        match (field.is_null(), resource.is_null()) {
-            (true, true) => {
-                causes.required(&at, "one of fieldRef and resourceFieldRef is required")
+            "configMap" => files(causes, source_at, source),
+            "downwardAPI" => {
+                mode(causes, &source_at.field("defaultMode"), &source["defaultMode"]);
+                for file in items(&source["items"]) {
+                    downward_file(causes, source_at, file);
+                }
             }
-            (false, false) => {
-                causes.invalid(
-                    &at,
-                    &"resource".into(),
-                    "fieldRef and resourceFieldRef can not be specified simultaneously",
+            "projected" => projected::all(causes, source_at, source),
+            "ephemeral" => ephemeral(causes, at, name, source, shape),
+            "image" => {
+                if shape.is_pod() {
+                    causes.present(&source_at.field("reference"), &source["reference"], "");
+                }
+                super::container::pull_policy(
+                    causes,
+                    &source_at.field("pullPolicy"),
+                    &source["pullPolicy"],
                 );
             }
             _ => (),
         }
+    });
+}
+
+fn ephemeral(causes: &mut Causes, at: &At<'_>, name: &str, source: &Value, shape: Shape<'_>) {
+    let source_at = at.field("ephemeral");
+    let template = &source["volumeClaimTemplate"];
+    let template_at = source_at.field("volumeClaimTemplate");
+    if template.is_null() {
+        causes.required(&template_at, "");
+    } else {
+        template_metadata(causes, &template_at.field("metadata"), &template["metadata"]);
+        storage::claim_spec(causes, &template_at.field("spec"), &template["spec"]);
+    }
+    let pod = shape.name();
+    if !pod.is_empty() && !name.is_empty() {
+        let claim = format!("{pod}-{name}");
+        for fault in words::subdomain(&claim) {
+            let why = format!("PVC name {claim:?}: {fault}");
+            causes.invalid(&at.field("name"), &name.into(), &why);
+        }
+    }
+}
+
+/// Metadata of an object that is made from a template: labels and annotations, and nothing else.
+pub(crate) fn template_metadata(causes: &mut Causes, at: &At<'_>, metadata: &Value) {
+    causes.annotations(&at.field("annotations"), &metadata["annotations"]);
+    causes.labels(&at.field("labels"), &metadata["labels"]);
+    for (field, value) in members(metadata) {
+        let set = !is_empty(value) && *value != 0;
+        if set && !matches!(field.as_str(), "annotations" | "labels") {
+            causes.forbidden(&at.field(field), "cannot be set");
+        }
+    }
+}
+
+/// Mode and items of a ConfigMap or Secret as files.
+pub(super) fn files(causes: &mut Causes, at: &At<'_>, source: &Value) {
+    mode(causes, &at.field("defaultMode"), &source["defaultMode"]);
+    let at = at.field("items");
+    for (n, item) in items(&source["items"]).iter().enumerate() {
+        let at = at.index(n);
+        causes.present(&at.field("key"), &item["key"], "");
+        path(causes, &at.field("path"), item);
+        mode(causes, &at.field("mode"), &item["mode"]);
+    }
+}
+
+/// The path of a file below a volume.
+pub(super) fn path(causes: &mut Causes, at: &At<'_>, file: &Value) {
+    causes.present(at, &file["path"], "");
+    local_path(causes, at, text(file, "path"));
+}
+
+/// A field or a resource of the pod as a file; upstream tells no index.
+pub(super) fn downward_file(causes: &mut Causes, at: &At<'_>, file: &Value) {
+    path(causes, &at.field("path"), file);
+    let (field, resource) = (&file["fieldRef"], &file["resourceFieldRef"]);
+    if !field.is_null() {
         field_ref(causes, &at.field("fieldRef"), field, &FILE_FIELDS);
+        if !resource.is_null() {
+            let detail = "fieldRef and resourceFieldRef can not be specified simultaneously";
+            causes.invalid(at, &"resource".into(), detail);
+        }
+    } else if resource.is_null() {
+        causes.required(at, "one of fieldRef and resourceFieldRef is required");
+    } else {
         resource_ref(causes, &at.field("resourceFieldRef"), resource, true);
     }
-}
-
-fn projected(causes: &mut Causes, at: &At<'_>, value: &Value) {
-    const KINDS: [&str; 6] = [
-        "secret",
-        "configMap",
-        "downwardAPI",
-        "serviceAccountToken",
-        "clusterTrustBundle",
-        "podCertificate",
-    ];
-    mode(causes, &at.field("defaultMode"), &value["defaultMode"]);
-    let sources = at.field("sources");
-    for (n, source) in items(&value["sources"]).iter().enumerate() {
-        let entry = sources.index(n);
-        let mut given = false;
-        for kind in KINDS {
-            let projection = &source[kind];
-            if projection.is_null() {
-                continue;
-            }
-            let at = entry.field(kind);
-            if given {
-                causes.forbidden(&at, "may not specify more than 1 volume type");
-                continue;
-            }
-            given = true;
-            match kind {
-                "secret" | "configMap" => {
-                    if text(projection, "name").is_empty() {
-                        causes.required(&at.field("name"), "");
-                    }
-                    files(causes, &at, projection);
-                }
-                "downwardAPI" => downward(causes, &at.field("items"), &projection["items"]),
-                "serviceAccountToken" => token(causes, &at, projection),
-                _ => (),
-            }
-        }
-        if !given {
-            let detail = "must specify a source";
-            causes.required(&entry, detail);
-        }
-    }
-}
-
-fn token(causes: &mut Causes, at: &At<'_>, token: &Value) {
-    let seconds = &token["expirationSeconds"];
-    if seconds.as_i64().is_some_and(|s| s < 600) {
-        causes.invalid(
-            &at.field("expirationSeconds"),
-            seconds,
-            "may not specify a duration less than 10 minutes",
-        );
-    }
-    if seconds.as_i64().is_some_and(|s| s > 1 << 32) {
-        causes.invalid(
-            &at.field("expirationSeconds"),
-            seconds,
-            "may not specify a duration larger than 2^32 seconds",
-        );
-    }
-    file_path(causes, &at.field("path"), text(token, "path"));
+    mode(causes, &at.field("mode"), &file["mode"]);
 }

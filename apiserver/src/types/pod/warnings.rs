@@ -1,13 +1,18 @@
 //! What is allowed in a pod's spec and yet a bad idea.
 
-use std::collections::HashMap;
+mod paths;
+mod ports;
+
+use std::collections::HashSet;
 
 use serde_json::Value;
 
-use crate::types::check::{At, items, members, nano, text};
+use super::container::visit;
+use crate::types::check::{is_empty, items, members, nano, shown, text};
+use crate::types::{addresses, node_labels, storage};
 
-/// Volumes that only old versions know.
-const GONE: [(&str, &str, &str); 10] = [
+/// Volumes that only old versions know: the field, its name in messages, and why.
+const GONE: [(&str, &str, &str); 9] = [
     (
         "photonPersistentDisk",
         "photonPersistentDisk",
@@ -21,64 +26,200 @@ const GONE: [(&str, &str, &str); 10] = [
     ("glusterfs", "glusterfs", "deprecated in v1.25, non-functional in v1.26+"),
     ("cephfs", "cephfs", "deprecated in v1.28, non-functional in v1.31+"),
     ("rbd", "rbd", "deprecated in v1.28, non-functional in v1.31+"),
+];
+
+const ANNOTATIONS: [(&str, &str); 3] = [
     (
-        "awsElasticBlockStore",
-        "awsElasticBlockStore",
-        "deprecated in v1.23, non-functional in v1.27+",
+        "scheduler.alpha.kubernetes.io/critical-pod",
+        "non-functional in v1.16+; use the \"priorityClassName\" field instead",
+    ),
+    (
+        "security.alpha.kubernetes.io/sysctls",
+        "non-functional in v1.11+; use the \"sysctls\" field instead",
+    ),
+    (
+        "security.alpha.kubernetes.io/unsafe-sysctls",
+        "non-functional in v1.11+; use the \"sysctls\" field instead",
     ),
 ];
 
-/// Texts for the spec of a pod or of a template.
-pub(crate) fn spec(at: &At<'_>, spec: &Value) -> Vec<String> {
+const NO_POD: &str = "a null labelSelector results in matching no pod";
+const BYTES: [&str; 2] = ["memory", "ephemeral-storage"];
+
+/// Texts for a pod or a template; `at` is what stands before `spec` and `metadata`.
+pub(crate) fn all(at: &str, pod: &Value) -> Vec<String> {
+    let (spec, annotations) = (&pod["spec"], &pod["metadata"]["annotations"]);
     let mut warnings = Vec::new();
-    for (n, constraint) in items(&spec["topologySpreadConstraints"]).iter().enumerate() {
-        if constraint["labelSelector"].is_null() {
-            warnings.push(format!(
-                "{at}.topologySpreadConstraints[{n}].labelSelector: a null labelSelector results in matching no pod"
-            ));
-        }
+    let base = at;
+    let at = format!("{base}spec");
+    placement(&at, spec, &mut warnings);
+    for (key, why) in ANNOTATIONS.iter().filter(|(key, _)| !annotations[*key].is_null()) {
+        warnings.push(format!("{base}metadata.annotations[{key}]: {why}"));
     }
-    for (n, volume) in items(&spec["volumes"]).iter().enumerate() {
-        for (_, shown, why) in GONE.iter().filter(|(field, ..)| !volume[*field].is_null()) {
-            warnings.push(format!("{at}.volumes[{n}].{shown}: {why}"));
-        }
+    volumes(&at, spec, &mut warnings);
+    paths::overlapping(&spec["volumes"], &mut warnings);
+    lists(&at, spec, &mut warnings);
+    for name in BYTES {
+        fractional(&format!("{at}.overhead"), name, &spec["overhead"], &mut warnings);
     }
+    profiles(base, spec, annotations, &mut warnings);
+    visit(spec, |list, n, container| {
+        self::container(&format!("{at}.{list}[{n}]"), container, &mut warnings);
+    });
+    ports::clashes(&at, spec, &mut warnings);
     if spec["terminationGracePeriodSeconds"].as_i64().is_some_and(|s| s < 0) {
         warnings.push(format!(
             "{at}.terminationGracePeriodSeconds: must be >= 0; negative values are invalid and will be treated as 1"
         ));
     }
-    for list in ["initContainers", "containers"] {
-        for (n, container) in items(&spec[list]).iter().enumerate() {
-            let list_at = at.field(list);
-            self::container(&list_at.index(n), container, &mut warnings);
-        }
+    pod_affinity(&at, spec, &mut warnings);
+    for (n, server) in items(&spec["dnsConfig"]["nameservers"]).iter().enumerate() {
+        let place = format!("{at}.dnsConfig.nameservers[{n}]");
+        warnings.extend(addresses::ip_warning(&place, server.as_str().unwrap_or_default()));
+    }
+    for (n, alias) in items(&spec["hostAliases"]).iter().enumerate() {
+        warnings
+            .extend(addresses::ip_warning(&format!("{at}.hostAliases[{n}].ip"), text(alias, "ip")));
     }
     warnings
 }
 
-fn container(at: &At<'_>, container: &Value, warnings: &mut Vec<String>) {
-    for part in ["limits", "requests"] {
-        for (name, amount) in members(&container["resources"][part]) {
-            let bytes = matches!(name.as_str(), "memory" | "ephemeral-storage");
-            if bytes && nano(amount) % 1_000_000_000 != 0 {
-                let amount = amount.as_str().unwrap_or_default();
-                warnings.push(format!(
-                    "{at}.resources.{part}[{name}]: fractional byte value {amount:?} is invalid, must be an integer"
-                ));
+fn placement(at: &str, spec: &Value, warnings: &mut Vec<String>) {
+    for (key, _) in members(&spec["nodeSelector"]) {
+        if let Some(message) = node_labels::deprecated(key) {
+            warnings.push(format!("{at}.nodeSelector[{key}]: {message}"));
+        }
+    }
+    let nodes = &spec["affinity"]["nodeAffinity"];
+    let at_nodes = format!("{at}.affinity.nodeAffinity");
+    let required = &nodes["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"];
+    for (n, term) in items(required).iter().enumerate() {
+        let at = format!(
+            "{at_nodes}.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[{n}]"
+        );
+        warnings.extend(node_labels::of_term(&at, term));
+    }
+    let preferred = &nodes["preferredDuringSchedulingIgnoredDuringExecution"];
+    for (n, term) in items(preferred).iter().enumerate() {
+        let at =
+            format!("{at_nodes}.preferredDuringSchedulingIgnoredDuringExecution[{n}].preference");
+        let term = &term["preference"];
+        warnings.extend(node_labels::of_term(&at, term));
+        warnings.extend(node_labels::bad_values(&at, term));
+    }
+    for (n, constraint) in items(&spec["topologySpreadConstraints"]).iter().enumerate() {
+        let at = format!("{at}.topologySpreadConstraints[{n}]");
+        let key = text(constraint, "topologyKey");
+        if let Some(message) = node_labels::deprecated(key) {
+            warnings.push(format!("{at}.topologyKey: {key} is {message}"));
+        }
+        if constraint["labelSelector"].is_null() {
+            warnings.push(format!("{at}.labelSelector: {NO_POD}"));
+        }
+    }
+}
+
+fn pod_affinity(at: &str, spec: &Value, warnings: &mut Vec<String>) {
+    for kind in ["podAffinity", "podAntiAffinity"] {
+        for (list, term) in [
+            ("requiredDuringSchedulingIgnoredDuringExecution", ""),
+            ("preferredDuringSchedulingIgnoredDuringExecution", ".podAffinityTerm"),
+        ] {
+            for (n, entry) in items(&spec["affinity"][kind][list]).iter().enumerate() {
+                let inner = if term.is_empty() { entry } else { &entry["podAffinityTerm"] };
+                if inner["labelSelector"].is_null() {
+                    warnings.push(format!(
+                        "{at}.affinity.{kind}.{list}[{n}]{term}.labelSelector: {NO_POD}"
+                    ));
+                }
             }
         }
     }
-    let mut seen: HashMap<&str, usize> = HashMap::new();
+}
+
+fn volumes(at: &str, spec: &Value, warnings: &mut Vec<String>) {
+    for (n, volume) in items(&spec["volumes"]).iter().enumerate() {
+        let at = format!("{at}.volumes[{n}]");
+        for (_, shown, why) in GONE.iter().filter(|(field, ..)| !volume[*field].is_null()) {
+            warnings.push(format!("{at}.{shown}: {why}"));
+        }
+        let claim = &volume["ephemeral"]["volumeClaimTemplate"]["spec"];
+        let claim_at = format!("{at}.ephemeral.volumeClaimTemplate.spec");
+        warnings.extend(storage::claim_warnings(&claim_at, claim));
+    }
+}
+
+/// Entries that say what another one said.
+fn lists(at: &str, spec: &Value, warnings: &mut Vec<String>) {
+    for (list, field) in [("hostAliases", "ip"), ("imagePullSecrets", "name")] {
+        let mut seen = HashSet::new();
+        for (n, entry) in items(&spec[list]).iter().enumerate() {
+            let value = text(entry, field);
+            if !seen.insert(value) {
+                warnings.push(format!("{at}.{list}[{n}].{field}: duplicate {field} {value:?}"));
+            }
+        }
+    }
+    for (n, _) in items(&spec["imagePullSecrets"])
+        .iter()
+        .enumerate()
+        .filter(|(_, secret)| is_empty(&secret["name"]))
+    {
+        warnings.push(format!("{at}.imagePullSecrets[{n}].name: invalid empty name \"\""));
+    }
+}
+
+/// Annotations in the place of fields.
+fn profiles(base: &str, spec: &Value, annotations: &Value, warnings: &mut Vec<String>) {
+    const SECCOMP: &str = "container.seccomp.security.alpha.kubernetes.io/";
+    const SECCOMP_POD: &str = "seccomp.security.alpha.kubernetes.io/pod";
+    const APP_ARMOR: &str = "container.apparmor.security.beta.kubernetes.io/";
+    let mut tell = |key: &str, field: &Value, why: &str| {
+        if !annotations[key].is_null() && field.is_null() {
+            warnings.push(format!("{base}metadata.annotations[{key}]: {why}"));
+        }
+    };
+    let old = "non-functional in v1.27+; use the \"seccompProfile\" field instead";
+    tell(SECCOMP_POD, &spec["securityContext"]["seccompProfile"], old);
+    visit(spec, |_, _, container| {
+        let (name, context) = (text(container, "name"), &container["securityContext"]);
+        tell(&format!("{SECCOMP}{name}"), &context["seccompProfile"], old);
+        let own = &context["appArmorProfile"];
+        let profile = if own.is_null() { &spec["securityContext"]["appArmorProfile"] } else { own };
+        let old = "deprecated since v1.30; use the \"appArmorProfile\" field instead";
+        tell(&format!("{APP_ARMOR}{name}"), profile, old);
+    });
+}
+
+fn fractional(at: &str, name: &str, amounts: &Value, warnings: &mut Vec<String>) {
+    let amount = &amounts[name];
+    if nano(amount) % 1_000_000_000 != 0 {
+        warnings.push(format!(
+            "{at}[{name}]: fractional byte value {} is invalid, must be an integer",
+            shown(amount)
+        ));
+    }
+}
+
+fn container(at: &str, container: &Value, warnings: &mut Vec<String>) {
+    for name in BYTES {
+        for part in ["limits", "requests"] {
+            let amounts = &container["resources"][part];
+            fractional(&format!("{at}.resources.{part}"), name, amounts, warnings);
+        }
+    }
+    let mut seen = HashSet::new();
     for (n, variable) in items(&container["env"]).iter().enumerate() {
         let name = text(variable, "name");
-        let refers_to_itself = text(variable, "value").contains(&format!("$({name})"));
-        if seen.contains_key(name) && !refers_to_itself {
+        let itself = format!("$({name})");
+        let value = text(variable, "value");
+        let builds_on_it =
+            variable["valueFrom"].is_null() && value != itself && value.contains(&itself);
+        if !seen.insert(name) && !builds_on_it {
             warnings.push(format!(
                 "{at}.env[{n}]: hides previous definition of {name:?}, which may be dropped when using apply"
             ));
         }
-        seen.insert(name, n);
     }
 }
 
@@ -92,8 +233,20 @@ mod tests {
     fn bad_ideas_are_told() {
         let pod = json!({"volumes": [{"name": "v", "rbd": {}}], "terminationGracePeriodSeconds": -1,
             "containers": [{"resources": {"limits": {"memory": "100m"}}, "env": [{"name": "A"}, {"name": "A"}]}]});
-        let texts = spec(&At::new("spec"), &pod);
+        let texts = all("", &json!({"spec": pod}));
         assert_eq!(texts.len(), 4, "{texts:?}");
-        assert!(spec(&At::new("spec"), &json!({"containers": [{}]})).is_empty());
+        assert!(all("", &json!({"spec": {"containers": [{}]}})).is_empty());
+    }
+
+    #[test]
+    fn labels_that_have_other_names_are_told() {
+        let pod = json!({"spec": {"nodeSelector": {"beta.kubernetes.io/os": "linux"}, "affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "zone"}]}}}});
+        assert_eq!(
+            all("spec.template.", &pod),
+            [
+                "spec.template.spec.nodeSelector[beta.kubernetes.io/os]: deprecated since v1.14; use \"kubernetes.io/os\" instead",
+                "spec.template.spec.affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].labelSelector: a null labelSelector results in matching no pod",
+            ]
+        );
     }
 }

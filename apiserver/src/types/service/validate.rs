@@ -10,30 +10,90 @@ use crate::types::check::{At, Causes, is_empty, items, text};
 use crate::types::words;
 
 const DAY: i64 = 86400;
+const RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
+const ONLY_BALANCERS: &str = "may only be used when `type` is 'LoadBalancer'";
+
+/// Everything that is wrong with a service; `old` is there on updates.
+pub(super) fn service(causes: &mut Causes, service: &Value, old: Option<&Value>) {
+    topology(causes, &service["metadata"]["annotations"]);
+    spec(causes, &service["spec"], old.map(|old| &old["spec"]));
+    let ranges = &service["metadata"]["annotations"][RANGES];
+    if is_empty(&service["spec"]["loadBalancerSourceRanges"])
+        && let Some(ranges) = ranges.as_str()
+    {
+        let at = At::new("metadata");
+        let at = at.field("annotations");
+        let at = at.key(RANGES);
+        if kind(&service["spec"]) != "LoadBalancer" {
+            causes.forbidden(&at, ONLY_BALANCERS);
+        }
+        let known = old.is_some_and(|old| old["metadata"]["annotations"][RANGES] == ranges);
+        let listed =
+            ranges.split(',').map(str::trim).filter(|_| !known && !ranges.trim().is_empty());
+        for range in listed {
+            causes.range(&at, &range.into());
+        }
+    }
+}
+
+/// Two annotations that say the same must agree.
+fn topology(causes: &mut Causes, annotations: &Value) {
+    const HINTS: &str = "service.kubernetes.io/topology-aware-hints";
+    const MODE: &str = "service.kubernetes.io/topology-mode";
+    let (hints, mode) = (&annotations[HINTS], &annotations[MODE]);
+    if hints.is_string() && mode.is_string() && hints != mode {
+        let at = At::new("metadata");
+        let at = at.field("annotations");
+        let why = format!("must match annotations[{HINTS}] when both are specified");
+        causes.invalid(&at.key(MODE), mode, &why);
+    }
+}
 
 /// Everything that is wrong with a service's spec.
-pub(super) fn spec(causes: &mut Causes, spec: &Value) {
+pub(super) fn spec(causes: &mut Causes, spec: &Value, old: Option<&Value>) {
     let at = At::new("spec");
     let external = kind(spec) == "ExternalName";
-    if !external && !is_headless(spec) && items(&spec["ports"]).is_empty() {
-        causes.required(&at.field("ports"), "");
+    if !external && !is_headless(spec) {
+        causes.present(&at.field("ports"), &spec["ports"], "");
+    }
+    if external {
+        for field in ["clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+            if !is_empty(&spec[field]) {
+                causes.forbidden(&at.field(field), "may not be set for ExternalName services");
+            }
+        }
+        let name = text(spec, "externalName");
+        let name = name.strip_suffix('.').unwrap_or(name);
+        if causes.present(&at.field("externalName"), &name.into(), "") {
+            causes.faults(&at.field("externalName"), name, words::subdomain(name));
+        }
+    } else if is_headless(spec) && matches!(kind(spec), "NodePort" | "LoadBalancer") {
+        let why = format!("may not be set to 'None' for {} services", kind(spec));
+        causes.invalid(&at.field("clusterIPs").index(0), &"None".into(), &why);
     }
     ports(causes, &at.field("ports"), spec);
     causes.labels(&at.field("selector"), &spec["selector"]);
     affinity(causes, &at, spec);
-    cluster_ips(causes, &at, spec);
-    if external {
-        let name = text(spec, "externalName");
-        let name_at = at.field("externalName");
-        if name.is_empty() {
-            causes.required(&name_at, "");
-        } else {
-            causes.faults(&name_at, name, words::subdomain(name.strip_suffix('.').unwrap_or(name)));
+    if !external {
+        addresses(causes, &at, spec, old);
+    }
+    let list = at.field("externalIPs");
+    for (n, ip) in items(&spec["externalIPs"]).iter().enumerate() {
+        let at = list.index(n);
+        let known = old.is_some_and(|old| items(&old["externalIPs"]).contains(ip));
+        let parsed = if known { text_of(ip).parse().ok() } else { causes.ip(&at, ip) };
+        if let Some(parsed) = parsed {
+            reachable(causes, &at, ip, parsed);
         }
     }
-    external_ips(causes, &at.field("externalIPs"), &spec["externalIPs"]);
-    load_balancer(causes, &at, spec);
+    let kinds = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
+    causes.one_of(&at.field("type"), &spec["type"], &kinds);
+    load_balancer(causes, &at, spec, old);
     policies(causes, &at, spec);
+}
+
+fn text_of(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
 }
 
 fn ports(causes: &mut Causes, at: &At<'_>, spec: &Value) {
@@ -42,97 +102,134 @@ fn ports(causes: &mut Causes, at: &At<'_>, spec: &Value) {
     for (n, port) in ports.iter().enumerate() {
         let at = at.index(n);
         let name = text(port, "name");
-        if name.is_empty() {
-            if ports.len() > 1 {
-                causes.required(&at.field("name"), "");
-            }
-        } else {
-            causes.faults(&at.field("name"), name, words::label(name));
+        if !name.is_empty() {
+            causes.label(&at.field("name"), &port["name"]);
             if !names.insert(name) {
                 causes.duplicate(&at.field("name"), &name.into());
             }
+        } else if ports.len() > 1 {
+            causes.required(&at.field("name"), "");
         }
         let zero = json!(0);
         let number = port.get("port").unwrap_or(&zero);
         causes.between(&at.field("port"), number, 1, 65535);
-        let target = port.get("targetPort").unwrap_or(&zero);
-        causes.port_or_name(&at.field("targetPort"), target);
+        causes.port_or_name(&at.field("targetPort"), port.get("targetPort").unwrap_or(&zero));
         let protocol = text(port, "protocol");
-        let app = text(port, "appProtocol");
-        if !app.is_empty() {
+        causes.one_of(&at.field("protocol"), &port["protocol"], &["SCTP", "TCP", "UDP"]);
+        if let Some(app) = port["appProtocol"].as_str() {
             causes.faults(&at.field("appProtocol"), app, words::qualified(app));
         }
         if !numbers.insert((protocol, number.as_i64())) {
             causes.duplicate(&at, &json!({"protocol": protocol, "port": number}));
         }
         let node_port = port["nodePort"].as_i64().unwrap_or_default();
-        if node_port != 0 {
-            if matches!(kind(spec), "ClusterIP" | "ExternalName") {
-                let detail = "may not be used when `type` is 'ClusterIP'";
-                causes.forbidden(&at.field("nodePort"), detail);
-            } else if !node_ports.insert((protocol, node_port)) {
-                causes.duplicate(&at.field("nodePort"), &node_port.into());
-            }
+        if node_port == 0 {
+            continue;
+        }
+        if kind(spec) == "ClusterIP" {
+            let detail = "may not be used when `type` is 'ClusterIP'";
+            causes.forbidden(&at.field("nodePort"), detail);
+        }
+        if !node_ports.insert((protocol, node_port)) {
+            causes.duplicate(&at.field("nodePort"), &node_port.into());
         }
     }
 }
 
 fn affinity(causes: &mut Causes, at: &At<'_>, spec: &Value) {
+    const WHEN: &str = "when session affinity type is ClientIP";
+    let affinity = &spec["sessionAffinity"];
+    causes.one_of(&at.field("sessionAffinity"), affinity, &["ClientIP", "None"]);
     let config = &spec["sessionAffinityConfig"];
     let at = at.field("sessionAffinityConfig");
-    match text(spec, "sessionAffinity") {
-        "ClientIP" => {
-            let seconds = &config["clientIP"]["timeoutSeconds"];
-            let at = at.field("clientIP");
-            let at = at.field("timeoutSeconds");
-            match seconds.as_i64() {
-                None => causes.required(&at, "when session affinity type is ClientIP"),
-                Some(n) if n <= 0 || n > DAY => {
-                    causes.invalid(
-                        &at,
-                        seconds,
-                        &format!("must be greater than 0 and less than {DAY}"),
-                    );
-                }
-                Some(_) => (),
-            }
+    if affinity == "None" && !config.is_null() {
+        causes.forbidden(&at, "must not be set when session affinity is None");
+    }
+    if affinity != "ClientIP" {
+        return;
+    }
+    if config.is_null() {
+        return causes.required(&at, WHEN);
+    }
+    let at = at.field("clientIP");
+    if config["clientIP"].is_null() {
+        return causes.required(&at, WHEN);
+    }
+    let at = at.field("timeoutSeconds");
+    let seconds = &config["clientIP"]["timeoutSeconds"];
+    match seconds.as_i64() {
+        None => causes.required(&at, WHEN),
+        Some(n) if n <= 0 || n > DAY => {
+            let why = format!("must be greater than 0 and less than {DAY}");
+            causes.invalid(&at, seconds, &why);
         }
-        "None" if !config.is_null() => {
-            causes.forbidden(&at, "must not be set when session affinity is None");
+        Some(_) => (),
+    }
+}
+
+/// Both names of the cluster addresses, and their families.
+fn addresses(causes: &mut Causes, at: &At<'_>, spec: &Value, old: Option<&Value>) {
+    let list_at = at.field("clusterIPs");
+    let (one, list) = (text(spec, "clusterIP"), items(&spec["clusterIPs"]));
+    match list.first() {
+        None if !one.is_empty() => causes.required(&list_at, ""),
+        Some(_) if one.is_empty() => {
+            let detail = "must be empty when `clusterIP` is not specified";
+            causes.invalid(&list_at, &spec["clusterIPs"], detail);
+        }
+        Some(first) if *first != one => {
+            causes.invalid(&list_at, &spec["clusterIPs"], "first value must match `clusterIP`");
         }
         _ => (),
     }
+    let families_at = at.field("ipFamilies");
+    let families = items(&spec["ipFamilies"]);
+    for (n, family) in families.iter().enumerate() {
+        causes.one_of(&families_at.index(n), family, &["IPv4", "IPv6"]);
+        if families[..n].contains(family) {
+            causes.duplicate(&families_at.index(n), family);
+        }
+    }
+    let policies = ["PreferDualStack", "RequireDualStack", "SingleStack"];
+    causes.one_of(&at.field("ipFamilyPolicy"), &spec["ipFamilyPolicy"], &policies);
+    let n_before = causes.0.len();
+    for (n, ip) in list.iter().enumerate() {
+        let known = old.is_some_and(|old| items(&old["clusterIPs"]).contains(ip));
+        if n == 0 && ip == "None" {
+            if list.len() > 1 {
+                let detail = "'None' must be the first and only value";
+                causes.invalid(&list_at, &spec["clusterIPs"], detail);
+            }
+        } else if !known {
+            causes.ip(&list_at.index(n), ip);
+        }
+    }
+    let all_right = causes.0.len() == n_before;
+    if list.len() > 2 {
+        causes.invalid(&list_at, &spec["clusterIPs"], "may only hold up to 2 values");
+    }
+    if all_right {
+        fit_families(causes, &list_at, spec);
+    }
 }
 
-fn cluster_ips(causes: &mut Causes, at: &At<'_>, spec: &Value) {
-    let at = at.field("clusterIPs");
-    let listed = items(&spec["clusterIPs"]);
-    if kind(spec) == "ExternalName" {
-        if !listed.is_empty() {
-            causes.forbidden(&at, "may not be set for ExternalName services");
-        }
-        return;
+fn fit_families(causes: &mut Causes, at: &At<'_>, spec: &Value) {
+    let list = items(&spec["clusterIPs"]);
+    let is_v6 = |ip: &Value| text_of(ip).contains(':');
+    let n_v6 = list.iter().filter(|ip| is_v6(ip)).count();
+    if list.len() > 1 && (n_v6 == 0 || n_v6 == list.len()) {
+        let detail = "may specify no more than one IP for each IP family";
+        causes.invalid(at, &spec["clusterIPs"], detail);
     }
     if is_headless(spec) {
-        if matches!(kind(spec), "NodePort" | "LoadBalancer") {
-            let detail = format!("may not be set to 'None' for {} services", kind(spec));
-            causes.invalid(&at.index(0), &spec["clusterIPs"], &detail);
-        }
         return;
     }
-    for (n, ip) in listed.iter().enumerate() {
-        if ip.as_str().is_none_or(|ip| ip.parse::<IpAddr>().is_err()) {
-            let detail = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
-            causes.invalid(&at.index(n), ip, detail);
+    for (n, (ip, family)) in list.iter().zip(items(&spec["ipFamilies"])).enumerate() {
+        if (*family == "IPv6") != is_v6(ip) {
+            let why =
+                format!("expected an {} value as indicated by `ipFamilies[{n}]`", text_of(family));
+            causes.invalid(&at.index(n), ip, &why);
         }
-    }
-}
-
-fn external_ips(causes: &mut Causes, at: &At<'_>, ips: &Value) {
-    for (n, ip) in items(ips).iter().enumerate() {
-        let at = at.index(n);
-        let Some(parsed) = causes.ip(&at, ip) else { continue };
-        reachable(causes, &at, ip, parsed);
     }
 }
 
@@ -164,82 +261,109 @@ pub(crate) fn reachable(causes: &mut Causes, at: &At<'_>, shown: &Value, ip: IpA
     }
 }
 
-fn load_balancer(causes: &mut Causes, at: &At<'_>, spec: &Value) {
-    const ONLY: &str = "may only be used when `type` is 'LoadBalancer'";
+fn load_balancer(causes: &mut Causes, at: &At<'_>, spec: &Value, old: Option<&Value>) {
     let balancer = kind(spec) == "LoadBalancer";
-    let ranges = at.field("loadBalancerSourceRanges");
-    if !balancer {
-        for field in
-            ["loadBalancerSourceRanges", "loadBalancerClass", "allocateLoadBalancerNodePorts"]
-        {
-            if !is_empty(&spec[field]) {
-                causes.forbidden(&at.field(field), ONLY);
-            }
-        }
-    } else if spec["allocateLoadBalancerNodePorts"].is_null() {
-        causes.required(&at.field("allocateLoadBalancerNodePorts"), "");
+    // Upstream shows its own name of this field.
+    let list = at.field("LoadBalancerSourceRanges");
+    if !is_empty(&spec["loadBalancerSourceRanges"]) && !balancer {
+        causes.forbidden(&list, ONLY_BALANCERS);
     }
     for (n, range) in items(&spec["loadBalancerSourceRanges"]).iter().enumerate() {
-        let cidr = range.as_str().unwrap_or_default().trim();
-        if !is_cidr(cidr) {
-            causes.invalid(
-                &ranges.index(n),
-                range,
-                "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)",
-            );
+        let known = old.is_some_and(|old| items(&old["loadBalancerSourceRanges"]).contains(range));
+        if !known {
+            causes.range(&list.index(n), &text_of(range).trim().into());
         }
     }
-    let class = text(spec, "loadBalancerClass");
-    if !class.is_empty() {
-        causes.faults(&at.field("loadBalancerClass"), class, words::qualified(class));
+    let allocate = &spec["allocateLoadBalancerNodePorts"];
+    if balancer && allocate.is_null() {
+        causes.required(&At::new("allocateLoadBalancerNodePorts"), "");
+    } else if !balancer && !allocate.is_null() {
+        causes.forbidden(&at.field("allocateLoadBalancerNodePorts"), ONLY_BALANCERS);
     }
-    let health = &spec["healthCheckNodePort"];
-    if health.as_i64().unwrap_or_default() != 0 && !super::wants_health_check(spec) {
-        let detail =
-            "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
-        causes.invalid(&at.field("healthCheckNodePort"), health, detail);
-    }
-}
-
-/// Whether the text is an address range.
-pub(crate) fn is_cidr(cidr: &str) -> bool {
-    let Some((address, prefix)) = cidr.split_once('/') else { return false };
-    let Ok(prefix) = prefix.parse::<u8>() else { return false };
-    match address.parse() {
-        Ok(IpAddr::V4(_)) => prefix <= 32,
-        Ok(IpAddr::V6(_)) => prefix <= 128,
-        Err(_) => false,
+    let class_at = at.field("loadBalancerClass");
+    match spec["loadBalancerClass"].as_str() {
+        Some(class) if balancer => causes.faults(&class_at, class, words::qualified(class)),
+        Some(_) => causes.forbidden(&class_at, ONLY_BALANCERS),
+        None => (),
     }
 }
 
 fn policies(causes: &mut Causes, at: &At<'_>, spec: &Value) {
-    let external = text(spec, "externalTrafficPolicy");
-    if !external.is_empty() && !super::has_external(spec) {
+    const WHERE: [&str; 2] = ["Cluster", "Local"];
+    let external = &spec["externalTrafficPolicy"];
+    let external_at = at.field("externalTrafficPolicy");
+    if super::has_external(spec) {
+        if causes.present(&external_at, external, "") {
+            causes.one_of(&external_at, external, &WHERE);
+        }
+    } else if !is_empty(external) {
         let detail = "may only be set for externally-accessible services";
-        causes.invalid(&at.field("externalTrafficPolicy"), &external.into(), detail);
+        causes.invalid(&external_at, external, detail);
     }
-    const DISTRIBUTIONS: [&str; 3] = ["PreferClose", "PreferSameNode", "PreferSameZone"];
+    let health = spec["healthCheckNodePort"].as_i64().unwrap_or_default();
+    let health_at = at.field("healthCheckNodePort");
+    if super::wants_health_check(spec) {
+        if health != 0 {
+            causes.between(&health_at, &health.into(), 1, 65535);
+        }
+    } else if health != 0 {
+        let detail =
+            "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
+        causes.invalid(&health_at, &health.into(), detail);
+    }
+    let internal = &spec["internalTrafficPolicy"];
+    causes.one_of(&at.field("internalTrafficPolicy"), internal, &WHERE);
+    const DISTRIBUTIONS: [&str; 3] = ["PreferClose", "PreferSameZone", "PreferSameNode"];
     causes.one_of(&at.field("trafficDistribution"), &spec["trafficDistribution"], &DISTRIBUTIONS);
 }
 
 /// What may not change.
 pub(super) fn update(causes: &mut Causes, new: &Value, old: &Value) {
     let at = At::new("spec");
-    if kind(new) == "ExternalName" || kind(old) == "ExternalName" {
-        return;
-    }
-    let (before, now) = (&old["clusterIPs"], &new["clusterIPs"]);
-    let first =
-        |ips: &Value| items(ips).first().and_then(Value::as_str).unwrap_or_default().to_owned();
-    if !first(before).is_empty() && first(before) != first(now) {
-        let at = at.field("clusterIPs");
-        causes.invalid(&at.index(0), now, "may not change once set");
-    }
     if kind(new) == "LoadBalancer" && kind(old) == "LoadBalancer" {
         let class = &new["loadBalancerClass"];
         if *class != old["loadBalancerClass"] {
             causes.invalid(&at.field("loadBalancerClass"), class, "may not change once set");
         }
+    }
+    let health = "healthCheckNodePort";
+    let both = super::wants_health_check(new) && super::wants_health_check(old);
+    if both && new.get(health) != old.get(health) {
+        causes.forbidden(&at.field(health), "field is immutable");
+    }
+    if kind(new) == "ExternalName" || kind(old) == "ExternalName" {
+        return;
+    }
+    let headless = (is_headless(new), is_headless(old));
+    if headless != (true, true) {
+        kept(causes, &at, new, old, "clusterIPs", "clusterIP");
+    }
+    if headless == (false, false) {
+        kept(causes, &at, new, old, "ipFamilies", "ipFamily");
+    }
+}
+
+/// A second address or family may come and go; what is first stays.
+fn kept(causes: &mut Causes, at: &At<'_>, new: &Value, old: &Value, list: &str, one: &str) {
+    let (now, before) = (items(&new[list]), items(&old[list]));
+    let list_at = at.field(list);
+    let first = list_at.index(0);
+    if now.len() == before.len() {
+        for (n, _) in now.iter().zip(before).enumerate().filter(|(_, (a, b))| a != b) {
+            let n = if list == "ipFamilies" { 0 } else { n };
+            causes.invalid(&list_at.index(n), &new[list], "may not change once set");
+        }
+        return;
+    }
+    if now.is_empty() {
+        return causes.invalid(&first, &new[list], &format!("primary {one} can not be unset"));
+    }
+    if !before.is_empty() && now[0] != before[0] {
+        causes.invalid(&first, &new["clusterIPs"], "may not change once set");
+    }
+    if now.len() == 1 && before.len() > 1 && text(new, "ipFamilyPolicy") != "SingleStack" {
+        let why = format!("must be set to 'SingleStack' when releasing the secondary {one}");
+        causes.invalid(&at.field("ipFamilyPolicy"), &new["ipFamilyPolicy"], &why);
     }
 }
 
@@ -264,14 +388,11 @@ pub(crate) fn status(causes: &mut Causes, status: &Value, of_service: bool) {
         }
         let host = text(ingress, "hostname");
         if !host.is_empty() {
-            if host.parse::<IpAddr>().is_ok() {
-                causes.invalid(
-                    &at.field("hostname"),
-                    &host.into(),
-                    "must be a DNS name, not an IP address",
-                );
-            }
             causes.faults(&at.field("hostname"), host, words::subdomain(host));
+            if host.parse::<IpAddr>().is_ok() {
+                let detail = "must be a DNS name, not an IP address";
+                causes.invalid(&at.field("hostname"), &host.into(), detail);
+            }
         }
     }
 }
@@ -283,7 +404,7 @@ mod tests {
     #[track_caller]
     fn check(spec: Value, expected: &[&str]) {
         let mut causes = Causes::default();
-        super::spec(&mut causes, &spec);
+        super::spec(&mut causes, &spec, None);
         let texts: Vec<String> = causes.0.iter().map(ToString::to_string).collect();
         assert_eq!(texts.len(), expected.len(), "{texts:#?}");
         for (text, start) in texts.iter().zip(expected) {

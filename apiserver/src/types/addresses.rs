@@ -1,0 +1,212 @@
+//! IP addresses and address ranges in fields, in upstream's words.
+//!
+//! Source: upstream's `apimachinery/pkg/util/validation/ip.go`; KEP-4858 (strict addresses).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use serde_json::Value;
+
+use super::check::{At, Causes};
+
+const BAD_IP: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+const BAD_RANGE: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+
+/// An address range: its first address, and the length of its prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Range {
+    address: IpAddr,
+    prefix: u32,
+}
+
+impl Range {
+    /// Whether every address of this range is one of `outer`, which has more.
+    pub(super) fn is_strictly_within(self, outer: Range) -> bool {
+        let outside = width(outer.address) - outer.prefix;
+        let shared = |range: Range| bits(range.address).checked_shr(outside).unwrap_or_default();
+        self.is_ipv4() == outer.is_ipv4()
+            && self.prefix > outer.prefix
+            && shared(self) == shared(outer)
+    }
+
+    /// Whether the addresses are IPv4 ones.
+    pub(super) fn is_ipv4(self) -> bool {
+        self.address.is_ipv4()
+    }
+
+    /// The range with nothing beyond its prefix, as it is written.
+    fn canonical(self) -> String {
+        format!("{}/{}", self.first(), self.prefix)
+    }
+
+    fn first(self) -> IpAddr {
+        let host = width(self.address) - self.prefix;
+        let kept = if host == 128 { 0 } else { bits(self.address) >> host << host };
+        match self.address {
+            IpAddr::V4(_) => Ipv4Addr::from(u32::try_from(kept).unwrap_or_default()).into(),
+            IpAddr::V6(_) => Ipv6Addr::from(kept).into(),
+        }
+    }
+}
+
+const fn width(address: IpAddr) -> u32 {
+    match address {
+        IpAddr::V4(_) => 32,
+        IpAddr::V6(_) => 128,
+    }
+}
+
+fn bits(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => u128::from(u32::from(v4)),
+        IpAddr::V6(v6) => u128::from(v6),
+    }
+}
+
+/// The address, and whether it was written with leading zeros.
+fn parse(text: &str) -> Option<(IpAddr, bool)> {
+    if let Ok(ip) = text.parse() {
+        return Some((ip, false));
+    }
+    let parts: Vec<&str> = text.split('.').collect();
+    let plain = |part: &&str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    if parts.len() != 4 || !parts.iter().all(plain) {
+        return None;
+    }
+    let octets: Vec<&str> = parts
+        .iter()
+        .map(|part| Some(part.trim_start_matches('0')).filter(|p| !p.is_empty()).unwrap_or("0"))
+        .collect();
+    octets.join(".").parse().ok().map(|ip| (ip, true))
+}
+
+fn is_mapped(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some())
+}
+
+/// An address in any form; the faults if there are any.
+pub(super) fn ip(text: &str) -> Result<IpAddr, &'static str> {
+    match parse(text) {
+        None => Err(BAD_IP),
+        Some((_, true)) => Err("must not have leading 0s"),
+        Some((ip, _)) if is_mapped(ip) => Err("must not be an IPv4-mapped IPv6 address"),
+        Some((ip, _)) => Ok(ip),
+    }
+}
+
+/// An address range in any form.
+pub(super) fn range(text: &str) -> Result<Range, &'static str> {
+    let parts = text.split_once('/').and_then(|(ip, prefix)| {
+        let digits = prefix.bytes().all(|b| b.is_ascii_digit());
+        let zeros = prefix.len() > 1 && prefix.starts_with('0');
+        Some((parse(ip)?, prefix.parse::<u32>().ok().filter(|_| digits)?, zeros))
+    });
+    let Some(((address, zeros), prefix, more_zeros)) = parts else { return Err(BAD_RANGE) };
+    if prefix > width(address) {
+        return Err(BAD_RANGE);
+    }
+    let range = Range { address, prefix };
+    if zeros || more_zeros {
+        Err("must not have leading 0s in IP or prefix length")
+    } else if is_mapped(address) {
+        Err("must not have an IPv4-mapped IPv6 address")
+    } else if range.first() != address {
+        Err("must not have bits set beyond the prefix length")
+    } else {
+        Ok(range)
+    }
+}
+
+/// Warns of an address that is right, but written in another way than it should be.
+pub(super) fn ip_warning(at: &str, text: &str) -> Option<String> {
+    let ip = ip(text).ok().filter(|ip| ip.is_ipv6() && ip.to_string() != text)?;
+    Some(format!(
+        "{at}: IPv6 address {text:?} should be in RFC 5952 canonical format ({:?})",
+        ip.to_string()
+    ))
+}
+
+/// Warns of a range that is right, but written in another way than it should be.
+pub(super) fn range_warning(at: &str, text: &str) -> Option<String> {
+    let range = range(text).ok().filter(|r| !r.is_ipv4() && r.canonical() != text)?;
+    Some(format!(
+        "{at}: IPv6 CIDR value {text:?} should be in RFC 5952 canonical format ({:?})",
+        range.canonical()
+    ))
+}
+
+impl Causes {
+    /// An address in any form that is not ambiguous.
+    pub(crate) fn ip(&mut self, at: &At<'_>, value: &Value) -> Option<IpAddr> {
+        ip(value.as_str().unwrap_or_default()).map_err(|why| self.invalid(at, value, why)).ok()
+    }
+
+    /// An address in the one form that it should have.
+    pub(super) fn canonical_ip(&mut self, at: &At<'_>, value: &Value) -> Option<IpAddr> {
+        let ip = self.ip(at, value)?;
+        let written = ip.to_string();
+        if *value != *written {
+            self.invalid(at, value, &format!("must be in canonical form ({written:?})"));
+        }
+        Some(ip)
+    }
+
+    /// An address range in any form that is not ambiguous.
+    pub(super) fn range(&mut self, at: &At<'_>, value: &Value) -> Option<Range> {
+        range(value.as_str().unwrap_or_default()).map_err(|why| self.invalid(at, value, why)).ok()
+    }
+
+    /// An address range in the one form that it should have.
+    pub(super) fn canonical_range(&mut self, at: &At<'_>, value: &Value) -> Option<Range> {
+        let range = self.range(at, value)?;
+        let written = range.canonical();
+        if *value != *written {
+            self.invalid(at, value, &format!("must be in canonical form ({written:?})"));
+        }
+        Some(range)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ambiguous_addresses_are_refused() {
+        assert!(ip("10.0.0.1").is_ok() && ip("2001:DB8:0::1").is_ok());
+        assert_eq!(ip("010.0.0.1"), Err("must not have leading 0s"));
+        assert_eq!(ip("::ffff:1.2.3.4"), Err("must not be an IPv4-mapped IPv6 address"));
+        assert_eq!(ip("10.0.0"), Err(BAD_IP));
+        assert_eq!(ip("300.0.0.1"), Err(BAD_IP));
+    }
+
+    #[test]
+    fn ranges_end_at_their_prefix() {
+        assert!(
+            range("10.0.0.0/8").is_ok() && range("::/0").is_ok() && range("10.1.2.3/32").is_ok()
+        );
+        assert_eq!(range("10.1.0.0/8"), Err("must not have bits set beyond the prefix length"));
+        assert_eq!(range("10.0.0.0/08"), Err("must not have leading 0s in IP or prefix length"));
+        for bad in ["10.0.0.0", "10.0.0.0/33", "10.0.0.0/+8", "x/8", "::/129"] {
+            assert_eq!(range(bad), Err(BAD_RANGE), "{bad}");
+        }
+    }
+
+    #[test]
+    fn ranges_contain_ranges() {
+        let within = |a: &str, b: &str| range(a).unwrap().is_strictly_within(range(b).unwrap());
+        assert!(within("10.1.0.0/16", "10.0.0.0/8"));
+        assert!(within("10.1.0.0/16", "0.0.0.0/0"));
+        assert!(within("2001:db8:1::/48", "2001:db8::/32"));
+        assert!(!within("11.0.0.0/16", "10.0.0.0/8"));
+        assert!(!within("10.0.0.0/8", "10.0.0.0/8"));
+        assert!(!within("2001:db8::/64", "0.0.0.0/0"));
+    }
+
+    #[test]
+    fn other_forms_are_told() {
+        assert_eq!(ip_warning("a", "2001:db8::1"), None);
+        assert!(ip_warning("a", "2001:db8:0::1").unwrap().ends_with("(\"2001:db8::1\")"));
+        assert!(range_warning("a", "2001:db8:0::/64").unwrap().ends_with("(\"2001:db8::/64\")"));
+        assert_eq!(range_warning("a", "10.0.0.0/8"), None);
+    }
+}

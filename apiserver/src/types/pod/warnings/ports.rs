@@ -1,0 +1,90 @@
+//! Ports of one pod that get into each other's way.
+
+use std::collections::HashMap;
+
+use serde_json::Value;
+
+use super::visit;
+use crate::types::check::{items, text};
+
+/// Texts for ports that several containers have, or that say too little.
+pub(super) fn clashes(at: &str, spec: &Value, warnings: &mut Vec<String>) {
+    let mut ports = Vec::new();
+    visit(spec, |list, n, container| {
+        for (m, port) in items(&container["ports"]).iter().enumerate() {
+            ports.push((format!("{at}.{list}[{n}].ports[{m}]"), port));
+        }
+    });
+    for (n, (place, port)) in ports.iter().enumerate() {
+        if !text(port, "hostIP").is_empty() && host_port(port) == 0 {
+            warnings.push(format!("{place}: hostIP set without hostPort: {}", shown(port)));
+        }
+        for (other_place, other) in ports[..n].iter().filter(|(_, other)| same(port, other)) {
+            if let Some(how) = clash(port, other) {
+                warnings.push(format!("{place}: {how} port definition with {other_place}"));
+            }
+        }
+    }
+    let mut names: HashMap<&str, &str> = HashMap::new();
+    for (place, port) in &ports {
+        let name = text(port, "name");
+        if name.is_empty() {
+            continue;
+        }
+        match names.get(name) {
+            Some(first) => warnings.push(format!(
+                "{place}: duplicate port name {name:?} with {first}, services and probes that select ports by name will use {first}"
+            )),
+            None => drop(names.insert(name, place)),
+        }
+    }
+}
+
+fn host_port(port: &Value) -> i64 {
+    port["hostPort"].as_i64().unwrap_or_default()
+}
+
+fn same(port: &Value, other: &Value) -> bool {
+    port["containerPort"] == other["containerPort"] && port["protocol"] == other["protocol"]
+}
+
+/// How two definitions of one port of a pod do not go together.
+fn clash(port: &Value, other: &Value) -> Option<&'static str> {
+    let (ip, other_ip) = (text(port, "hostIP"), text(other, "hostIP"));
+    let (host, other_host) = (host_port(port), host_port(other));
+    if ip == other_ip && host == other_host {
+        Some("duplicate")
+    } else if host == 0 || other_host == 0 {
+        Some("overlapping")
+    } else if host == other_host && ip.is_empty() != other_ip.is_empty() {
+        Some("dangerously ambiguous")
+    } else {
+        None
+    }
+}
+
+/// A port as Go prints it.
+fn shown(port: &Value) -> String {
+    format!(
+        "{{Name:{} HostPort:{} ContainerPort:{} Protocol:{} HostIP:{}}}",
+        text(port, "name"),
+        host_port(port),
+        port["containerPort"].as_i64().unwrap_or_default(),
+        text(port, "protocol"),
+        text(port, "hostIP"),
+    )
+}
+
+#[test]
+fn ports_clash() {
+    use serde_json::json;
+    let port = |name: &str| json!({"name": name, "containerPort": 80, "protocol": "TCP"});
+    let spec = json!({"containers": [{"ports": [port("a")]}, {"ports": [port("a")]}]});
+    let mut warnings = Vec::new();
+    clashes("spec", &spec, &mut warnings);
+    assert_eq!(
+        warnings[0],
+        "spec.containers[1].ports[0]: duplicate port definition with spec.containers[0].ports[0]"
+    );
+    assert!(warnings[1].contains("duplicate port name \"a\""));
+}

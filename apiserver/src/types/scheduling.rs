@@ -1,0 +1,192 @@
+//! Disruption budgets, priority classes, runtime classes and leases.
+
+use schema::Cause;
+use serde_json::{Value, json};
+
+use super::check::{At, Causes, default, is_empty, text};
+use super::{Ctx, Strategy, words};
+use crate::status::ApiError;
+
+/// Strategy of `poddisruptionbudgets`.
+pub(crate) struct Budgets;
+
+impl Strategy for Budgets {
+    fn unconditional_updates(&self) -> bool {
+        false
+    }
+
+    fn prepare_create(&self, _ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {
+        obj["status"] = json!({"disruptionsAllowed": 0, "currentHealthy": 0, "desiredHealthy": 0, "expectedPods": 0});
+        Ok(())
+    }
+
+    fn default(&self, obj: &mut Value) {
+        default(obj, "spec", json!({}));
+    }
+
+    fn validate(&self, obj: &Value, _old: Option<&Value>, subresource: Option<&str>) -> Vec<Cause> {
+        let mut causes = Causes::default();
+        if subresource.is_some() {
+            return causes.0;
+        }
+        let (spec, at) = (&obj["spec"], At::new("spec"));
+        let limits = ["minAvailable", "maxUnavailable"];
+        if limits.iter().all(|f| !spec[*f].is_null()) {
+            causes.invalid(&at, spec, "minAvailable and maxUnavailable cannot be both set");
+        }
+        for field in limits {
+            causes.count_or_percent(&at.field(field), &spec[field]);
+            causes.at_most_all(&at.field(field), &spec[field]);
+        }
+        let policy = at.field("unhealthyPodEvictionPolicy");
+        causes.one_of(
+            &policy,
+            &spec["unhealthyPodEvictionPolicy"],
+            &["AlwaysAllow", "IfHealthyBudget"],
+        );
+        causes.selector(&at.field("selector"), &spec["selector"]);
+        causes.0
+    }
+
+    fn counts_generation(&self) -> bool {
+        true
+    }
+}
+
+/// Strategy of `priorityclasses`.
+pub(crate) struct Priorities;
+
+const HIGHEST_USER_PRIORITY: i64 = 1_000_000_000;
+
+impl Strategy for Priorities {
+    fn validate(&self, obj: &Value, old: Option<&Value>, _subresource: Option<&str>) -> Vec<Cause> {
+        let mut causes = Causes::default();
+        let name = text(&obj["metadata"], "name");
+        let value = obj["value"].as_i64().unwrap_or_default();
+        let system = matches!(
+            (name, value),
+            ("system-cluster-critical", 2_000_000_000) | ("system-node-critical", 2_000_001_000)
+        );
+        let meta = At::new("metadata");
+        if name.starts_with("system-") && !system {
+            let why = format!(
+                "priority class names with 'system-' prefix are reserved for system use only. error: {name} is not a known system priority class"
+            );
+            causes.forbidden(&meta.field("name"), &why);
+        }
+        if value > HIGHEST_USER_PRIORITY && !system && !name.starts_with("system-") {
+            let why = format!(
+                "maximum allowed value of a user defined priority is {HIGHEST_USER_PRIORITY}"
+            );
+            causes.forbidden(&At::new("value"), &why);
+        }
+        if let Some(old) = old {
+            if obj["value"] != old["value"] {
+                causes.forbidden(&At::new("value"), "may not be changed in an update.");
+            }
+            causes.immutable(
+                &At::new("preemptionPolicy"),
+                &obj["preemptionPolicy"],
+                &old["preemptionPolicy"],
+            );
+        }
+        causes.0
+    }
+
+    fn starts_generation(&self) -> bool {
+        true
+    }
+}
+
+/// Strategy of `runtimeclasses`.
+pub(crate) struct Runtimes;
+
+impl Strategy for Runtimes {
+    fn creates_on_update(&self) -> bool {
+        true
+    }
+
+    fn unconditional_updates(&self) -> bool {
+        false
+    }
+
+    fn validate(&self, obj: &Value, old: Option<&Value>, _subresource: Option<&str>) -> Vec<Cause> {
+        let mut causes = Causes::default();
+        let handler = text(obj, "handler");
+        causes.faults(&At::new("handler"), handler, words::label(handler));
+        if let Some(old) = old {
+            causes.immutable(&At::new("handler"), &obj["handler"], &old["handler"]);
+        }
+        super::pod::overhead(&mut causes, &At::new("overhead"), &obj["overhead"]["podFixed"]);
+        let at = At::new("scheduling");
+        causes.labels(&at.field("nodeSelector"), &obj["scheduling"]["nodeSelector"]);
+        super::pod::tolerations(
+            &mut causes,
+            &at.field("tolerations"),
+            &obj["scheduling"]["tolerations"],
+        );
+        causes.0
+    }
+}
+
+/// Strategy of `leases`.
+pub(crate) struct Leases;
+
+impl Strategy for Leases {
+    fn unconditional_updates(&self) -> bool {
+        false
+    }
+
+    fn validate(
+        &self,
+        obj: &Value,
+        _old: Option<&Value>,
+        _subresource: Option<&str>,
+    ) -> Vec<Cause> {
+        let mut causes = Causes::default();
+        let (spec, at) = (&obj["spec"], At::new("spec"));
+        causes.positive(&at.field("leaseDurationSeconds"), &spec["leaseDurationSeconds"]);
+        causes.not_negative(&at.field("leaseTransitions"), &spec["leaseTransitions"]);
+        if let Some(holder) = spec["holderIdentity"].as_str()
+            && holder.is_empty()
+            && !is_empty(&spec["strategy"])
+        {
+            causes.required(&at.field("holderIdentity"), "");
+        }
+        causes.0
+    }
+
+    fn creates_on_update(&self) -> bool {
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(causes: Vec<Cause>) -> Vec<String> {
+        causes.into_iter().map(|c| c.field).collect()
+    }
+
+    #[test]
+    fn budgets_have_one_limit() {
+        let budget = json!({"spec": {"minAvailable": -1, "maxUnavailable": "150%"}});
+        assert_eq!(
+            fields(Budgets.validate(&budget, None, None)),
+            ["spec", "spec.minAvailable", "spec.maxUnavailable"]
+        );
+    }
+
+    #[test]
+    fn system_priorities_are_reserved() {
+        let class = |name: &str, value: i64| json!({"metadata": {"name": name}, "value": value});
+        assert_eq!(
+            fields(Priorities.validate(&class("system-x", 1), None, None)),
+            ["metadata.name"]
+        );
+        let known = class("system-node-critical", 2_000_001_000);
+        assert!(Priorities.validate(&known, None, None).is_empty());
+        assert_eq!(fields(Priorities.validate(&class("x", 2_000_000_000), None, None)), ["value"]);
+    }
+}
