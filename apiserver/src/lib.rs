@@ -27,7 +27,7 @@ pub mod fairness;
 pub mod flags;
 pub mod handlers;
 pub mod identity;
-mod protobuf;
+pub mod protobuf;
 pub mod registry;
 pub mod request;
 pub mod server;

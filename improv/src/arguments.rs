@@ -30,6 +30,9 @@ pub(crate) enum Command {
     /// Build images, and bring them into the cluster
     #[command(subcommand)]
     Image(Image),
+    /// Measure
+    #[command(subcommand)]
+    Bench(crate::bench::Bench),
     /// Write crds/ and charts/ of this repository
     Generate(Generate),
 }

@@ -2,6 +2,7 @@
 //! newcomer needs beside: images, kubeconfig, status, and the repository's generated files.
 
 mod arguments;
+mod bench;
 mod down;
 mod generate;
 mod grants;
@@ -55,6 +56,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Down(down) => block_on(down::down(&down)),
         Command::Status(which) => block_on(status::status(&which)),
+        Command::Bench(bench) => bench::run(&bench),
         Command::Kubeconfig(kubeconfig) => print_kubeconfig(&kubeconfig),
         Command::Image(Image::Import(import)) => block_on(image::run_import(&import)),
     }

@@ -11,7 +11,7 @@ use super::wire::{Envelope, put_bytes_field, put_double_field, put_number_field}
 use super::{MAGIC, message_of};
 
 /// Encodes an object, envelope included; `None` if its kind has no protobuf.
-pub(crate) fn encode(object: &Value) -> Option<Vec<u8>> {
+pub fn encode(object: &Value) -> Option<Vec<u8>> {
     let text = |field: &str| object.get(field).and_then(Value::as_str).unwrap_or_default();
     let (api_version, kind) = (text("apiVersion"), text("kind"));
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));

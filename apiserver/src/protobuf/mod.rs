@@ -11,7 +11,7 @@ mod wire;
 use schema::{Schema, facts};
 use serde_json::Value;
 
-pub(crate) use encode::encode;
+pub use encode::encode;
 
 /// The first bytes of every body.
 const MAGIC: &[u8] = b"k8s\0";

@@ -1,0 +1,254 @@
+//! The phases of a benchmark, in words of requests.
+
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use anyhow::ensure;
+use futures::future::try_join_all;
+use http::Method;
+
+use super::arguments::{Api, Phase};
+use super::bodies::{Bodies, name};
+use super::connection::{Call, Connection, Media};
+use super::fan_out::FanOut;
+use super::load::{self, Bounds, Measured};
+use super::report::Report;
+use super::target::Target;
+
+/// Connections that write while others watch.
+const WRITERS: usize = 8;
+
+/// Paths of one namespace's pods.
+pub(crate) struct Road<'a> {
+    /// The server.
+    pub target: &'a Target,
+    /// The namespace.
+    pub namespace: &'a str,
+}
+
+impl Road<'_> {
+    /// The collection, with a query.
+    pub(crate) fn pods(&self, query: &str) -> String {
+        format!("/api/v1/namespaces/{}/pods{query}", self.namespace)
+    }
+
+    /// One pod, with a subresource or query.
+    pub(crate) fn pod(&self, number: usize, rest: &str) -> String {
+        format!("/api/v1/namespaces/{}/pods/{}{rest}", self.namespace, name(number))
+    }
+}
+
+/// Runs the phases that are asked for and notes what they measured.
+///
+/// # Errors
+/// If a connection ends, or pods are missing that a phase needs.
+pub(crate) async fn run(
+    arguments: &Api,
+    target: &Target,
+    namespace: &str,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let open = (0..arguments.workers.max(1)).map(|_| Connection::open(target, arguments.encoding));
+    let mut bench = Bench {
+        arguments,
+        road: Road { target, namespace },
+        bodies: Bodies::new(namespace, arguments.size, arguments.encoding)?,
+        connections: try_join_all(open).await?,
+        made: 0,
+    };
+    for &phase in &arguments.phases {
+        bench.phase(phase, report).await?;
+    }
+    Ok(())
+}
+
+struct Bench<'a> {
+    arguments: &'a Api,
+    road: Road<'a>,
+    bodies: Bodies,
+    connections: Vec<Connection>,
+    /// Pods that are there: the first so many numbers.
+    made: usize,
+}
+
+impl Bench<'_> {
+    async fn phase(&mut self, phase: Phase, report: &mut Report) -> anyhow::Result<()> {
+        if !matches!(phase, Phase::Create) && self.made == 0 {
+            let bounds = Bounds { requests: self.arguments.pods, time: Duration::MAX };
+            self.create(bounds).await?;
+        }
+        let bounds = self.bounds();
+        match phase {
+            Phase::Create => {
+                let measured =
+                    self.create(Bounds { requests: self.arguments.pods, ..bounds }).await?;
+                report.requests("create", &measured);
+            }
+            Phase::Get => report.requests("get", &self.get(bounds).await?),
+            Phase::List => report.requests("list", &self.list(bounds).await?),
+            Phase::Page => report.requests("page", &self.page(bounds).await?),
+            Phase::Status => report.requests("status", &self.status(bounds).await?),
+            Phase::Apply => report.requests("apply", &self.apply(bounds).await?),
+            Phase::Watch => {
+                let rate = Some(self.arguments.rate);
+                self.watch("watch", self.arguments.watchers, rate, report).await?;
+            }
+            Phase::Saturate => {
+                self.watch("saturate", self.arguments.saturating_watchers, None, report).await?;
+            }
+            Phase::Mixed => report.requests("mixed", &self.mixed(bounds).await?),
+            Phase::Delete => report.requests("delete", &self.delete(bounds).await?),
+        }
+        Ok(())
+    }
+
+    fn bounds(&self) -> Bounds {
+        let requests = match self.arguments.requests {
+            0 => usize::MAX,
+            n => n,
+        };
+        Bounds { requests, time: Duration::from_secs(self.arguments.seconds) }
+    }
+
+    async fn create(&mut self, bounds: Bounds) -> anyhow::Result<Measured> {
+        let (road, bodies) = (&self.road, &self.bodies);
+        let media = Media::Object(self.arguments.encoding);
+        let first = self.made;
+        let measured = load::run(&mut self.connections, bounds, |n| {
+            let call = Call::new(Method::POST, road.pods(""));
+            Some(call.with(media, bodies.pod.fill(first + n, 0)))
+        })
+        .await?;
+        ensure!(
+            measured.errors == 0,
+            "pods cannot be created: {}",
+            measured.first_error.as_deref().unwrap_or_default()
+        );
+        self.made += measured.latencies.len() as usize;
+        Ok(measured)
+    }
+
+    async fn get(&mut self, bounds: Bounds) -> anyhow::Result<Measured> {
+        let (road, made) = (&self.road, self.made);
+        load::run(&mut self.connections, bounds, |n| {
+            Some(Call::new(Method::GET, road.pod(scattered(n, made), "")))
+        })
+        .await
+    }
+
+    async fn list(&mut self, bounds: Bounds) -> anyhow::Result<Measured> {
+        let road = &self.road;
+        let next = |_| Some(Call::new(Method::GET, road.pods("")));
+        load::run(&mut self.connections, bounds, next).await
+    }
+
+    /// Pages as a reflector reads them: each connection follows its own list from page to page.
+    async fn page(&mut self, bounds: Bounds) -> anyhow::Result<Measured> {
+        let limit = self.arguments.limit;
+        let tokens = self.tokens(limit).await?;
+        let road = &self.road;
+        load::run(&mut self.connections, bounds, |n| {
+            let token = &tokens[n % tokens.len()];
+            Some(Call::new(Method::GET, road.pods(&format!("?limit={limit}{token}"))))
+        })
+        .await
+    }
+
+    /// The queries that lead to each page of one list.
+    async fn tokens(&mut self, limit: usize) -> anyhow::Result<Vec<String>> {
+        let mut tokens = vec![String::new()];
+        loop {
+            let token = tokens.last().map(String::as_str).unwrap_or_default();
+            let call = Call::new(Method::GET, self.road.pods(&format!("?limit={limit}{token}")));
+            let page = self.connections[0].succeed(&call).await?;
+            let page: serde_json::Value = serde_json::from_slice(&page)?;
+            match page["metadata"]["continue"].as_str() {
+                None | Some("") => return Ok(tokens),
+                Some(token) => tokens.push(format!("&continue={token}")),
+            }
+        }
+    }
+
+    async fn status(&mut self, bounds: Bounds) -> anyhow::Result<Measured> {
+        let (road, bodies, made) = (&self.road, &self.bodies, self.made);
+        load::run(&mut self.connections, bounds, |n| {
+            let pod = n % made;
+            let call = Call::new(Method::PATCH, road.pod(pod, "/status"));
+            Some(call.with(Media::Strategic, bodies.status.fill(pod, n as u64)))
+        })
+        .await
+    }
+
+    async fn apply(&mut self, bounds: Bounds) -> anyhow::Result<Measured> {
+        let (road, bodies, made) = (&self.road, &self.bodies, self.made);
+        load::run(&mut self.connections, bounds, |n| {
+            let pod = n % made;
+            let path = road.pod(pod, "?fieldManager=improv-bench-apply&force=true");
+            let body = bodies.apply.fill(pod, n as u64);
+            Some(Call::new(Method::PATCH, path).with(Media::Apply, body))
+        })
+        .await
+    }
+
+    async fn watch(
+        &mut self,
+        phase: &str,
+        watchers: usize,
+        rate: Option<u32>,
+        report: &mut Report,
+    ) -> anyhow::Result<()> {
+        let fan_out = FanOut {
+            road: &self.road,
+            status: &self.bodies.status,
+            pods: self.made,
+            watchers,
+            rate,
+            time: Duration::from_secs(self.arguments.seconds),
+        };
+        let writers = self.connections.len().min(WRITERS);
+        report.delivered(phase, &fan_out.run(&mut self.connections[..writers]).await?);
+        Ok(())
+    }
+
+    /// Of twenty requests: twelve gets, a page, five status patches, a creation and a deletion.
+    async fn mixed(&mut self, bounds: Bounds) -> anyhow::Result<Measured> {
+        let (road, bodies, made) = (&self.road, &self.bodies, self.made);
+        let media = Media::Object(self.arguments.encoding);
+        // Only what was surely created is deleted: numbers come back some rounds later.
+        let extra = Mutex::new(std::collections::VecDeque::new());
+        let extra = || extra.lock().unwrap_or_else(PoisonError::into_inner);
+        load::run(&mut self.connections, bounds, |n| {
+            let pod = scattered(n, made);
+            Some(match n % 20 {
+                0 => Call::new(Method::GET, road.pods("?limit=50")),
+                1..=5 => Call::new(Method::PATCH, road.pod(n % made, "/status"))
+                    .with(Media::Strategic, bodies.status.fill(n % made, n as u64)),
+                6 => {
+                    extra().push_back(made + n);
+                    Call::new(Method::POST, road.pods("")).with(media, bodies.pod.fill(made + n, 0))
+                }
+                7 if extra().len() > 20 => match extra().pop_front() {
+                    Some(old) => Call::new(Method::DELETE, road.pod(old, "")),
+                    None => Call::new(Method::GET, road.pod(pod, "")),
+                },
+                _ => Call::new(Method::GET, road.pod(pod, "")),
+            })
+        })
+        .await
+    }
+
+    async fn delete(&mut self, bounds: Bounds) -> anyhow::Result<Measured> {
+        let (road, made) = (&self.road, self.made);
+        let bounds = Bounds { requests: made, ..bounds };
+        let next = |n| Some(Call::new(Method::DELETE, road.pod(n, "")));
+        let measured = load::run(&mut self.connections, bounds, next).await?;
+        self.made = 0;
+        Ok(measured)
+    }
+}
+
+/// Another pod each time, without an order that caches could like.
+fn scattered(n: usize, pods: usize) -> usize {
+    n.wrapping_mul(2_654_435_761) % pods
+}
