@@ -10,7 +10,7 @@ IMPROV := $(TARGET)/release/improv
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 export PATH := $(CURDIR)/target/tools:$(PATH):/usr/sbin:/sbin
 
-.PHONY: fuzz help up down status test unit fmt-check clippy generated charts cluster build packages test-packages tools
+.PHONY: help up down status bench fuzz test unit fmt-check clippy generated charts cluster build packages test-packages tools
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,10 @@ down: ## Stop the cluster and remove all that it left on this machine
 
 status: ## Show what runs
 	$(SUDO) $(IMPROV) status
+
+bench: packages ## Measure an API server of its own with `improv bench api`
+	$(CARGO) build --release -p improv
+	@hack/bench
 
 test: test-packages tools fmt-check clippy unit cluster ## Everything that CI runs
 

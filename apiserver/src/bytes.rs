@@ -32,7 +32,8 @@ pub fn encode(object: &Value) -> Bytes {
         member(&mut out, key, value);
     }
     out.push(b'}');
-    out.into()
+    // It stays in the store and the cache as long as the object does: without room for more.
+    out.into_boxed_slice().into()
 }
 
 fn members<'a>(out: &mut Vec<u8>, entries: impl Iterator<Item = (&'a String, &'a Value)>) {

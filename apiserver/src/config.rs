@@ -23,7 +23,7 @@ pub struct Config {
     pub issuer: String,
     /// More names and addresses for the serving certificate.
     pub extra_names: Vec<String>,
-    /// CustomResourceDefinitions in YAML (one or many documents a text) that are installed at start.
+    /// CustomResourceDefinitions in YAML (one or many documents a text) or JSON, installed at start.
     pub crds: Vec<String>,
     /// Largest request body, in bytes.
     ///

@@ -268,7 +268,8 @@ struct Feed {
     /// An object could not be shown; the watch has told so and ends.
     failed: bool,
     end: Pin<Box<Sleep>>,
-    next_bookmark: Instant,
+    /// One timer for all bookmarks: a new one for each event would cost more than the event.
+    bookmark: Pin<Box<Sleep>>,
     /// Counts the events that were sent.
     sent: Counter,
 }
@@ -289,7 +290,7 @@ impl Feed {
             initial: None,
             failed: false,
             end,
-            next_bookmark: Instant::now() + BOOKMARK_EVERY,
+            bookmark: Box::pin(tokio::time::sleep(BOOKMARK_EVERY)),
             sent,
         }
     }
@@ -318,8 +319,8 @@ impl Feed {
                 () = self.end.as_mut() => {
                     return None;
                 }
-                () = tokio::time::sleep_until(self.next_bookmark), if self.options.bookmarks => {
-                    self.next_bookmark = Instant::now() + BOOKMARK_EVERY;
+                () = self.bookmark.as_mut(), if self.options.bookmarks => {
+                    self.bookmark.as_mut().reset(Instant::now() + BOOKMARK_EVERY);
                     if let Some(revision) = self.subscription.progress() {
                         let mut out = Vec::new();
                         self.encoder.bookmark(revision, false, &mut out);

@@ -113,7 +113,7 @@ fn server_config(
         data_dir: Some(layout.data.clone()),
         bind: Some(address),
         service_cidr: arguments.service_cidr.clone(),
-        crds: generate::crds()?.into_iter().map(|(_, yaml)| yaml).collect(),
+        crds: generate::definitions()?,
         ..apiserver::Config::default()
     };
     arguments.server.apply(&mut config);

@@ -25,12 +25,13 @@ pub(crate) fn default(node: &Node, value: &mut Value) {
 
 fn object(node: &Node, map: &mut Map<String, Value>) {
     for field in &node.fields {
-        if map.get(&*field.name).is_none() {
-            if let Some(default) = &field.edge.default {
-                map.insert(field.name.to_string(), Value::clone(default));
-            } else if field.zero == Zero::Null {
-                map.insert(field.name.to_string(), Value::Null);
-            }
+        let default = match &field.edge.default {
+            Some(default) => &**default,
+            None if field.zero == Zero::Null => &Value::Null,
+            None => continue,
+        };
+        if !map.contains_key(&*field.name) {
+            map.insert(field.name.to_string(), default.clone());
         }
     }
     for (name, value) in map {

@@ -203,19 +203,33 @@ impl Node {
     }
 }
 
-impl Edge {
-    pub(crate) fn node(&self) -> Arc<Node> {
-        self.target.node()
+/// The node at the end of an edge.
+///
+/// Borrowed wherever it can be: every write visits a hundred edges many times, and a count that all
+/// processors share would have to travel between them each time.
+pub(crate) enum NodeRef<'a> {
+    Held(&'a Node),
+    Found(Arc<Node>),
+}
+
+impl std::ops::Deref for NodeRef<'_> {
+    type Target = Node;
+
+    fn deref(&self) -> &Node {
+        match self {
+            NodeRef::Held(node) => node,
+            NodeRef::Found(node) => node,
+        }
     }
 }
 
-impl Target {
-    pub(crate) fn node(&self) -> Arc<Node> {
-        match self {
-            Target::Node(node) => node.clone(),
-            Target::Recursive(name) => {
-                crate::compile::definition(name).unwrap_or_else(|| Arc::new(Node::any()))
-            }
+impl Edge {
+    pub(crate) fn node(&self) -> NodeRef<'_> {
+        match &self.target {
+            Target::Node(node) => NodeRef::Held(node),
+            Target::Recursive(name) => NodeRef::Found(
+                crate::compile::definition(name).unwrap_or_else(|| Arc::new(Node::any())),
+            ),
         }
     }
 }

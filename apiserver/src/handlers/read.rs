@@ -491,12 +491,8 @@ fn write_item(resource: &Resource, object: &Object, out: &mut Vec<u8>) {
         return object.write_json(out);
     }
     if as_stored && object.stored().starts_with(&resource.head) {
-        let start = out.len();
-        object.write_json(out);
-        let head = resource.head.len();
-        out.copy_within(start + head.., start + 1);
-        out.truncate(out.len() + 1 - head);
-        return;
+        out.push(b'{');
+        return object.write_json_after(resource.head.len(), out);
     }
     let json = resource.view(object.json());
     if resource.bare_items {

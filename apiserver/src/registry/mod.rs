@@ -7,9 +7,10 @@ pub mod facts;
 mod hosted;
 mod storage;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
+use hashbrown::{Equivalent, HashMap};
 use schema::Schema;
 use serde_json::Value;
 use store::Store;
@@ -242,10 +243,23 @@ impl Resource {
 /// Resources of one group by version.
 type Versions = BTreeMap<String, Vec<Arc<Resource>>>;
 
+/// Group, version and plural name.
+type Place = (String, String, String);
+
+/// A [`Place`] to look up.
+#[derive(Hash)]
+struct At<'a>(&'a str, &'a str, &'a str);
+
+impl Equivalent<Place> for At<'_> {
+    fn equivalent(&self, (group, version, name): &Place) -> bool {
+        (self.0, self.1, self.2) == (group, version, name)
+    }
+}
+
 /// Everything that is served at one moment.
 #[derive(Default)]
 pub struct Registry {
-    by_name: HashMap<(String, String, String), Arc<Resource>>,
+    by_name: HashMap<Place, Arc<Resource>>,
     groups: Vec<Group>,
 }
 
@@ -313,7 +327,7 @@ impl Registry {
 
     /// The resource at a path.
     pub fn get(&self, group: &str, version: &str, name: &str) -> Option<&Arc<Resource>> {
-        self.by_name.get(&(group.to_owned(), version.to_owned(), name.to_owned()))
+        self.by_name.get(&At(group, version, name))
     }
 
     /// A resource in its preferred version.

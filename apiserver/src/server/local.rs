@@ -10,12 +10,9 @@ use axum::Router;
 use axum::body::Body;
 use axum::response::Response;
 use futures::{StreamExt as _, TryStreamExt as _};
-use http::{Request, header};
+use http::{Method, Request, header};
 use hyper_util::rt::TokioIo;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::ResourceExt as _;
-use kube::api::{Api, DynamicObject, PostParams};
-use kube::core::ApiResource;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use store::cache::Object;
 use tower::{Service, ServiceExt as _};
@@ -94,19 +91,19 @@ async fn upgraded(router: Router, request: Request<Body>) -> Result<Response<Bod
 
 /// Remembers which text a definition was installed from, so that an unchanged one is not parsed again.
 const SOURCE: &str = "improv.dev/source";
+/// Where definitions are written.
+const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 /// Definitions that are installed at the same time.
 const AT_ONCE: usize = 8;
 
-/// Installs the CustomResourceDefinitions of YAML texts; they are served when this returns.
+/// Installs the CustomResourceDefinitions of YAML or JSON texts; they are served when this returns.
 pub(super) async fn install(server: &Server, texts: &[String]) -> Result<(), StartError> {
     let client = server.client("system:apiserver", &["system:masters"]);
-    let definitions: Api<DynamicObject> =
-        Api::all_with(client, &ApiResource::erase::<CustomResourceDefinition>(&()));
     let known = sources(server).await;
     let fresh =
         texts.iter().map(|text| (source(text), text)).filter(|(source, _)| !known.contains(source));
     futures::stream::iter(fresh)
-        .map(|(source, text)| install_text(&definitions, source, text))
+        .map(|(source, text)| install_text(&client, source, text))
         .buffer_unordered(AT_ONCE)
         .try_collect()
         .await
@@ -125,38 +122,58 @@ async fn sources(server: &Server) -> HashSet<String> {
     // Not fresh only means that a definition is installed again.
     let _ = cache.fresh().await;
     let source = |object: &Arc<Object>| -> Option<String> {
-        let metadata: serde_json::Value =
-            serde_json::from_slice(&bytes::metadata(&object.json())).ok()?;
+        let metadata: Value = serde_json::from_slice(&bytes::metadata(&object.json())).ok()?;
         Some(metadata["annotations"][SOURCE].as_str()?.to_owned())
     };
     cache.list(None).iter().filter_map(source).collect()
 }
 
-async fn install_text(
-    definitions: &Api<DynamicObject>,
-    source: String,
-    text: &str,
-) -> Result<(), StartError> {
+async fn install_text(client: &kube::Client, source: String, text: &str) -> Result<(), StartError> {
     let failed = |what: &str, error: String| StartError::Bootstrap {
         what: what.to_owned(),
         error: Box::new(ApiError::Internal(error)),
     };
-    let documents = serde_saphyr::from_multiple::<serde_json::Value>(text)
-        .map_err(|error| failed("custom resource definitions", error.to_string()))?;
-    for document in documents.into_iter().filter(|d| !d.is_null()) {
-        let name = document["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        let refused = |error: String| failed(&name, error);
-        // As it is: schemas of upstream's types carry markers that the typed form does not have.
-        let mut definition: DynamicObject =
-            serde_json::from_value(document).map_err(|error| refused(error.to_string()))?;
-        definition.annotations_mut().insert(SOURCE.to_owned(), source.clone());
-        let params = PostParams::default();
-        let written =
-            match definitions.get_opt(&name).await.map_err(|error| refused(error.to_string()))? {
-                None => definitions.create(&params, &definition).await,
-                Some(_) => definitions.replace(&name, &params, &definition).await,
-            };
-        written.map_err(|error| refused(error.to_string()))?;
+    let documents =
+        documents(text).map_err(|error| failed("custom resource definitions", error))?;
+    for mut definition in documents {
+        let name = definition["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        mark(&mut definition, &source)
+            .ok_or_else(|| failed(&name, "it has no metadata to annotate".to_owned()))?;
+        write(client, &name, &definition).await.map_err(|e| failed(&name, e.to_string()))?;
     }
     Ok(())
+}
+
+/// Notes where a definition comes from; `None` if it is no object.
+fn mark(definition: &mut Value, source: &str) -> Option<()> {
+    let metadata = definition.get_mut("metadata")?.as_object_mut()?;
+    let annotations = metadata.entry("annotations").or_insert_with(|| json!({}));
+    annotations.as_object_mut()?.insert(SOURCE.to_owned(), source.into());
+    Some(())
+}
+
+fn documents(text: &str) -> Result<Vec<Value>, String> {
+    if let Ok(one) = serde_json::from_str(text) {
+        return Ok(vec![one]);
+    }
+    let documents = serde_saphyr::from_multiple::<Value>(text).map_err(|e| e.to_string())?;
+    Ok(documents.into_iter().filter(|document| !document.is_null()).collect())
+}
+
+/// Creates a definition, or replaces the one that is there.
+async fn write(client: &kube::Client, name: &str, definition: &Value) -> kube::Result<()> {
+    let body = serde_json::to_vec(definition).map_err(kube::Error::SerdeError)?;
+    let request = |method: Method, path: &str| {
+        let request = Request::builder().method(method).uri(path);
+        let request = request.header(header::CONTENT_TYPE, "application/json");
+        request.header(header::USER_AGENT, "kube-apiserver").body(body.clone())
+    };
+    let request = |method, path: &str| request(method, path).map_err(kube::Error::HttpError);
+    match client.request_text(request(Method::POST, DEFINITIONS)?).await {
+        Err(kube::Error::Api(status)) if status.is_already_exists() => {
+            let one = format!("{DEFINITIONS}/{name}");
+            client.request_text(request(Method::PUT, &one)?).await.map(|_| ())
+        }
+        other => other.map(|_| ()),
+    }
 }

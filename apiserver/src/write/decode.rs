@@ -55,7 +55,11 @@ pub fn media_type(headers: &HeaderMap) -> String {
 pub fn decode(body: &[u8], format: BodyFormat) -> Result<Decoded, String> {
     match format {
         BodyFormat::Json => json(body),
-        BodyFormat::Yaml => yaml(body),
+        BodyFormat::Yaml => match json(body) {
+            // Most YAML that programs send is JSON, which is read several times faster.
+            Ok(decoded) if decoded.complaints.is_empty() => Ok(decoded),
+            _ => yaml(body),
+        },
         BodyFormat::Protobuf => {
             protobuf::decode(body).map(|value| Decoded { value, complaints: Vec::new() })
         }

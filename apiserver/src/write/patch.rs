@@ -2,6 +2,7 @@
 
 use axum::response::Response;
 use http::StatusCode;
+use schema::Schema;
 use schema::patch::PatchError;
 use serde_json::Value;
 
@@ -105,32 +106,16 @@ pub(super) fn patched(
     patch: &[u8],
     old: &Value,
 ) -> Result<Value, ApiError> {
-    let mut object = old.clone();
-    let mut shown = String::from_utf8_lossy(patch).into_owned();
-    let done = match language {
-        Language::Json => schema::patch::json(&mut object, patch),
-        Language::Merge => schema::patch::merge(&mut object, patch),
-        Language::Strategic | Language::Apply => {
-            let schema = writer.resource.schema.get().ok_or(ApiError::MethodNotAllowed)?;
-            let patch = schema::patch::object(patch).map_err(|fault| engine_fault(fault, ""))?;
-            shown = schema::patch::go_print(&Value::Object(patch.clone()));
-            schema.strategic_merge(&mut object, &patch)
-        }
-    };
-    done.map_err(|fault| engine_fault(fault, &shown))?;
-    if object["metadata"]["resourceVersion"] == old["metadata"]["resourceVersion"] {
-        // The patch does not insist on a version, so that it can be tried again.
-        super::metadata(&mut object).remove("resourceVersion");
-    }
-    if language != Language::Strategic {
-        // Upstream shows the object that the patch made, or would have made.
-        shown = object.to_string();
-    }
-    check_kind(writer, &object).map_err(|fault| not_a_result(&shown, &fault))?;
-    let Some(schema) = writer.resource.schema.get() else { return Ok(object) };
+    let schema = writer.resource.schema.get().cloned();
+    let schema = schema.as_deref();
+    let shown = || shown(schema, language, patch, old);
+    let mut object = merged(schema, language, patch, old)?;
+    check_kind(writer, &object).map_err(|fault| not_a_result(&shown(), &fault))?;
+    let Some(schema) = schema else { return Ok(object) };
     let unknown = schema.decode(&mut object).map_err(|fault| {
         let strategic = language == Language::Strategic;
-        not_a_result(&shown, &if strategic { restore_fault(fault) } else { fault.to_string() })
+        let fault = if strategic { restore_fault(fault) } else { fault.to_string() };
+        not_a_result(&shown(), &fault)
     })?;
     let complaints: Vec<String> =
         unknown.iter().map(|path| format!("unknown field \"{path}\"")).collect();
@@ -139,13 +124,56 @@ pub(super) fn patched(
         FieldValidation::Ignore => (),
         FieldValidation::Warn => writer.warnings.extend(complaints),
         FieldValidation::Strict => {
-            return Err(not_a_result(
-                &shown,
-                &format!("strict decoding error: {}", complaints.join(", ")),
-            ));
+            let fault = format!("strict decoding error: {}", complaints.join(", "));
+            return Err(not_a_result(&shown(), &fault));
         }
     }
     Ok(object)
+}
+
+/// The object as the patch alone makes it.
+fn merged(
+    schema: Option<&Schema>,
+    language: Language,
+    patch: &[u8],
+    old: &Value,
+) -> Result<Value, ApiError> {
+    let mut object = old.clone();
+    match language {
+        Language::Json => schema::patch::json(&mut object, patch),
+        Language::Merge => schema::patch::merge(&mut object, patch),
+        Language::Strategic | Language::Apply => {
+            let schema = schema.ok_or(ApiError::MethodNotAllowed)?;
+            let patch = schema::patch::object(patch);
+            patch.and_then(|patch| schema.strategic_merge(&mut object, &patch))
+        }
+    }
+    .map_err(|fault| engine_fault(fault, &shown_patch(language, patch)))?;
+    if object["metadata"]["resourceVersion"] == old["metadata"]["resourceVersion"] {
+        // The patch does not insist on a version, so that it can be tried again.
+        super::metadata(&mut object).remove("resourceVersion");
+    }
+    Ok(object)
+}
+
+/// What a refusal shows of a patch that could be read: itself, or what it made.
+fn shown(schema: Option<&Schema>, language: Language, patch: &[u8], old: &Value) -> String {
+    match language {
+        Language::Strategic | Language::Apply => shown_patch(language, patch),
+        // Made once more, since decoding changed the first.
+        Language::Json | Language::Merge => merged(schema, language, patch, old)
+            .map(|object| object.to_string())
+            .unwrap_or_default(),
+    }
+}
+
+fn shown_patch(language: Language, patch: &[u8]) -> String {
+    match language {
+        Language::Strategic | Language::Apply => schema::patch::object(patch)
+            .map(|patch| schema::patch::go_print(&Value::Object(patch)))
+            .unwrap_or_default(),
+        Language::Json | Language::Merge => String::from_utf8_lossy(patch).into_owned(),
+    }
 }
 
 /// Upstream turns strategically merged maps into structs without JSON, in other words.

@@ -288,6 +288,7 @@ fn isolate(writer: &Writer<'_>, subresource: Option<&str>, object: &mut Value, o
 fn copy(object: &mut Value, old: &Value, key: &str) {
     let Some(map) = object.as_object_mut() else { return };
     match old.get(key) {
+        Some(value) if map.get(key) == Some(value) => None,
         Some(value) => map.insert(key.to_owned(), value.clone()),
         None => map.remove(key),
     };

@@ -85,9 +85,8 @@ impl Bodies {
     }
 }
 
-/// A pod as a Deployment makes them: one container with environment, resources and probes.
+/// A pod as a Deployment makes them: one container with an environment, resources and a probe.
 fn pod(namespace: &str, size: usize) -> Value {
-    let probe = |path: &str| json!({"httpGet": {"path": path, "port": 8080}, "periodSeconds": 10});
     let mut pod = json!({
         "kind": "Pod", "apiVersion": "v1",
         "metadata": {
@@ -100,12 +99,12 @@ fn pod(namespace: &str, size: usize) -> Value {
             "containers": [{
                 "name": "web", "image": "registry.example/web:1.2.3",
                 "ports": [{"containerPort": 8080, "name": "http", "protocol": "TCP"}],
-                "env": [{"name": "MODE", "value": "production"}, {"name": "POD", "value": "bench-00000000"}],
+                "env": [{"name": "POD", "value": "bench-00000000"}],
                 "resources": {
                     "requests": {"cpu": "100m", "memory": "128Mi"},
                     "limits": {"cpu": "200m", "memory": "256Mi"},
                 },
-                "livenessProbe": probe("/healthz"), "readinessProbe": probe("/readyz"),
+                "readinessProbe": {"httpGet": {"path": "/readyz", "port": 8080}, "periodSeconds": 5},
                 "volumeMounts": [{"name": "scratch", "mountPath": "/scratch"}],
             }],
             "volumes": [{"name": "scratch", "emptyDir": {}}],

@@ -51,6 +51,14 @@ pub(crate) fn crds() -> anyhow::Result<Vec<(String, String)>> {
     Ok(all)
 }
 
+/// The same as the server takes them: in JSON, which a starting server reads in a tenth of the time.
+pub(crate) fn definitions() -> anyhow::Result<Vec<String>> {
+    let mut all: Vec<String> =
+        schema::crdgen::definitions().iter().map(ToString::to_string).collect();
+    all.push(serde_json::to_string(&kit::component::crd())?);
+    Ok(all)
+}
+
 fn files() -> anyhow::Result<Files> {
     let crds = crds()?;
     let mut files: Files =

@@ -1,6 +1,6 @@
 //! `metadata.managedFields`: reading, changing, writing.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::set::FieldSet;
 
@@ -31,18 +31,52 @@ pub(super) struct Entry {
     pub(super) api_version: String,
     pub(super) subresource: String,
     pub(super) time: String,
-    pub(super) set: FieldSet,
+    fields: Fields,
+}
+
+/// What an entry owns. Most writes leave most entries as they are, so they are read when it matters.
+#[derive(Clone, Debug, PartialEq)]
+enum Fields {
+    /// `fieldsV1` as it was written.
+    Written(Value),
+    Read(FieldSet),
 }
 
 impl Entry {
-    pub(super) fn new(writer: &Writer<'_>, operation: Operation) -> Entry {
+    pub(super) fn new(writer: &Writer<'_>, operation: Operation, set: FieldSet) -> Entry {
         Entry {
             manager: writer.manager.to_owned(),
             operation,
             api_version: writer.api_version.to_owned(),
             subresource: writer.subresource.to_owned(),
             time: writer.time.to_owned(),
-            set: FieldSet::default(),
+            fields: Fields::Read(set),
+        }
+    }
+
+    /// What it owns.
+    pub(super) fn set(&mut self) -> &mut FieldSet {
+        if let Fields::Written(json) = &self.fields {
+            self.fields = Fields::Read(FieldSet::from_json(json));
+        }
+        match &mut self.fields {
+            Fields::Read(set) => set,
+            Fields::Written(_) => unreachable!("it was read above"),
+        }
+    }
+
+    /// Whether it may own something that is in `other`.
+    pub(super) fn touches(&self, other: &FieldSet) -> bool {
+        match &self.fields {
+            Fields::Written(json) => other.may_meet(json),
+            Fields::Read(_) => true,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        match &self.fields {
+            Fields::Written(json) => json.as_object().is_none_or(Map::is_empty),
+            Fields::Read(set) => set.is_empty(),
         }
     }
 
@@ -81,28 +115,37 @@ impl Entry {
             api_version: text("apiVersion").to_owned(),
             subresource: text("subresource").to_owned(),
             time: text("time").to_owned(),
-            set: FieldSet::from_json(json.get("fieldsV1").unwrap_or(&Value::Null)),
+            fields: Fields::Written(json.get("fieldsV1").cloned().unwrap_or_default()),
         })
     }
 
-    fn to_json(&self) -> Value {
-        let mut json = json!({
-            "manager": self.manager,
-            "operation": match self.operation {
-                Operation::Apply => "Apply",
-                Operation::Update => "Update",
+    fn into_json(self) -> Value {
+        let mut json = Map::new();
+        let mut put = |key: &str, value: Value| _ = json.insert(key.to_owned(), value);
+        put("manager", self.manager.into());
+        put(
+            "operation",
+            match self.operation {
+                Operation::Apply => "Apply".into(),
+                Operation::Update => "Update".into(),
             },
-            "apiVersion": self.api_version,
-            "fieldsType": "FieldsV1",
-            "fieldsV1": self.set.to_json(),
-        });
+        );
+        put("apiVersion", self.api_version.into());
+        put("fieldsType", "FieldsV1".into());
+        put(
+            "fieldsV1",
+            match self.fields {
+                Fields::Written(json) => json,
+                Fields::Read(set) => set.into_json(),
+            },
+        );
         if !self.time.is_empty() {
-            json["time"] = self.time.as_str().into();
+            put("time", self.time.into());
         }
         if !self.subresource.is_empty() {
-            json["subresource"] = self.subresource.as_str().into();
+            put("subresource", self.subresource.into());
         }
-        json
+        Value::Object(json)
     }
 }
 
@@ -127,18 +170,13 @@ pub(super) fn is_reset(object: &Value) -> bool {
 
 /// Writes the entries in upstream's order; those that own nothing are left out.
 pub(super) fn write(object: &mut Value, mut entries: Vec<Entry>) {
-    entries.retain(|entry| !entry.set.is_empty());
+    entries.retain(|entry| !entry.is_empty());
     entries.sort_by(|a, b| {
-        let rank = |entry: &Entry| {
-            (
-                entry.operation,
-                entry.time.clone(),
-                entry.manager.clone(),
-                entry.api_version.clone(),
-                entry.subresource.clone(),
-            )
-        };
-        rank(a).cmp(&rank(b))
+        (a.operation.cmp(&b.operation))
+            .then_with(|| a.time.cmp(&b.time))
+            .then_with(|| a.manager.cmp(&b.manager))
+            .then_with(|| a.api_version.cmp(&b.api_version))
+            .then_with(|| a.subresource.cmp(&b.subresource))
     });
     let Some(map) = object.as_object_mut() else { return };
     let metadata = map.entry("metadata").or_insert_with(|| Value::Object(Map::new()));
@@ -146,7 +184,7 @@ pub(super) fn write(object: &mut Value, mut entries: Vec<Entry>) {
     if entries.is_empty() {
         metadata.remove("managedFields");
     } else {
-        let list: Vec<Value> = entries.iter().map(Entry::to_json).collect();
+        let list: Vec<Value> = entries.into_iter().map(Entry::into_json).collect();
         metadata.insert("managedFields".to_owned(), list.into());
     }
 }

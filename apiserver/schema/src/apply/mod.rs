@@ -124,27 +124,29 @@ impl Schema {
         if let (Some(live), true) = (live, entries.is_empty()) {
             entries.extend(self.before_first_apply(live, writer));
         }
-        let mut mine = Entry::new(writer, Operation::Apply);
-        mine.set = walk::to_set(root, config);
-        managers::strip(&mut mine.set);
+        let mut wanted = walk::to_set(root, config);
+        managers::strip(&mut wanted);
+        let mut mine = Entry::new(writer, Operation::Apply, wanted);
         let last = entries.iter().position(|entry| entry.same_writer(&mine));
-        let last = last.map(|at| entries.remove(at));
+        let mut last = last.map(|at| entries.remove(at));
 
         let mut merged = before.clone();
         walk::merge(root, &mut merged, config);
-        if let Some(last) = &last {
-            let mut owned = mine.set.clone();
-            entries.iter().for_each(|entry| owned.add(entry.set.clone()));
-            walk::remove(root, &mut merged, &walk::abandoned(&last.set, Some(&owned)));
+        if let Some(last) = &mut last
+            && last.set() != mine.set()
+        {
+            let owned = entries.iter_mut().chain([&mut mine]).map(|entry| &*entry.set());
+            let gone = walk::abandoned(last.set(), &owned.collect::<Vec<_>>());
+            walk::remove(root, &mut merged, &gone);
         }
         let changes = walk::compare(root, before, &merged);
-        let conflicts = conflicts(&entries, &changes.set);
+        let conflicts = conflicts(&mut entries, &changes.set);
         if !conflicts.is_empty() && !force {
             return Err(ApplyError::Conflicts(conflicts));
         }
         disown(&mut entries, &changes);
-        if let Some(last) = last
-            && last.set == mine.set
+        if let Some(mut last) = last
+            && last.set() == mine.set()
             && last.api_version == mine.api_version
         {
             mine.time = last.time;
@@ -175,14 +177,13 @@ impl Schema {
         let mut changes = walk::compare(Some(&self.root), before, new);
         managers::strip(&mut changes.set);
         managers::strip(&mut changes.removed);
-        let fresh = Entry::new(writer, Operation::Update);
+        let fresh = Entry::new(writer, Operation::Update, FieldSet::default());
         let mine = entries.iter().position(|entry| entry.same_writer(&fresh));
         let mut mine = mine.map_or(fresh, |at| entries.remove(at));
-        let owned = mine.set.clone();
         disown(&mut entries, &changes);
-        mine.set = mine.set.difference(&changes.removed);
-        mine.set.add(changes.set.clone());
-        if mine.set != owned || !changes.set.is_empty() || !changes.removed.is_empty() {
+        if !changes.set.is_empty() || !changes.removed.is_empty() {
+            mine.set().subtract(&changes.removed);
+            mine.set().add(changes.set);
             mine.time = writer.time.to_owned();
         }
         entries.push(mine);
@@ -211,10 +212,9 @@ impl Schema {
             subresource: "",
             ..*writer
         };
-        let mut entry = Entry::new(&writer, Operation::Update);
-        entry.set = walk::compare(Some(&self.root), &self.created(live), live).set;
-        managers::strip(&mut entry.set);
-        (!entry.set.is_empty()).then_some(entry)
+        let mut set = walk::compare(Some(&self.root), &self.created(live), live).set;
+        managers::strip(&mut set);
+        (!set.is_empty()).then(|| Entry::new(&writer, Operation::Update, set))
     }
 
     /// Paths of what `kubectl apply` without `--server-side` wrote last.
@@ -277,12 +277,13 @@ fn restrict(config: &mut Value, subresource: &str, has_status: bool) {
     }
 }
 
-fn conflicts(entries: &[Entry], changed: &FieldSet) -> Vec<Conflict> {
+fn conflicts(entries: &mut [Entry], changed: &FieldSet) -> Vec<Conflict> {
     let mut conflicts: Vec<Conflict> = entries
-        .iter()
+        .iter_mut()
+        .filter(|entry| entry.touches(changed))
         .flat_map(|entry| {
             let owner = entry.show();
-            let fields = entry.set.intersection(changed).paths();
+            let fields = entry.set().intersection(changed).paths();
             fields.into_iter().map(move |field| Conflict { owner: owner.clone(), field })
         })
         .collect();
@@ -292,8 +293,10 @@ fn conflicts(entries: &[Entry], changed: &FieldSet) -> Vec<Conflict> {
 
 /// Others lose what changed and what is gone.
 fn disown(entries: &mut [Entry], changes: &walk::Changes) {
-    for entry in entries {
-        entry.set = entry.set.difference(&changes.set).difference(&changes.removed);
+    for gone in [&changes.set, &changes.removed] {
+        for entry in entries.iter_mut().filter(|entry| entry.touches(gone)) {
+            entry.set().subtract(gone);
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 //! `metav1.FieldsV1`.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use serde_json::{Map, Value};
 
@@ -42,17 +43,26 @@ impl FieldSet {
         set
     }
 
+    /// Whether what `fieldsV1` holds may have something in common with the set.
+    ///
+    /// Without reading it: entries of lists, which can be written in several ways, may always.
+    pub(super) fn may_meet(&self, json: &Value) -> bool {
+        let Value::Object(map) = json else { return false };
+        let meets = |(element, child): (&String, &FieldSet)| {
+            !element.starts_with("f:") || map.get(element).is_some_and(|json| child.may_meet(json))
+        };
+        let is_leaf = map.is_empty() || map.contains_key(".");
+        self.member && is_leaf || self.children.iter().any(meets)
+    }
+
     /// The JSON of `fieldsV1`.
     #[must_use]
-    pub fn to_json(&self) -> Value {
-        let mut map = Map::new();
-        if self.member && self.children.values().any(|child| !child.is_empty()) {
+    pub fn into_json(self) -> Value {
+        let children = self.children.into_iter().filter(|(_, child)| !child.is_empty());
+        let mut map: Map<String, Value> =
+            children.map(|(element, child)| (element, child.into_json())).collect();
+        if self.member && !map.is_empty() {
             map.insert(".".to_owned(), Value::Object(Map::new()));
-        }
-        for (element, child) in &self.children {
-            if !child.is_empty() {
-                map.insert(element.clone(), child.to_json());
-            }
         }
         Value::Object(map)
     }
@@ -63,14 +73,22 @@ impl FieldSet {
 
     pub(super) fn put(&mut self, element: String, child: FieldSet) {
         if !child.is_empty() {
-            self.children.entry(element).or_default().add(child);
+            self.join(element, child);
         }
     }
 
     pub(super) fn add(&mut self, other: FieldSet) {
         self.member |= other.member;
         for (element, child) in other.children {
-            self.children.entry(element).or_default().add(child);
+            self.join(element, child);
+        }
+    }
+
+    /// A branch that is new is taken as it is.
+    fn join(&mut self, element: String, child: FieldSet) {
+        match self.children.entry(element) {
+            Entry::Vacant(place) => _ = place.insert(child),
+            Entry::Occupied(mut place) => place.get_mut().add(child),
         }
     }
 
@@ -85,17 +103,16 @@ impl FieldSet {
         both
     }
 
-    /// What is here and not in `other`.
-    pub(super) fn difference(&self, other: &FieldSet) -> FieldSet {
-        let mut rest = FieldSet { member: self.member && !other.member, children: BTreeMap::new() };
-        for (element, child) in &self.children {
-            let child = match other.children.get(element) {
-                Some(other) => child.difference(other),
-                None => child.clone(),
-            };
-            rest.put(element.clone(), child);
+    /// Takes away what is in `other`.
+    pub(super) fn subtract(&mut self, other: &FieldSet) {
+        self.member &= !other.member;
+        for (element, other) in &other.children {
+            let Some(child) = self.children.get_mut(element) else { continue };
+            child.subtract(other);
+            if child.is_empty() {
+                self.children.remove(element);
+            }
         }
-        rest
     }
 
     /// Removes the path of these elements and everything below.
@@ -130,7 +147,7 @@ impl FieldSet {
 
 /// `f:spec`.
 pub(super) fn field(name: &str) -> String {
-    format!("f:{name}")
+    ["f:", name].concat()
 }
 
 /// `k:{"name":"a"}`.
@@ -162,10 +179,11 @@ fn show(element: &str) -> String {
 
 /// Go escapes some characters that we do not: elements are compared as we write them.
 fn canonical(element: &str) -> String {
-    let (kind, rest) = element.split_at(element.len().min(2));
-    match (kind, serde_json::from_str::<Value>(rest)) {
-        ("k:", Ok(Value::Object(keys))) => key(&keys),
-        ("v:", Ok(parsed)) => value(&parsed),
-        _ => element.to_owned(),
-    }
+    let parse = |rest: &str| serde_json::from_str::<Value>(rest).ok();
+    let parsed = match element.split_at_checked(2) {
+        Some(("k:", rest)) => parse(rest).and_then(|keys| keys.as_object().map(key)),
+        Some(("v:", rest)) => parse(rest).map(|parsed| value(&parsed)),
+        _ => None,
+    };
+    parsed.unwrap_or_else(|| element.to_owned())
 }

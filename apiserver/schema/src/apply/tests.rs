@@ -328,7 +328,7 @@ fn what_does_not_fit_the_schema_is_told_as_upstream_does() {
 fn field_sets_read_back() {
     let json = json!({"f:spec": {"f:a": {}, "f:l": {".": {}, "k:{\"name\":\"a\"}":
         {".": {}, "f:name": {}}}, "f:s": {"v:\"x\"": {}}}});
-    assert_eq!(FieldSet::from_json(&json).to_json(), json);
+    assert_eq!(FieldSet::from_json(&json).into_json(), json);
     assert_eq!(
         FieldSet::from_json(&json).paths(),
         [

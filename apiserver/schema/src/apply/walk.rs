@@ -1,11 +1,9 @@
 //! Walks over values with their schema: field sets, comparison, merging, removal.
 
-use std::sync::Arc;
-
 use serde_json::{Map, Value};
 
 use super::set::{self, FieldSet};
-use crate::node::{Edge, Kind, ListType, Node};
+use crate::node::{Edge, Kind, ListType, Node, NodeRef};
 
 /// How a value is owned.
 enum Shape<'a> {
@@ -38,7 +36,7 @@ fn is_opaque(node: &Node) -> bool {
 }
 
 /// The schema of a field or map key.
-fn child(node: Option<&Node>, name: &str) -> Option<Arc<Node>> {
+fn child<'a>(node: Option<&'a Node>, name: &str) -> Option<NodeRef<'a>> {
     let node = node?;
     let edge = match node.field(name) {
         Some(field) => Some(&field.edge),
@@ -47,7 +45,7 @@ fn child(node: Option<&Node>, name: &str) -> Option<Arc<Node>> {
     edge.map(Edge::node)
 }
 
-fn items(node: Option<&Node>) -> Option<Arc<Node>> {
+fn items(node: Option<&Node>) -> Option<NodeRef<'_>> {
     node?.items.as_ref().map(Edge::node)
 }
 
@@ -123,12 +121,9 @@ pub(super) struct Changes {
 /// Compares two objects.
 pub(super) fn compare(node: Option<&Node>, old: &Value, new: &Value) -> Changes {
     let mut changes = Changes::default();
-    if old == new {
-        return changes;
-    }
     match (shape(node, old), shape(node, new)) {
         (Shape::Map(old), Shape::Map(new)) => {
-            for (name, value) in new {
+            for (name, value) in new.iter().filter(|(name, value)| old.get(*name) != Some(value)) {
                 let child = child(node, name);
                 changes.child(child.as_deref(), set::field(name), old.get(name), Some(value));
             }
@@ -146,11 +141,11 @@ pub(super) fn compare(node: Option<&Node>, old: &Value, new: &Value) -> Changes 
                 changes.child(child.as_deref(), set::field(name), None, Some(value));
             }
         }
+        _ if old == new => (),
         _ => {
-            let gone = everything(node, old);
-            let come = everything(node, new);
-            changes.removed.add(gone.difference(&come));
-            changes.set.add(come);
+            changes.set = everything(node, new);
+            changes.removed = everything(node, old);
+            changes.removed.subtract(&changes.set);
         }
     }
     changes
@@ -163,7 +158,9 @@ fn compare_lists(node: Option<&Node>, old: &[Value], new: &[Value], changes: &mu
     let (old_elements, new_elements) = (elements(old), elements(new));
     for (element, value) in new_elements.iter().zip(new) {
         let before = old_elements.iter().position(|old| old == element).map(|at| &old[at]);
-        changes.child(items.as_deref(), element.clone(), before, Some(value));
+        if before != Some(value) {
+            changes.child(items.as_deref(), element.clone(), before, Some(value));
+        }
     }
     for (element, value) in old_elements.iter().zip(old) {
         if !new_elements.contains(element) {
@@ -288,20 +285,20 @@ pub(super) fn remove(node: Option<&Node>, value: &mut Value, gone: &FieldSet) {
     }
 }
 
-/// What of `last` nobody owns any more: neither the path nor anything below it.
+/// What of `last` is in none of the sets `owned` any more: neither the path nor anything below it.
 ///
 /// Fields on the way to what was applied count as applied, so that a struct goes when all that
 /// was applied of it is gone.
-pub(super) fn abandoned(last: &FieldSet, owned: Option<&FieldSet>) -> FieldSet {
+pub(super) fn abandoned(last: &FieldSet, owned: &[&FieldSet]) -> FieldSet {
     let mut gone = FieldSet::default();
     for (element, child) in &last.children {
-        let owned = owned.and_then(|owned| owned.children.get(element));
-        let is_owned = owned.is_some_and(|owned| !owned.is_empty());
+        let owned = owned.iter().filter_map(|set| set.children.get(element));
+        let owned: Vec<&FieldSet> = owned.filter(|set| !set.is_empty()).collect();
         let is_field = element.starts_with("f:");
-        let inner = if !is_owned && (child.member || is_field) {
+        let inner = if owned.is_empty() && (child.member || is_field) {
             FieldSet::leaf()
         } else {
-            abandoned(child, owned)
+            abandoned(child, &owned)
         };
         gone.put(element.clone(), inner);
     }

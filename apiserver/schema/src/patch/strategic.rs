@@ -2,8 +2,6 @@
 //!
 //! Source: kubernetes/community, "Strategic Merge Patch" and "Adding retainKeys".
 
-use std::sync::Arc;
-
 use serde_json::{Map, Value};
 
 use super::{PatchError, go_print, go_print_map};
@@ -76,7 +74,7 @@ fn merge_field(
         return Ok(());
     }
     let strategy = edge.and_then(|edge| edge.patch.as_deref());
-    let target: Option<Arc<Node>> = edge.map(Edge::node);
+    let target = edge.map(Edge::node);
     match (live.get_mut(name), value) {
         (Some(Value::Object(map)), Value::Object(patch)) => {
             if strategy.is_some_and(|s| s.replace) {

@@ -129,7 +129,15 @@ impl Object {
 
     /// Appends the whole JSON text, with resourceVersion.
     pub fn write_json(&self, out: &mut Vec<u8>) {
+        self.write_json_after(0, out);
+    }
+
+    /// Appends the JSON text, with resourceVersion, without its first `skip` bytes.
+    ///
+    /// For list items that leave out kind and version, which stand before `metadata`.
+    pub fn write_json_after(&self, skip: usize, out: &mut Vec<u8>) {
         let (head, tail) = self.text.split_at(self.splice as usize);
+        let head = head.get(skip..).unwrap_or_default();
         let comma = if self.comma { "," } else { "" };
         out.extend_from_slice(head);
         let written = write!(out, r#""resourceVersion":"{}"{comma}"#, self.revision);
