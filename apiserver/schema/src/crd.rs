@@ -416,7 +416,7 @@ fn node_of(schema: &Value, place: Place) -> Option<Arc<Node>> {
         return Some(Schema::from_crd(schema).ok()?.root);
     }
     let holder = json!({ "type": "object", "properties": { "value": schema } });
-    Some(Schema::from_crd(&holder).ok()?.root.field("value")?.edge.node())
+    Some(Schema::from_crd(&holder).ok()?.root.field("value")?.edge.node().shared())
 }
 
 #[cfg(test)]

@@ -208,8 +208,18 @@ impl Node {
 /// Borrowed wherever it can be: every write visits a hundred edges many times, and a count that all
 /// processors share would have to travel between them each time.
 pub(crate) enum NodeRef<'a> {
-    Held(&'a Node),
+    Held(&'a Arc<Node>),
     Found(Arc<Node>),
+}
+
+impl NodeRef<'_> {
+    /// The node, to keep.
+    pub(crate) fn shared(&self) -> Arc<Node> {
+        match self {
+            NodeRef::Held(node) => Arc::clone(node),
+            NodeRef::Found(node) => node.clone(),
+        }
+    }
 }
 
 impl std::ops::Deref for NodeRef<'_> {

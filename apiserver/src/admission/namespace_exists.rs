@@ -102,6 +102,7 @@ async fn provide(attributes: &Attributes<'_>) -> Result<(), ApiError> {
         options: WriteOptions::default(),
         warnings: Vec::new(),
         admitted: false,
+        deadline: attributes.deadline,
     };
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": attributes.namespace}});
     create(&mut writer, namespace, Some("kube-apiserver")).await.map(|_| ())

@@ -7,19 +7,6 @@ use super::check::{At, Causes, default, ensure, part, text};
 use super::{Ctx, Strategy};
 use crate::status::ApiError;
 
-/// Strategy of types whose changes are counted, and that have no rules beyond their schema.
-pub(super) struct Counted;
-
-impl Strategy for Counted {
-    fn unconditional_updates(&self) -> bool {
-        false
-    }
-
-    fn counts_generation(&self) -> bool {
-        true
-    }
-}
-
 /// Strategy of `flowschemas`.
 pub(super) struct FlowSchemas;
 

@@ -267,7 +267,7 @@ fn select(operand: Type, field: &str) -> Result<Type> {
             match declared {
                 Some(declared) => {
                     let child = declared.edge.node();
-                    Ok(Type::of(&child, child.embedded))
+                    Ok(Type::of(&child.shared(), child.embedded))
                 }
                 None => undefined(),
             }

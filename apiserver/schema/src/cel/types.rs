@@ -72,14 +72,14 @@ impl Type {
                 let items = items.node();
                 let most = (REQUEST - 2) / (min_size(&items) + 1);
                 let most = bound(rules.and_then(|rules| rules.max_items), most);
-                Type::List(Type::of(&items, items.embedded).into(), most)
+                Type::List(Type::of(&items.shared(), items.embedded).into(), most)
             }
             Kind::Object => match &node.items {
                 Some(items) if node.fields.is_empty() => {
                     let items = items.node();
                     let most = (REQUEST - 2) / (min_size(&items) + 6);
                     let most = bound(rules.and_then(|rules| rules.max_properties), most);
-                    Type::Map(Type::of(&items, items.embedded).into(), most)
+                    Type::Map(Type::of(&items.shared(), items.embedded).into(), most)
                 }
                 _ => Type::Object(node.clone(), is_resource || node.embedded),
             },

@@ -95,20 +95,20 @@ impl PodSecurity {
         }
         let (policy, faults) = self.policy(attributes).await?;
         if policy.is_privileged() && faults.is_empty() {
-            note(attributes, "enforce-policy", Standard::PRIVILEGED);
+            note("enforce-policy", Standard::PRIVILEGED);
             return Ok(());
         }
         if attributes.old.is_some_and(|old| !is_significant(&pod["spec"], &old["spec"])) {
             return Ok(());
         }
-        note_faults(attributes, &faults);
+        note_faults(&faults);
         let pod_of = Pod { metadata: &pod["metadata"], spec: &pod["spec"] };
-        if self.is_exempt_class(attributes, pod_of) {
+        if self.is_exempt_class(pod_of) {
             return Ok(());
         }
-        note(attributes, "enforce-policy", policy.enforce);
+        note("enforce-policy", policy.enforce);
         let found = violations(policy.enforce, pod_of);
-        audit(attributes, policy.audit, pod_of);
+        audit(policy.audit, pod_of);
         if found.is_empty() {
             warn(attributes, policy.warn, pod_of);
             return Ok(());
@@ -133,11 +133,11 @@ impl PodSecurity {
             _ => &object["spec"]["template"],
         };
         let pod = Pod { metadata: &template["metadata"], spec: &template["spec"] };
-        if template.is_null() || self.is_exempt_class(attributes, pod) {
+        if template.is_null() || self.is_exempt_class(pod) {
             return Ok(());
         }
-        note_faults(attributes, &faults);
-        audit(attributes, policy.audit, pod);
+        note_faults(&faults);
+        audit(policy.audit, pod);
         warn(attributes, policy.warn, pod);
         Ok(())
     }
@@ -169,34 +169,34 @@ impl PodSecurity {
         } else {
             return false;
         };
-        note(attributes, "exempt", reason);
+        note("exempt", reason);
         true
     }
 
-    fn is_exempt_class(&self, attributes: &Attributes<'_>, pod: Pod<'_>) -> bool {
+    fn is_exempt_class(&self, pod: Pod<'_>) -> bool {
         let exempt = self.0.runtime_classes.contains(text(pod.spec, "runtimeClassName"));
         if exempt {
-            note(attributes, "exempt", "runtimeClass");
+            note("exempt", "runtimeClass");
         }
         exempt
     }
 }
 
-fn note(attributes: &Attributes<'_>, key: &str, value: impl ToString) {
+fn note(key: &str, value: impl ToString) {
     audit::annotate(&format!("{PREFIX}{key}"), || value.to_string());
 }
 
-fn note_faults(attributes: &Attributes<'_>, faults: &[schema::Cause]) {
+fn note_faults(faults: &[schema::Cause]) {
     if !faults.is_empty() {
         let faults: Vec<String> =
             faults.iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect();
-        note(attributes, "error", format!("Failed to parse policy: {}", faults.join(", ")));
+        note("error", format!("Failed to parse policy: {}", faults.join(", ")));
     }
 }
 
-fn audit(attributes: &Attributes<'_>, standard: Standard, pod: Pod<'_>) {
+fn audit(standard: Standard, pod: Pod<'_>) {
     if let Some(text) = would_violate(standard, pod) {
-        note(attributes, "audit-violations", text);
+        note("audit-violations", text);
     }
 }
 

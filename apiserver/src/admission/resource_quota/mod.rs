@@ -163,8 +163,8 @@ async fn charge(
         user: &user,
         options: WriteOptions::default(),
         warnings: Vec::new(),
-        annotations: attributes.annotations.clone(),
         admitted: true,
+        deadline: attributes.deadline,
     };
     let plan = Plan::new(name, Some("status"), Some("kube-apiserver"));
     let charged = update(&mut writer, &plan, |_, current| {
