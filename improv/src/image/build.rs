@@ -175,7 +175,7 @@ fn config(spec: &ImageSpec, diff_id: &str) -> oci_spec::Result<Vec<u8>> {
         .rootfs(RootFsBuilder::default().typ("layers").diff_ids(vec![diff_id.to_owned()]).build()?)
         .history(vec![HistoryBuilder::default().created_by("improv image build").build()?])
         .build()?;
-    Ok(configuration.to_string()?.into_bytes())
+    text(&configuration)
 }
 
 fn index(spec: &ImageSpec, manifest: &Blob) -> oci_spec::Result<Vec<u8>> {
@@ -196,7 +196,13 @@ fn index(spec: &ImageSpec, manifest: &Blob) -> oci_spec::Result<Vec<u8>> {
         .media_type(MediaType::ImageIndex)
         .manifests(vec![descriptor])
         .build()?;
-    Ok(index.to_string()?.into_bytes())
+    text(&index)
+}
+
+/// A document as text, with sorted members: its own maps have no order, and equal input must give equal bytes.
+fn text(document: &impl serde::Serialize) -> oci_spec::Result<Vec<u8>> {
+    let sorted = serde_json::to_value(document)?;
+    Ok(sorted.to_string().into_bytes())
 }
 
 fn write_archive(out: &Path, index: &[u8], blobs: &[&Blob]) -> io::Result<()> {

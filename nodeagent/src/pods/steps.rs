@@ -145,19 +145,3 @@ pub(super) async fn confirm_delete(ctx: &Context, wanted: &Wanted) {
         }
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn signals_have_names_and_numbers() {
-        let check = |name: &str, number| assert_eq!(signal_number(name), number, "{name}");
-        check("SIGTERM", 15);
-        check("QUIT", 3);
-        check("9", 9);
-        check("SIGRTMIN+3", 37);
-        check("SIGRTMAX", 64);
-        check("nonsense", 15);
-    }
-}
