@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::{admission, audit, fairness};
+use crate::{admission, audit, fairness, identity};
 
 /// Everything that a [`crate::Server`] needs to know before it starts.
 #[derive(Debug, Clone)]
@@ -21,6 +21,8 @@ pub struct Config {
     pub node_ports: (u16, u16),
     /// `iss` of service-account tokens.
     pub issuer: String,
+    /// Who may come in, who decides what they may, and how the server shows itself.
+    pub identity: identity::options::Options,
     /// More names and addresses for the serving certificate.
     pub extra_names: Vec<String>,
     /// CustomResourceDefinitions in YAML (one or many documents a text) or JSON, installed at start.
@@ -46,6 +48,7 @@ impl Default for Config {
             service_cidr: "10.96.0.0/16".into(),
             node_ports: (30000, 32767),
             issuer: "https://kubernetes.default.svc.cluster.local".into(),
+            identity: identity::options::Options::default(),
             extra_names: Vec::new(),
             crds: Vec::new(),
             max_body_bytes: 3 * 1024 * 1024,

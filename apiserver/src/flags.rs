@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use clap::Args;
 
+use crate::identity::flags::IdentityFlags;
 use crate::{Config, admission, audit, fairness};
 
 /// Everything that an operator may say about the server, wherever it runs.
@@ -16,13 +17,15 @@ pub struct Flags {
     /// Address that others reach the server at; without it, the first one of this machine
     #[arg(long, value_name = "IP")]
     pub advertise_address: Option<IpAddr>,
-    /// Issuer of service-account tokens
+    /// Issuer of service-account tokens; repeated, the first one issues and the others are taken, too
     #[arg(
-        long,
+        long = "service-account-issuer",
         value_name = "URL",
         default_value = "https://kubernetes.default.svc.cluster.local"
     )]
-    pub service_account_issuer: String,
+    pub service_account_issuers: Vec<String>,
+    #[command(flatten)]
+    identity: IdentityFlags,
     /// Further name or address for the serving certificate; may be repeated
     #[arg(long = "tls-san", value_name = "NAME")]
     pub tls_sans: Vec<String>,
@@ -42,7 +45,10 @@ impl Flags {
     pub fn apply(&self, config: &mut Config) {
         let port = config.bind.map_or(0, |address| address.port());
         config.advertise = self.advertise_address.map(|ip| SocketAddr::new(ip, port));
-        config.issuer.clone_from(&self.service_account_issuer);
+        if let Some(issuer) = self.service_account_issuers.first() {
+            config.issuer.clone_from(issuer);
+        }
+        self.identity.apply(&self.service_account_issuers, &mut config.identity);
         config.extra_names.clone_from(&self.tls_sans);
         self.admission.apply(&mut config.admission);
         self.audit.apply(config);

@@ -6,6 +6,8 @@ use std::borrow::Cow;
 
 use http::Method;
 
+use crate::handlers::selector::Fields;
+
 /// Who sent a request.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct User {
@@ -188,10 +190,11 @@ fn single_name(query: Option<&str>) -> Option<String> {
     let selector = form_urlencoded::parse(query?.as_bytes())
         .find(|(k, _)| k == "fieldSelector")
         .map(|(_, v)| v.into_owned())?;
-    selector.split(',').find_map(|term| {
-        let (field, value) = term.split_once("==").or_else(|| term.split_once('='))?;
-        (field == "metadata.name" && !value.is_empty()).then(|| value.to_owned())
-    })
+    // Read as the list itself is: a guess at the text could name an object that is not chosen.
+    let fields = Fields::parse(&selector).ok()?;
+    let name = fields.required("metadata.name").filter(|name| !name.is_empty())?;
+    let is_segment = name != "." && name != ".." && !name.contains(['/', '%']);
+    is_segment.then(|| name.to_owned())
 }
 
 /// Percent-decodes one path segment (a `+` stays a plus).
@@ -261,6 +264,9 @@ mod tests {
             "get apps|v1|deployments|scale|x|d|",
         );
         check("GET /api/v1/pods?fieldSelector=metadata.name%3Da", "list |v1|pods|||a|");
+        let hidden = "GET /api/v1/pods?fieldSelector=metadata.name!%3Dz%5C,metadata.name%3Da";
+        check(hidden, "list |v1|pods||||");
+        check("GET /api/v1/pods?fieldSelector=metadata.name%3Da/b", "list |v1|pods||||");
         check("PATCH /api/v1/namespaces/x/pods/a%2Eb", "patch |v1|pods||x|a.b|");
     }
 

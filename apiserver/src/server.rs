@@ -2,11 +2,13 @@
 
 mod deadline;
 mod events;
+mod follow;
 mod identify;
 mod listen;
 mod local;
 mod roles;
 mod stall;
+mod ties;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
@@ -30,11 +32,10 @@ use crate::fairness::{self, Fairness};
 use crate::handlers;
 use crate::handlers::options::{self, WriteOptions};
 use crate::identity::authn::{Authenticator, Found, Lookup};
+use crate::identity::file::{Problem, Reloads};
 use crate::identity::node::Pods;
 use crate::identity::pki::ServerNames;
-use crate::identity::tls::ClientAuthority;
-use crate::identity::tokens::TokenKey;
-use crate::identity::{Authorizer, Pki, pki};
+use crate::identity::{Authorizer, Pki, pki, setup};
 use crate::registry::{Registry, Resource};
 use crate::request::{RequestInfo, User};
 use crate::status::ApiError;
@@ -72,6 +73,8 @@ pub struct Core {
     hook_follower: OnceLock<admission::HookFollower>,
     definitions: OnceLock<crd::Follower>,
     roles: OnceLock<roles::Follower>,
+    /// Configuration files that are followed.
+    pub(crate) reloads: Reloads,
     kubelet_tls: Arc<ClientConfig>,
     anonymous_tls: Arc<ClientConfig>,
     address: OnceLock<SocketAddr>,
@@ -266,9 +269,9 @@ pub enum StartError {
     /// TLS towards node agents cannot be set up.
     #[error("failed to prepare TLS: {0}")]
     Tls(String),
-    /// The key of service-account tokens cannot be used.
-    #[error("failed to prepare the key of service-account tokens: {0}")]
-    TokenKey(String),
+    /// A configuration file or flag is wrong.
+    #[error(transparent)]
+    Configuration(#[from] Problem),
     /// Requests cannot be recorded as asked for.
     #[error("{0}")]
     Audit(AuditError),
@@ -333,6 +336,7 @@ impl Server {
         let _ = core.roles.set(roles);
         let hooks = admission::HookFollower::start(&core).await.map_err(read("webhooks"))?;
         let _ = core.hook_follower.set(hooks);
+        ties::follow(&core).await.map_err(read("what ties objects to nodes"))?;
         let registry = core.registry();
         if let Some(definitions) =
             registry.find("apiextensions.k8s.io", "customresourcedefinitions")
@@ -355,6 +359,9 @@ impl Server {
         admission::start_checking(&server);
         fairness::follow::start(&server).await.map_err(read("flow schemas"))?;
         server.spawn(events::expire(Arc::downgrade(&server.core)));
+        let every = server.core.config.identity.reload_every;
+        let core = server.core.clone();
+        server.spawn(async move { core.reloads.follow(every).await });
         server.core.health.objects_are_there();
         Ok(server)
     }
@@ -427,20 +434,27 @@ fn core(
     let names = ServerNames { service_ip: Some(service_ip), extra: config.extra_names.clone() };
     let directory = config.data_dir.as_ref().map(|d| d.join("pki"));
     let pki = Pki::open(directory.as_deref(), &names).map_err(StartError::Certificates)?;
-    let keys =
-        TokenKey::new(&pki, &config.issuer).map_err(|e| StartError::TokenKey(e.to_string()))?;
-    let identity = pki::to_der(pki.kubelet_client()).map_err(StartError::Certificates)?;
+    let reloads = Reloads::default();
+    let authenticator = setup::authenticator(&config.identity, &config.issuer, &pki, &reloads)?;
+    let authorizer = setup::authorizer(&config.identity, &reloads)?;
+    let (identity, kubelet_ca) = setup::kubelet(&config.identity.serving, &pki)?;
+    let identity = pki::to_der(&identity).map_err(StartError::Certificates)?;
     let registry = Registry::hosted(&store);
+    reloads.register(metrics.registry());
     let fairness = Fairness::new(config.fairness.clone(), metrics.registry());
-    let tls =
-        |identity| backend::tls_config(backend::Trust::Anyone, identity).map_err(StartError::Tls);
+    let kubelet_trust = match &kubelet_ca {
+        Some(pem) => backend::Trust::Bundle(pem.as_bytes()),
+        None => backend::Trust::Anyone,
+    };
+    let tls = |trust, identity| backend::tls_config(trust, identity).map_err(StartError::Tls);
     Ok(Core {
         audit: audit.map(Arc::new),
         fairness,
-        kubelet_tls: Arc::new(tls(Some(identity))?),
-        anonymous_tls: Arc::new(tls(None)?),
-        authenticator: Authenticator::new(keys),
-        authorizer: Arc::new(Authorizer::default()),
+        kubelet_tls: Arc::new(tls(kubelet_trust, Some(identity))?),
+        anonymous_tls: Arc::new(tls(backend::Trust::Anyone, None)?),
+        authenticator,
+        authorizer: Arc::new(authorizer),
+        reloads,
         admission: admission::Chain::new(&config.admission).map_err(StartError::Admission)?,
         health: Health::default(),
         metrics,
@@ -481,9 +495,4 @@ async fn start_caches(core: &Arc<Core>) -> Result<(), StartError> {
         },
     );
     join_all(started).await.into_iter().collect()
-}
-
-/// Judges client certificates; made once a listener.
-pub(crate) fn client_authority(pki: &Pki) -> Result<ClientAuthority, StartError> {
-    ClientAuthority::new(pki).map_err(StartError::Certificates)
 }

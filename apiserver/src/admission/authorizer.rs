@@ -194,7 +194,7 @@ impl Ask for ResourceCheck {
 
 impl Asker {
     fn ask(&self, question: &identity::Attributes<'_>) -> Option<Result<Cel, String>> {
-        some(Answer(self.authorizer.authorize(question)))
+        some(Answer(self.authorizer.authorize_now(question)))
     }
 }
 
@@ -213,7 +213,7 @@ impl Ask for Answer {
     fn call(&self, function: &str, args: &[Cel]) -> Option<Result<Cel, String>> {
         match (function, args) {
             ("allowed", []) => Some(Ok(Cel::Bool(self.0.allowed))),
-            ("reason", []) => text(&self.0.reason),
+            ("reason", []) => text(&self.0.reason.to_string()),
             // Questions are answered from memory, which does not fail.
             ("errored", []) => Some(Ok(Cel::Bool(false))),
             ("error", []) => text(""),

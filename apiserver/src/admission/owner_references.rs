@@ -124,5 +124,5 @@ fn may_finalize(
 }
 
 fn ask(question: &identity::Attributes<'_>, attributes: &Attributes<'_>) -> Decision {
-    attributes.core.authorizer.authorize(question)
+    attributes.core.authorizer.authorize_now(question)
 }

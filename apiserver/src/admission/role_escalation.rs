@@ -1,8 +1,9 @@
 //! Nobody grants what they do not hold. No flag switches this off: upstream has it below admission.
 
+use futures::FutureExt as _;
 use serde_json::Value;
 
-use super::{Admitted, Attributes, Operation, Plugin, Resources, admitted, answer};
+use super::{Admitted, Attributes, Operation, Plugin, Resources, admitted};
 use crate::identity::{escalation, rbac};
 
 /// See [`escalation::check`].
@@ -36,6 +37,6 @@ impl Plugin for RoleEscalation {
         };
         let authorizer = &attributes.core.authorizer;
         let (user, namespace) = (attributes.user, attributes.namespace);
-        answer(escalation::check(authorizer, user, kind, namespace, object, attributes.old))
+        escalation::check(authorizer, user, kind, namespace, object, attributes.old).boxed()
     }
 }

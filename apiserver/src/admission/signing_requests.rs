@@ -146,6 +146,6 @@ fn has_verb(attributes: &Attributes<'_>, signer: &str, verb: &str) -> bool {
             name,
             ..identity::Attributes::of_nothing(attributes.user)
         };
-        attributes.core.authorizer.authorize(&asked).allowed
+        attributes.core.authorizer.authorize_now(&asked).allowed
     })
 }

@@ -2,7 +2,7 @@
 //!
 //! Source: kubernetes.io, "Labels and Selectors", "Field Selectors".
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::status::ApiError;
 
@@ -88,6 +88,33 @@ impl Labels {
             }
         })
     }
+}
+
+/// A label selector as the requirements of an access review. None if it does not parse: who decides
+/// then takes it for no restriction.
+///
+/// Source: KEP-4601.
+pub fn label_requirements(text: &str) -> Vec<Value> {
+    let Ok(Labels(requirements)) = Labels::parse(text) else { return Vec::new() };
+    let shown = |Requirement { key, rule }: &Requirement| match rule {
+        Rule::Exists => Some(json!({ "key": key, "operator": "Exists" })),
+        Rule::Absent => Some(json!({ "key": key, "operator": "DoesNotExist" })),
+        Rule::In(values) => Some(json!({ "key": key, "operator": "In", "values": values })),
+        Rule::NotIn(values) => Some(json!({ "key": key, "operator": "NotIn", "values": values })),
+        // Reviews have no word for them, so they restrict nothing there.
+        Rule::Greater(_) | Rule::Less(_) => None,
+    };
+    requirements.iter().filter_map(shown).collect()
+}
+
+/// A field selector as the requirements of an access review; as [`label_requirements`].
+pub fn field_requirements(text: &str) -> Vec<Value> {
+    let Ok(fields) = Fields::parse(text) else { return Vec::new() };
+    let shown = |term: &Term| {
+        let operator = if term.equal { "In" } else { "NotIn" };
+        json!({ "key": term.field, "operator": operator, "values": [term.value] })
+    };
+    fields.terms().iter().map(shown).collect()
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -352,6 +379,12 @@ impl Fields {
     /// Every comparison.
     pub fn terms(&self) -> &[Term] {
         &self.0
+    }
+
+    /// The value that `field` must have, if one is asked for.
+    pub fn required(&self, field: &str) -> Option<&str> {
+        let term = self.0.iter().find(|term| term.equal && term.field == field)?;
+        Some(&term.value)
     }
 
     /// Whether an object is chosen; `field` gives its values, an absent one counts as empty.

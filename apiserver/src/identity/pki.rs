@@ -310,7 +310,7 @@ fn key_identifier<'a>(certificate: &X509Certificate<'a>, whose: Whose) -> Option
     })
 }
 
-fn hosts(certificate: &X509Certificate<'_>) -> BTreeSet<String> {
+pub(super) fn hosts(certificate: &X509Certificate<'_>) -> BTreeSet<String> {
     let Ok(Some(names)) = certificate.subject_alternative_name() else { return BTreeSet::new() };
     let as_text = |name: &GeneralName<'_>| match name {
         GeneralName::DNSName(name) => Some((*name).to_owned()),

@@ -122,7 +122,8 @@ impl RoleKey {
     }
 }
 
-#[derive(Debug)]
+/// A binding of a role to subjects.
+#[derive(Debug, PartialEq, Eq)]
 struct Binding {
     namespace: String,
     name: String,
@@ -134,20 +135,38 @@ struct Binding {
 enum Subject {
     User(String),
     Group(String),
-    ServiceAccount { namespace: String, name: String },
+    /// `user` is the name that its tokens stand for.
+    ServiceAccount {
+        namespace: String,
+        name: String,
+        user: String,
+    },
 }
 
 impl Subject {
-    /// Key in the index: accounts are users there.
-    fn key(&self) -> String {
-        match self {
-            Self::User(name) => user_key(name),
-            Self::Group(name) => group_key(name),
-            Self::ServiceAccount { namespace, name } => {
-                user_key(&format!("system:serviceaccount:{namespace}:{name}"))
-            }
+    /// Whether it is the user or group of that name.
+    fn is(&self, who: Who<'_>) -> bool {
+        match (self, who) {
+            (Self::User(name) | Self::ServiceAccount { user: name, .. }, Who::User(wanted))
+            | (Self::Group(name), Who::Group(wanted)) => name == wanted,
+            _ => false,
         }
     }
+
+    /// Accounts are users here.
+    fn who(&self) -> Who<'_> {
+        match self {
+            Self::User(name) | Self::ServiceAccount { user: name, .. } => Who::User(name),
+            Self::Group(name) => Who::Group(name),
+        }
+    }
+}
+
+/// Somebody to whom a role may be bound.
+#[derive(Clone, Copy)]
+enum Who<'a> {
+    User(&'a str),
+    Group(&'a str),
 }
 
 impl fmt::Display for Subject {
@@ -155,19 +174,61 @@ impl fmt::Display for Subject {
         match self {
             Self::User(name) => write!(f, "User {name:?}"),
             Self::Group(name) => write!(f, "Group {name:?}"),
-            Self::ServiceAccount { namespace, name } => {
+            Self::ServiceAccount { namespace, name, .. } => {
                 write!(f, "ServiceAccount \"{name}/{namespace}\"")
             }
         }
     }
 }
 
-fn user_key(name: &str) -> String {
-    format!("u:{name}")
+/// What grants a request: a binding, and the subject in it that the user is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    binding: Arc<Binding>,
+    subject: usize,
 }
 
-fn group_key(name: &str) -> String {
-    format!("g:{name}")
+impl fmt::Display for Grant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Binding { namespace, name, role, subjects } = &*self.binding;
+        f.write_str("RBAC: allowed by ")?;
+        match namespace.as_str() {
+            "" => write!(f, "ClusterRoleBinding {name:?}")?,
+            namespace => write!(f, "RoleBinding \"{name}/{namespace}\"")?,
+        }
+        write!(f, " of {} {:?} to {}", role.kind(), role.name, subjects[self.subject])
+    }
+}
+
+type Bindings = HashMap<String, Vec<Arc<Binding>>>;
+
+/// The bindings of one namespace, by those to whom they give something.
+#[derive(Debug, Default)]
+struct Subjects {
+    users: Bindings,
+    groups: Bindings,
+}
+
+impl Subjects {
+    fn of(&self, who: Who<'_>) -> &[Arc<Binding>] {
+        let found = match who {
+            Who::User(name) => self.users.get(name),
+            Who::Group(name) => self.groups.get(name),
+        };
+        found.map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// The map that holds `who`, and the key there.
+    fn place<'a>(&mut self, who: Who<'a>) -> (&mut Bindings, &'a str) {
+        match who {
+            Who::User(name) => (&mut self.users, name),
+            Who::Group(name) => (&mut self.groups, name),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.users.is_empty() && self.groups.is_empty()
+    }
 }
 
 /// Roles and bindings, ready to be asked.
@@ -176,7 +237,7 @@ pub struct Index {
     roles: HashMap<RoleKey, Arc<[Rule]>>,
     bindings: HashMap<RoleKey, Arc<Binding>>,
     /// Namespace (empty: cluster-wide) to subject to bindings.
-    by_subject: HashMap<String, HashMap<String, Vec<Arc<Binding>>>>,
+    by_subject: HashMap<String, Subjects>,
 }
 
 impl Index {
@@ -204,7 +265,8 @@ impl Index {
     fn bind(&mut self, key: RoleKey, binding: Arc<Binding>) {
         let subjects = self.by_subject.entry(binding.namespace.clone()).or_default();
         for subject in &binding.subjects {
-            let bindings = subjects.entry(subject.key()).or_default();
+            let (map, name) = subjects.place(subject.who());
+            let bindings = map.entry(name.to_owned()).or_default();
             if !bindings.iter().any(|known| Arc::ptr_eq(known, &binding)) {
                 bindings.push(binding.clone());
             }
@@ -216,11 +278,11 @@ impl Index {
         let Some(old) = self.bindings.remove(key) else { return };
         let Some(subjects) = self.by_subject.get_mut(&old.namespace) else { return };
         for subject in &old.subjects {
-            let subject = subject.key();
-            if let Some(bindings) = subjects.get_mut(&subject) {
+            let (map, name) = subjects.place(subject.who());
+            if let Some(bindings) = map.get_mut(name) {
                 bindings.retain(|binding| !Arc::ptr_eq(binding, &old));
                 if bindings.is_empty() {
-                    subjects.remove(&subject);
+                    map.remove(name);
                 }
             }
         }
@@ -232,10 +294,12 @@ impl Index {
     /// Whether a binding grants what is asked for, and which; if none does, the roles that are missing.
     pub fn authorize(&self, asked: &Attributes<'_>) -> Decision {
         let mut missing = Vec::new();
-        for (binding, subject) in self.bindings_of(asked.user, asked.namespace) {
+        for (binding, who) in self.bindings_of(asked.user, asked.namespace) {
             match self.roles.get(&binding.role) {
                 Some(rules) if rules.iter().any(|rule| rule.allows(asked)) => {
-                    return Decision::allow(reason(binding, subject));
+                    let subject = binding.subjects.iter().position(|subject| subject.is(who));
+                    let subject = subject.unwrap_or_default();
+                    return Decision::grant(Grant { binding: binding.clone(), subject });
                 }
                 Some(_) => {}
                 None => missing.push(format!(
@@ -246,7 +310,7 @@ impl Index {
             }
         }
         match missing.as_slice() {
-            [] => Decision::no_opinion(String::new()),
+            [] => Decision::default(),
             [one] => Decision::no_opinion(format!("RBAC: {one}")),
             many => Decision::no_opinion(format!("RBAC: [{}]", many.join(", "))),
         }
@@ -268,33 +332,20 @@ impl Index {
         self.roles.get(key).cloned()
     }
 
+    /// The bindings of the user's name, then of each group; cluster-wide ones first.
     fn bindings_of<'a>(
         &'a self,
         user: &'a User,
         namespace: &'a str,
-    ) -> impl Iterator<Item = (&'a Binding, &'a Subject)> {
+    ) -> impl Iterator<Item = (&'a Arc<Binding>, Who<'a>)> {
         let scopes = std::iter::once("").chain((!namespace.is_empty()).then_some(namespace));
         scopes.filter_map(|scope| self.by_subject.get(scope)).flat_map(move |subjects| {
-            let groups = user.groups.iter().map(|group| group_key(group));
-            std::iter::once(user_key(&user.name)).chain(groups).flat_map(move |key| {
-                let bindings = subjects.get(&key).map(Vec::as_slice).unwrap_or_default();
-                bindings.iter().filter_map(move |binding| {
-                    let subject = binding.subjects.iter().find(|s| s.key() == key)?;
-                    Some((&**binding, subject))
-                })
-            })
+            let groups = user.groups.iter().map(|group| Who::Group(group));
+            std::iter::once(Who::User(&user.name))
+                .chain(groups)
+                .flat_map(move |who| subjects.of(who).iter().map(move |binding| (binding, who)))
         })
     }
-}
-
-fn reason(binding: &Binding, subject: &Subject) -> String {
-    let (kind, name) = if binding.namespace.is_empty() {
-        ("ClusterRoleBinding", format!("{:?}", binding.name))
-    } else {
-        ("RoleBinding", format!("\"{}/{}\"", binding.name, binding.namespace))
-    };
-    let role = &binding.role;
-    format!("RBAC: allowed by {kind} {name} of {} {:?} to {subject}", role.kind(), role.name)
 }
 
 /// The rules of a role object; those that do not parse are left out.
@@ -324,7 +375,8 @@ fn binding_of(object: &Value, namespace: &str, name: &str) -> Option<Binding> {
             "Group" => Subject::Group(name),
             "ServiceAccount" => {
                 let namespace = text("namespace").filter(|ns| !ns.is_empty()).unwrap_or(namespace);
-                Subject::ServiceAccount { namespace: namespace.to_owned(), name }
+                let user = format!("system:serviceaccount:{namespace}:{name}");
+                Subject::ServiceAccount { namespace: namespace.to_owned(), name, user }
             }
             _ => return None,
         })

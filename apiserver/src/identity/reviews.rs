@@ -7,7 +7,9 @@ use uuid::Uuid;
 
 use super::authn::{Authenticator, Lookup};
 use super::authz::{Attributes, Authorizer};
+use super::options::AccountOptions;
 use super::tokens::{Binding, Claims, Reference};
+use crate::handlers::selector::{Fields, Labels};
 use crate::request::User;
 use crate::status::{ApiError, GroupResource, StatusCause};
 
@@ -34,6 +36,8 @@ pub struct Context<'a> {
     pub authorizer: &'a Authorizer,
     /// Objects that tokens are bound to.
     pub objects: &'a dyn Lookup,
+    /// How long tokens may live.
+    pub limits: &'a AccountOptions,
     /// The time.
     pub now: Timestamp,
 }
@@ -42,13 +46,17 @@ pub struct Context<'a> {
 ///
 /// # Errors
 /// [`ApiError::Invalid`] and [`ApiError::BadRequest`] for questions that make no sense.
-pub fn answer(ctx: &Context<'_>, resource: &str, body: &Value) -> Option<Result<Value, ApiError>> {
+pub async fn answer(
+    ctx: &Context<'_>,
+    resource: &str,
+    body: &Value,
+) -> Option<Result<Value, ApiError>> {
     Some(match resource {
         "selfsubjectreviews" => Ok(who_am_i(ctx, body)),
-        "tokenreviews" => token_review(ctx, body),
-        "subjectaccessreviews" => access_review(ctx, body, Asker::Named),
-        "localsubjectaccessreviews" => local_access_review(ctx, body),
-        "selfsubjectaccessreviews" => access_review(ctx, body, Asker::Myself),
+        "tokenreviews" => token_review(ctx, body).await,
+        "subjectaccessreviews" => access_review(ctx, body, Asker::Named).await,
+        "localsubjectaccessreviews" => local_access_review(ctx, body).await,
+        "selfsubjectaccessreviews" => access_review(ctx, body, Asker::Myself).await,
         "selfsubjectrulesreviews" => rules_review(ctx, body),
         _ => return None,
     })
@@ -81,23 +89,25 @@ pub fn user_info(user: &User) -> Value {
     info.into()
 }
 
-fn token_review(ctx: &Context<'_>, body: &Value) -> Result<Value, ApiError> {
+async fn token_review(ctx: &Context<'_>, body: &Value) -> Result<Value, ApiError> {
     let token = text(body, "/spec/token");
     if token.is_empty() {
         let message = "token is required for TokenReview in authentication";
         return Err(ApiError::BadRequest(message.to_owned()));
     }
-    let asked: Vec<&str> = texts(body, "/spec/audiences");
-    let ours = ctx.authenticator.keys().issuer();
-    let wanted = if asked.is_empty() { vec![ours] } else { asked.clone() };
-    let found = ctx.authenticator.token(token, ctx.objects, ctx.now.as_second());
+    let asked: Vec<String> =
+        texts(body, "/spec/audiences").into_iter().map(str::to_owned).collect();
+    let ours = ctx.authenticator.keys().audiences();
+    let wanted = if asked.is_empty() { ours } else { &asked };
+    let found = ctx.authenticator.token(token, &asked, ctx.objects, ctx.now.as_second()).await;
     let status = found.and_then(|found| {
-        let shared: Vec<&str> =
-            wanted.iter().copied().filter(|a| found.audiences.iter().any(|b| b == a)).collect();
+        // A token that says nothing of audiences is for us, and for nobody else.
+        let meant = found.audiences.as_deref().unwrap_or(ours);
+        let shared: Vec<&String> = wanted.iter().filter(|a| meant.contains(a)).collect();
         let user = super::authn::with_everyone(found.user);
         let mut status = json!({ "authenticated": true, "user": user_info(&user) });
         if !asked.is_empty() {
-            status["audiences"] = shared.clone().into();
+            status["audiences"] = json!(shared);
         }
         (!shared.is_empty()).then_some(status)
     });
@@ -113,7 +123,7 @@ enum Asker {
     Named,
 }
 
-fn local_access_review(ctx: &Context<'_>, body: &Value) -> Result<Value, ApiError> {
+async fn local_access_review(ctx: &Context<'_>, body: &Value) -> Result<Value, ApiError> {
     let asked = text(body, "/spec/resourceAttributes/namespace");
     let of_body = text(body, "/metadata/namespace");
     if !of_body.is_empty() && of_body != ctx.namespace {
@@ -129,16 +139,17 @@ fn local_access_review(ctx: &Context<'_>, body: &Value) -> Result<Value, ApiErro
             message,
         ));
     }
-    access_review(ctx, body, Asker::Named)
+    access_review(ctx, body, Asker::Named).await
 }
 
-fn access_review(ctx: &Context<'_>, body: &Value, asker: Asker) -> Result<Value, ApiError> {
+async fn access_review(ctx: &Context<'_>, body: &Value, asker: Asker) -> Result<Value, ApiError> {
     let user = match asker {
         Asker::Myself => ctx.user.clone(),
         Asker::Named => named_user(body)?,
     };
     let present = |pointer: &str| body.pointer(pointer).is_some_and(|value| !value.is_null());
     let resource = present("/spec/resourceAttributes");
+    let selectors = selectors(body)?;
     let attributes = match (resource, present("/spec/nonResourceAttributes")) {
         (true, true) => {
             let message =
@@ -157,7 +168,11 @@ fn access_review(ctx: &Context<'_>, body: &Value, asker: Asker) -> Result<Value,
                 message.to_owned(),
             ));
         }
-        (true, false) => resource_question(&user, body),
+        (true, false) => Attributes {
+            field_selector: &selectors.0,
+            label_selector: &selectors.1,
+            ..resource_question(&user, body)
+        },
         (false, true) => Attributes {
             verb: text(body, "/spec/nonResourceAttributes/verb"),
             path: text(body, "/spec/nonResourceAttributes/path"),
@@ -165,13 +180,68 @@ fn access_review(ctx: &Context<'_>, body: &Value, asker: Asker) -> Result<Value,
             ..Attributes::of_nothing(&user)
         },
     };
-    let decision = ctx.authorizer.authorize(&attributes);
+    let decision = ctx.authorizer.authorize(&attributes).await;
     let mut answer = body.clone();
     answer["status"] = json!({ "allowed": decision.allowed });
+    if decision.denied {
+        answer["status"]["denied"] = true.into();
+    }
     if !decision.reason.is_empty() {
-        answer["status"]["reason"] = decision.reason.into();
+        answer["status"]["reason"] = decision.reason.to_string().into();
     }
     Ok(with_metadata(answer))
+}
+
+/// The field and the label selector of the question, as text.
+fn selectors(body: &Value) -> Result<(String, String), ApiError> {
+    let one = |name: &str, validate: &dyn Fn(&str) -> Result<(), ApiError>| {
+        let field = format!("spec.resourceAttributes.{name}");
+        let selector = &body["spec"]["resourceAttributes"][name];
+        let invalid = |field: &str, problem: String| {
+            invalid_access(field, "FieldValueInvalid", format!("Invalid value: {problem}"))
+        };
+        let raw = selector["rawSelector"].as_str().unwrap_or_default();
+        match (raw, selector["requirements"].as_array().map(Vec::as_slice)) {
+            (raw, Some([_, ..])) if !raw.is_empty() => {
+                let problem =
+                    format!("{raw:?}: may not specified at the same time as requirements");
+                Err(invalid(&format!("{field}.rawSelector"), problem))
+            }
+            (_, Some(requirements @ [_, ..])) => {
+                let terms = requirements.iter().map(term).collect::<Option<Vec<_>>>();
+                let text = terms.map(|terms| terms.join(",")).ok_or_else(|| {
+                    invalid(&format!("{field}.requirements"), "a requirement makes no sense".into())
+                })?;
+                Ok(text)
+            }
+            // One that does not parse restricts nothing, as upstream has it.
+            (raw, _) => Ok(if validate(raw).is_ok() { raw.to_owned() } else { String::new() }),
+        }
+    };
+    Ok((
+        one("fieldSelector", &|text| Fields::parse(text).map(drop))?,
+        one("labelSelector", &|text| Labels::parse(text).map(drop))?,
+    ))
+}
+
+/// A requirement as a term of a selector. `in` with one value is equality, which fields need.
+fn term(requirement: &Value) -> Option<String> {
+    let key = requirement["key"].as_str().filter(|key| !key.is_empty())?;
+    let values = requirement["values"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let values: Vec<&str> = values.iter().filter_map(Value::as_str).collect();
+    match (requirement["operator"].as_str()?, values.as_slice()) {
+        ("In", [one]) => Some(format!("{key}={}", escape(one))),
+        ("NotIn", [one]) => Some(format!("{key}!={}", escape(one))),
+        ("In", [_, ..]) => Some(format!("{key} in ({})", values.join(","))),
+        ("NotIn", [_, ..]) => Some(format!("{key} notin ({})", values.join(","))),
+        ("Exists", []) => Some(key.to_owned()),
+        ("DoesNotExist", []) => Some(format!("!{key}")),
+        _ => None,
+    }
+}
+
+fn escape(value: &str) -> String {
+    value.replace('\\', r"\\").replace(',', r"\,").replace('=', r"\=")
 }
 
 fn resource_question<'a>(user: &'a User, body: &'a Value) -> Attributes<'a> {
@@ -221,7 +291,8 @@ fn rules_review(ctx: &Context<'_>, body: &Value) -> Result<Value, ApiError> {
         return Err(ApiError::BadRequest("no namespace on request".to_owned()));
     }
     let (mut resources, mut paths) = (Vec::new(), Vec::new());
-    for rule in ctx.authorizer.rules_for(ctx.user, namespace) {
+    let list = ctx.authorizer.rules_for(ctx.user, namespace);
+    for rule in list.rules {
         if rule.resources.is_empty() {
             paths.push(json!({ "verbs": rule.verbs, "nonResourceURLs": rule.non_resource_urls }));
             continue;
@@ -235,8 +306,12 @@ fn rules_review(ctx: &Context<'_>, body: &Value) -> Result<Value, ApiError> {
         resources.push(shown);
     }
     let mut answer = body.clone();
+    let incomplete = !list.gaps.is_empty();
     answer["status"] =
-        json!({ "resourceRules": resources, "nonResourceRules": paths, "incomplete": false });
+        json!({ "resourceRules": resources, "nonResourceRules": paths, "incomplete": incomplete });
+    if incomplete {
+        answer["status"]["evaluationError"] = list.gaps.join(", ").into();
+    }
     Ok(with_metadata(answer))
 }
 
@@ -251,6 +326,7 @@ pub fn token_request(ctx: &Context<'_>, name: &str, body: &Value) -> Result<Valu
     let account = account.ok_or_else(|| not_found("serviceaccounts", name))?;
     let asked = body.pointer("/spec/expirationSeconds").and_then(Value::as_i64).unwrap_or(3600);
     check_expiration(asked)?;
+    let asked = ctx.limits.max_seconds.map_or(asked, |most| asked.min(most));
     let mut binding = Binding {
         namespace: ctx.namespace.to_owned(),
         serviceaccount: Some(Reference { name: name.to_owned(), uid: account.uid }),
@@ -261,13 +337,15 @@ pub fn token_request(ctx: &Context<'_>, name: &str, body: &Value) -> Result<Valu
         bind(ctx, name, reference, &mut binding)?;
     }
     let issuer = ctx.authenticator.keys().issuer();
+    let ours = ctx.authenticator.keys().audiences();
     let audiences: Vec<String> = match texts(body, "/spec/audiences").as_slice() {
-        [] => vec![issuer.to_owned()],
+        [] => ours.to_vec(),
         some => some.iter().map(|a| (*a).to_owned()).collect(),
     };
     let now = ctx.now.as_second();
     let mut life = asked;
-    if binding.pod.is_some() && asked == MOUNTED_TOKEN_SECONDS && audiences == [issuer] {
+    let mounted = binding.pod.is_some() && asked == MOUNTED_TOKEN_SECONDS && audiences == ours;
+    if ctx.limits.extend && mounted {
         life = EXTENDED_TOKEN_SECONDS;
         binding.warnafter = Some(now + asked);
     }
@@ -403,7 +481,8 @@ mod tests {
     use crate::identity::authn::Found;
     use crate::identity::pki::{Pki, ServerNames};
     use crate::identity::rbac::Kind;
-    use crate::identity::tokens::TokenKey;
+    use crate::identity::tls::ClientAuthority;
+    use crate::identity::tokens::TokenKeys;
 
     struct World;
 
@@ -442,7 +521,11 @@ mod tests {
         let ctx = Context {
             user,
             namespace: "shop",
-            authenticator: &Authenticator::new(TokenKey::new(&pki, "https://here").unwrap()),
+            authenticator: &Authenticator::new(
+                TokenKeys::of_pki(&pki, "https://here").unwrap(),
+                ClientAuthority::new(&pki).unwrap(),
+            ),
+            limits: &AccountOptions::default(),
             authorizer: &authorizer,
             objects: &World,
             now: "2026-01-01T00:00:00.4Z".parse().unwrap(),
@@ -469,7 +552,8 @@ mod tests {
     }
 
     fn answer_of(ctx: &Context<'_>, resource: &str, body: &Value) -> Result<Value, ApiError> {
-        answer(ctx, resource, body).unwrap()
+        let answer = futures::FutureExt::now_or_never(answer(ctx, resource, body));
+        answer.expect("an answer without waiting").unwrap()
     }
 
     #[test]

@@ -6,14 +6,16 @@
 use std::collections::BTreeMap;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::jwk::{Jwk, KeyAlgorithm, PublicKeyUse};
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use jsonwebtoken::jwk::{Jwk, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
-use rustls_pki_types::SubjectPublicKeyInfoDer;
-use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::pem::{PemObject as _, SectionKind};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+use x509_parser::public_key::PublicKey as Parsed;
+use x509_parser::x509::SubjectPublicKeyInfo;
 
 use super::pki::Pki;
 
@@ -72,50 +74,169 @@ pub struct Claims {
     pub sub: String,
 }
 
-/// Why a token could not be signed or the signing key could not be used.
+/// Why a token could not be signed or a key could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The key is neither an EC nor an RSA key.
-    #[error("the service-account key is neither an EC P-256 nor an RSA key")]
+    /// The key is of a type that tokens are not signed with.
+    #[error("the service-account key is neither an EC (P-256, P-384) nor an RSA key")]
     Key,
+    /// The text holds no key at all.
+    #[error("no key was found: a PEM block PUBLIC KEY, PRIVATE KEY or CERTIFICATE is needed")]
+    NoKey,
     /// The token could not be signed.
     #[error("failed to sign a service-account token")]
     Sign(#[source] jsonwebtoken::errors::Error),
 }
 
-/// Signs tokens, and recognises those that it signed.
-pub struct TokenKey {
-    encoding: EncodingKey,
-    decoding: DecodingKey,
+/// A key that tokens are recognised with.
+struct PublicKey {
+    id: String,
     algorithm: Algorithm,
-    key_id: String,
-    issuer: String,
+    decoding: DecodingKey,
 }
 
-impl TokenKey {
-    /// Takes the token key of `pki`; `issuer` is the `iss` of all tokens, and the audience they are
-    /// for unless told otherwise.
-    ///
-    /// # Errors
-    /// [`Error::Key`] if it is of an unknown type.
-    pub fn new(pki: &Pki, issuer: &str) -> Result<Self, Error> {
-        let (private, public) = (pki.token_key().as_bytes(), pki.token_public_key().as_bytes());
-        let elliptic = EncodingKey::from_ec_pem(private)
-            .and_then(|key| Ok((key, DecodingKey::from_ec_pem(public)?, Algorithm::ES256)));
-        let (encoding, decoding, algorithm) = elliptic
-            .or_else(|_| {
-                let key = EncodingKey::from_rsa_pem(private)?;
-                Ok((key, DecodingKey::from_rsa_pem(public)?, Algorithm::RS256))
-            })
-            .map_err(|_: jsonwebtoken::errors::Error| Error::Key)?;
-        let der = SubjectPublicKeyInfoDer::from_pem_slice(public).map_err(|_| Error::Key)?;
-        let key_id = URL_SAFE_NO_PAD.encode(Sha256::digest(&der));
-        Ok(Self { encoding, decoding, algorithm, key_id, issuer: issuer.to_owned() })
+impl PublicKey {
+    /// `der` is a SubjectPublicKeyInfo.
+    fn new(der: &[u8]) -> Result<Self, Error> {
+        let (_, info) = SubjectPublicKeyInfo::from_der(der).map_err(|_| Error::Key)?;
+        let pem = pem_of(der);
+        let (algorithm, decoding) = match info.parsed().map_err(|_| Error::Key)? {
+            Parsed::RSA(_) => (Algorithm::RS256, DecodingKey::from_rsa_pem(pem.as_bytes())),
+            Parsed::EC(point) if point.key_size() == 256 => {
+                (Algorithm::ES256, DecodingKey::from_ec_pem(pem.as_bytes()))
+            }
+            Parsed::EC(point) if point.key_size() == 384 => {
+                (Algorithm::ES384, DecodingKey::from_ec_pem(pem.as_bytes()))
+            }
+            _ => return Err(Error::Key),
+        };
+        // As upstream names keys, so that a token's header finds its key on either side.
+        let id = URL_SAFE_NO_PAD.encode(Sha256::digest(der));
+        Ok(Self { id, algorithm, decoding: decoding.map_err(|_| Error::Key)? })
     }
 
-    /// Who issues the tokens, and the audience they are for by default.
+    fn jwk(&self) -> Result<Jwk, Error> {
+        let mut key =
+            Jwk::from_decoding_key(&self.decoding, Some(self.algorithm)).map_err(|_| Error::Key)?;
+        key.common.public_key_use = Some(PublicKeyUse::Signature);
+        key.common.key_id = Some(self.id.clone());
+        Ok(key)
+    }
+}
+
+fn pem_of(der: &[u8]) -> String {
+    format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", STANDARD.encode(der))
+}
+
+/// The public keys in PEM text: as they are, of private keys, or of certificates.
+fn public_keys(pem: &str) -> Result<Vec<PublicKey>, Error> {
+    let mut keys = Vec::new();
+    for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(pem.as_bytes()) {
+        match section.map_err(|_| Error::NoKey)? {
+            (SectionKind::PublicKey, der) => keys.push(PublicKey::new(&der)?),
+            (SectionKind::Certificate, der) => {
+                let (_, leaf) = X509Certificate::from_der(&der).map_err(|_| Error::Key)?;
+                keys.push(PublicKey::new(leaf.public_key().raw)?);
+            }
+            (
+                SectionKind::PrivateKey | SectionKind::EcPrivateKey | SectionKind::RsaPrivateKey,
+                _,
+            ) => {
+                let pair = rcgen::KeyPair::from_pem(pem).map_err(|_| Error::Key)?;
+                keys.extend(public_keys(&pair.public_key_pem())?);
+            }
+            _ => (),
+        }
+    }
+    if keys.is_empty() { Err(Error::NoKey) } else { Ok(keys) }
+}
+
+/// Signs tokens, and recognises those that it, or a key before it, signed.
+pub struct TokenKeys {
+    encoding: EncodingKey,
+    /// The first one belongs to the signing key.
+    public: Vec<PublicKey>,
+    issuers: Vec<String>,
+    audiences: Vec<String>,
+    jwks_uri: Option<String>,
+}
+
+impl TokenKeys {
+    /// Signs with the private key in the PEM text `signing`, as `issuer`, who is also the audience.
+    ///
+    /// # Errors
+    /// The key is of an unknown type.
+    pub fn new(signing: &str, issuer: &str) -> Result<Self, Error> {
+        let own = public_keys(signing)?.into_iter().next().ok_or(Error::NoKey)?;
+        let bytes = signing.as_bytes();
+        let encoding = match own.algorithm {
+            Algorithm::RS256 => EncodingKey::from_rsa_pem(bytes),
+            _ => EncodingKey::from_ec_pem(bytes),
+        };
+        Ok(Self {
+            encoding: encoding.map_err(|_| Error::Key)?,
+            public: vec![own],
+            issuers: vec![issuer.to_owned()],
+            audiences: vec![issuer.to_owned()],
+            jwks_uri: None,
+        })
+    }
+
+    /// The token key of `pki`.
+    ///
+    /// # Errors
+    /// As [`TokenKeys::new`].
+    pub fn of_pki(pki: &Pki, issuer: &str) -> Result<Self, Error> {
+        Self::new(pki.token_key(), issuer)
+    }
+
+    /// Also recognises what the keys in the PEM text `keys` signed.
+    ///
+    /// # Errors
+    /// There is no key in it, or one of an unknown type.
+    pub fn accept_keys(&mut self, keys: &str) -> Result<(), Error> {
+        for key in public_keys(keys)? {
+            if self.public.iter().all(|known| known.id != key.id) {
+                self.public.push(key);
+            }
+        }
+        Ok(())
+    }
+
+    /// Also recognises tokens that were issued in these names.
+    pub fn accept_issuers(&mut self, issuers: &[String]) {
+        self.issuers.extend_from_slice(issuers);
+    }
+
+    /// What tokens are for unless told otherwise; without any, it is the issuer.
+    pub fn set_audiences(&mut self, audiences: &[String]) {
+        if !audiences.is_empty() {
+            self.audiences = audiences.to_vec();
+        }
+    }
+
+    /// Where the discovery document says that the keys are.
+    pub fn set_jwks_uri(&mut self, uri: Option<String>) {
+        self.jwks_uri = uri;
+    }
+
+    /// Who issues new tokens.
     pub fn issuer(&self) -> &str {
-        &self.issuer
+        self.issuers.first().map_or("", String::as_str)
+    }
+
+    /// Whether tokens of `issuer` are judged here.
+    pub fn issues_for(&self, issuer: &str) -> bool {
+        self.issuers.iter().any(|known| known == issuer)
+    }
+
+    /// Whom the API server answers to.
+    pub fn audiences(&self) -> &[String] {
+        &self.audiences
+    }
+
+    fn own(&self) -> Result<&PublicKey, Error> {
+        self.public.first().ok_or(Error::NoKey)
     }
 
     /// The token that makes `claims`.
@@ -123,51 +244,51 @@ impl TokenKey {
     /// # Errors
     /// [`Error::Sign`] if the key fails to sign.
     pub fn sign(&self, claims: &Claims) -> Result<String, Error> {
-        let mut header = Header::new(self.algorithm);
+        let own = self.own()?;
+        let mut header = Header::new(own.algorithm);
         header.typ = None;
-        header.kid = Some(self.key_id.clone());
+        header.kid = Some(own.id.clone());
         jsonwebtoken::encode(&header, claims, &self.encoding).map_err(Error::Sign)
     }
 
-    /// The claims of `token` if it was signed with this key, by this issuer, and holds at `now`
-    /// (seconds since 1970); `None` otherwise. Audiences are left to the caller.
+    /// The claims of `token` if it was signed with one of the keys, by one of the issuers, and holds
+    /// at `now` (seconds since 1970); `None` otherwise. Audiences are left to the caller.
     pub fn verify(&self, token: &str, now: i64) -> Option<Claims> {
-        let mut rules = Validation::new(self.algorithm);
-        rules.validate_aud = false;
-        rules.validate_exp = false;
-        rules.set_issuer(&[&self.issuer]);
-        let claims = jsonwebtoken::decode::<Claims>(token, &self.decoding, &rules).ok()?.claims;
+        let named = jsonwebtoken::decode_header(token).ok()?.kid;
+        // A token without the name of its key may be of any.
+        let fits = |key: &&PublicKey| named.as_ref().is_none_or(|name| *name == key.id);
+        let claims = self.public.iter().filter(fits).find_map(|key| {
+            let mut rules = Validation::new(key.algorithm);
+            rules.validate_aud = false;
+            rules.validate_exp = false;
+            rules.set_issuer(&self.issuers);
+            Some(jsonwebtoken::decode::<Claims>(token, &key.decoding, &rules).ok()?.claims)
+        })?;
         (claims.nbf <= now && now < claims.exp).then_some(claims)
     }
 
-    /// The answer of `/openid/v1/jwks`: the public key.
+    /// The answer of `/openid/v1/jwks`: the public keys.
     ///
     /// # Errors
-    /// [`Error::Key`] if the public half cannot be derived.
+    /// [`Error::Key`] if a public half cannot be derived.
     pub fn key_set(&self) -> Result<Value, Error> {
-        let mut key =
-            Jwk::from_encoding_key(&self.encoding, self.algorithm).map_err(|_| Error::Key)?;
-        key.common.public_key_use = Some(PublicKeyUse::Signature);
-        key.common.key_id = Some(self.key_id.clone());
-        key.common.key_algorithm = Some(match self.algorithm {
-            Algorithm::RS256 => KeyAlgorithm::RS256,
-            _ => KeyAlgorithm::ES256,
-        });
-        Ok(json!({ "keys": [key] }))
+        let keys = self.public.iter().map(PublicKey::jwk).collect::<Result<Vec<_>, _>>()?;
+        Ok(json!({ "keys": keys }))
     }
 
     /// The answer of `/.well-known/openid-configuration`.
     pub fn discovery(&self) -> Value {
-        let algorithm = match self.algorithm {
-            Algorithm::RS256 => "RS256",
-            _ => "ES256",
-        };
+        let mut algorithms: Vec<String> =
+            self.public.iter().map(|key| format!("{:?}", key.algorithm)).collect();
+        algorithms.sort();
+        algorithms.dedup();
+        let own = || format!("{}/openid/v1/jwks", self.issuer());
         json!({
-            "issuer": self.issuer,
-            "jwks_uri": format!("{}/openid/v1/jwks", self.issuer),
+            "issuer": self.issuer(),
+            "jwks_uri": self.jwks_uri.clone().unwrap_or_else(own),
             "response_types_supported": ["id_token"],
             "subject_types_supported": ["public"],
-            "id_token_signing_alg_values_supported": [algorithm],
+            "id_token_signing_alg_values_supported": algorithms,
         })
     }
 }
@@ -214,8 +335,8 @@ mod tests {
 
     const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 
-    fn key() -> TokenKey {
-        TokenKey::new(&Pki::open(None, &ServerNames::default()).unwrap(), ISSUER).unwrap()
+    fn key() -> TokenKeys {
+        TokenKeys::of_pki(&Pki::open(None, &ServerNames::default()).unwrap(), ISSUER).unwrap()
     }
 
     fn claims() -> Claims {
@@ -271,5 +392,23 @@ mod tests {
             &rules,
         );
         assert_eq!(found.unwrap().claims, claims());
+    }
+
+    #[test]
+    fn tokens_outlive_the_change_of_key_and_issuer() {
+        let old = Pki::open(None, &ServerNames::default()).unwrap();
+        let token = TokenKeys::of_pki(&old, "https://old")
+            .unwrap()
+            .sign(&Claims { iss: "https://old".to_owned(), ..claims() });
+        let token = token.unwrap();
+        let mut keys = key();
+        keys.accept_keys(old.token_public_key()).unwrap();
+        assert_eq!(keys.verify(&token, 1_500), None, "the issuer is not known yet");
+        keys.accept_issuers(&["https://old".to_owned()]);
+        assert!(keys.verify(&token, 1_500).is_some());
+        assert_eq!(keys.key_set().unwrap()["keys"].as_array().unwrap().len(), 2);
+        keys.accept_keys(old.token_key()).unwrap();
+        assert_eq!(keys.public.len(), 2, "the private half is the same key");
+        assert!(matches!(keys.accept_keys("nothing"), Err(Error::NoKey)));
     }
 }

@@ -13,13 +13,14 @@ use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt as _;
+use http::request::Parts;
 use http_body_util::BodyExt as _;
 use jiff::Timestamp;
 
 use super::{Core, deadline};
 use crate::audit::layer::AuditId;
 use crate::discovery::metrics::Labels;
-use crate::identity::{Attributes, Peer, authn};
+use crate::identity::{Peer, access, authn};
 use crate::request::{RequestInfo, User};
 use crate::status::ApiError;
 use crate::{audit, fairness};
@@ -65,14 +66,16 @@ fn panicked() -> Response {
     (http::StatusCode::INTERNAL_SERVER_ERROR, kind, text).into_response()
 }
 
-async fn authenticate(State(core): State<Arc<Core>>, mut request: Request, next: Next) -> Response {
-    match user(&core, &request) {
+async fn authenticate(State(core): State<Arc<Core>>, request: Request, next: Next) -> Response {
+    let (mut parts, body) = request.into_parts();
+    match user(&core, &parts).await {
         Ok(user) => {
-            request.headers_mut().remove(http::header::AUTHORIZATION);
-            request.extensions_mut().insert(user);
-            next.run(request).await
+            core.authenticator.strip(&mut parts.headers);
+            parts.extensions.insert(user);
+            next.run(Request::from_parts(parts, body)).await
         }
         Err(error) => {
+            let request = Request::from_parts(parts, body);
             let recorded = audit::layer::refused(&core, &request);
             drop(request);
             recorded.await;
@@ -82,65 +85,54 @@ async fn authenticate(State(core): State<Arc<Core>>, mut request: Request, next:
 }
 
 /// The user of the in-process client, of the certificate or of the token.
-fn user(core: &Arc<Core>, request: &Request) -> Result<User, ApiError> {
-    if let Some(user) = request.extensions().get::<User>() {
+async fn user(core: &Arc<Core>, parts: &Parts) -> Result<User, ApiError> {
+    if let Some(user) = parts.extensions.get::<User>() {
         return Ok(user.clone());
     }
-    let peer = request.extensions().get::<Peer>();
+    let (peer, path) = (parts.extensions.get::<Peer>(), parts.uri.path());
     let now = Timestamp::now().as_second();
-    let user = core.authenticator.authenticate(request.headers(), peer, core.as_ref(), now);
+    let user =
+        core.authenticator.authenticate(&parts.headers, path, peer, core.as_ref(), now).await;
     core.metrics.authenticated(user.is_ok());
     user
 }
 
 /// From here on the request is that of the user whom its user asks to be.
-async fn impersonate(State(core): State<Arc<Core>>, mut request: Request, next: Next) -> Response {
-    match wanted(&core, &request) {
+async fn impersonate(State(core): State<Arc<Core>>, request: Request, next: Next) -> Response {
+    let (mut parts, body) = request.into_parts();
+    match wanted(&core, &parts).await {
         Ok(None) => (),
         Ok(Some(user)) => {
             audit::impersonated(&user);
-            request.extensions_mut().insert(user);
+            parts.extensions.insert(user);
         }
         Err(error) => return error.into_response(),
     }
-    next.run(request).await
+    next.run(Request::from_parts(parts, body)).await
 }
 
-fn wanted(core: &Core, request: &Request) -> Result<Option<User>, ApiError> {
-    let Some(wanted) = authn::wanted_user(request.headers())? else { return Ok(None) };
-    let user = request.extensions().get::<User>().ok_or(ApiError::Unauthorized)?;
-    let info = request.extensions().get::<RequestInfo>().ok_or(ApiError::Unauthorized)?;
-    authn::impersonate(&core.authorizer, user, wanted, info).map(Some)
+async fn wanted(core: &Core, parts: &Parts) -> Result<Option<User>, ApiError> {
+    let Some(wanted) = authn::wanted_user(&parts.headers)? else { return Ok(None) };
+    let user = parts.extensions.get::<User>().ok_or(ApiError::Unauthorized)?;
+    let info = parts.extensions.get::<RequestInfo>().ok_or(ApiError::Unauthorized)?;
+    authn::impersonate(&core.authorizer, user, wanted, info).await.map(Some)
 }
 
 async fn authorize(State(core): State<Arc<Core>>, request: Request, next: Next) -> Response {
-    let refused = {
-        let info = request.extensions().get::<RequestInfo>();
-        let user = request.extensions().get::<User>();
-        match (user, info) {
-            (Some(user), Some(info)) => {
-                let selector = field_selector(request.uri().query());
-                let asked = Attributes { field_selector: &selector, ..Attributes::of(user, info) };
-                let decision = core.authorizer.authorize(&asked);
-                let word = if decision.allowed { "allow" } else { "forbid" };
-                audit::annotate("authorization.k8s.io/decision", || word);
-                audit::annotate("authorization.k8s.io/reason", || &decision.reason);
-                (!decision.allowed).then(|| asked.forbidden(&decision))
-            }
-            _ => Some(ApiError::Unauthorized),
+    let (parts, body) = request.into_parts();
+    let (user, info) = (parts.extensions.get::<User>(), parts.extensions.get::<RequestInfo>());
+    let refused = match (user, info) {
+        (Some(user), Some(info)) => {
+            let judged = access::judge(&core.authorizer, user, info, parts.uri.query()).await;
+            let word = if judged.is_allowed() { "allow" } else { "forbid" };
+            audit::annotate("authorization.k8s.io/decision", || word);
+            audit::annotate("authorization.k8s.io/reason", || judged.reason());
+            judged.into_result().err()
         }
+        _ => Some(ApiError::Unauthorized),
     };
     match refused {
-        None => next.run(request).await,
+        None => next.run(Request::from_parts(parts, body)).await,
         Some(error) => error.into_response(),
     }
-}
-
-/// What the query narrows a list or watch to; node agents may only ask for their own.
-fn field_selector(query: Option<&str>) -> String {
-    let mut parameters = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
-    parameters
-        .find(|(key, _)| key == "fieldSelector")
-        .map(|(_, v)| v.into_owned())
-        .unwrap_or_default()
 }

@@ -15,23 +15,27 @@ use tower::ServiceExt as _;
 use tracing::{debug, info};
 
 use super::stall::Impatient;
-use super::{Server, StartError, client_authority};
+use super::{Server, StartError};
 use crate::audit::layer::Remote;
-use crate::identity::Peer;
-use crate::identity::tls::{self, ClientAuthority};
+use crate::identity::{Peer, setup, tls};
 
 /// Longest TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Most bytes of a request's head.
+/// Most bytes of a request's head, and most headers in it.
 const HEAD: usize = 256 * 1024;
+const HEADER_COUNT: usize = 256;
 /// Most bytes of an HTTP/2 request's headers.
 const HEADER_LIST: u32 = 64 * 1024;
-/// How often an idle HTTP/2 connection is asked whether it is still there.
-const PING: Duration = Duration::from_secs(30);
-/// Streams of one HTTP/2 connection.
+/// Streams that a client may open and reset before the server has dealt with them, and resets that the
+/// server may have to send for what a client does wrong; beyond that the connection is closed.
 ///
-/// Source: upstream's `http2-max-streams-per-connection`, golang's default.
-const STREAMS: u32 = 250;
+/// Source: the answers to CVE-2023-44487 (rapid reset) and CVE-2025-8671 (made you reset).
+const RESET_STREAMS: usize = 100;
+/// A connection over which nothing comes is asked for a sign of life, and closed without one.
+///
+/// Source: `--http2-read-idle-timeout` of upstream's clients; a dead peer must not hold its streams.
+const IDLE: Duration = Duration::from_secs(30);
+const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
 
 impl Server {
     /// Opens the listener and serves it in a task.
@@ -49,22 +53,19 @@ impl Server {
             )
         };
         let _ = self.core.address.set(reachable);
-        let authority = client_authority(&self.core.pki)?;
-        let config =
-            tls::server_config(&self.core.pki, &authority).map_err(StartError::Certificates)?;
+        let serving = &self.core.config.identity.serving;
+        let certificates = setup::certificates(serving, &self.core.pki, &self.core.reloads)?;
+        let authority = self.core.authenticator.client_ca.clone();
+        let config = tls::config(certificates, authority, serving.min_version);
+        let config = config.map_err(StartError::Certificates)?;
         info!(address = %bound, "listening");
         let acceptor = TlsAcceptor::from(Arc::new(config));
-        self.tasks.spawn(accept(self.clone(), listener, acceptor, authority));
+        self.tasks.spawn(accept(self.clone(), listener, acceptor));
         Ok(())
     }
 }
 
-async fn accept(
-    server: Server,
-    listener: TcpListener,
-    acceptor: TlsAcceptor,
-    authority: ClientAuthority,
-) {
+async fn accept(server: Server, listener: TcpListener, acceptor: TlsAcceptor) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -72,8 +73,7 @@ async fn accept(
         };
         match accepted {
             Ok((stream, remote)) => {
-                let task =
-                    serve(server.clone(), stream, remote, acceptor.clone(), authority.clone());
+                let task = serve(server.clone(), stream, remote, acceptor.clone());
                 server.tasks.spawn(task);
             }
             Err(error) => {
@@ -85,23 +85,15 @@ async fn accept(
     }
 }
 
-async fn serve(
-    server: Server,
-    stream: TcpStream,
-    remote: SocketAddr,
-    acceptor: TlsAcceptor,
-    authority: ClientAuthority,
-) {
+async fn serve(server: Server, stream: TcpStream, remote: SocketAddr, acceptor: TlsAcceptor) {
     let _ = stream.set_nodelay(true);
     let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return debug!(%error, %remote, "handshake failed"),
         Err(_elapsed) => return debug!(%remote, "handshake took too long"),
     };
-    let peer = stream.get_ref().1.peer_certificates().map(|chain| match authority.user(chain) {
-        Some(user) => Peer::Known(user),
-        None => Peer::Stranger,
-    });
+    let chain = stream.get_ref().1.peer_certificates();
+    let peer = chain.map(|chain| Peer::new(chain.iter().map(|c| c.clone().into_owned()).collect()));
     connection(server, TokioIo::new(stream), peer, Remote(remote.ip())).await;
 }
 
@@ -126,14 +118,18 @@ where
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
+        .max_headers(HEADER_COUNT)
         .max_buf_size(HEAD)
         .preserve_header_case(true);
     builder
         .http2()
         .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS)
+        .max_concurrent_streams(server.core.config.identity.serving.max_streams)
         .max_header_list_size(HEADER_LIST)
-        .keep_alive_interval(PING);
+        .max_pending_accept_reset_streams(RESET_STREAMS)
+        .max_local_error_reset_streams(RESET_STREAMS)
+        .keep_alive_interval(IDLE)
+        .keep_alive_timeout(SIGN_OF_LIFE);
     let connection = builder.serve_connection_with_upgrades(io, service);
     let mut connection = std::pin::pin!(connection);
     let served = tokio::select! {
@@ -155,7 +151,6 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::request::User;
     use crate::testing::TestServer;
     use k8s_openapi::api::core::v1::ConfigMap;
     use kube::api::{Api, PostParams};
@@ -170,7 +165,8 @@ mod tests {
         });
         let server = server.start().await.unwrap();
         let (client, io) = tokio::io::duplex(16 * 1024);
-        let peer = Peer::Known(User::new("system:admin", &["system:masters"]));
+        let admin = server.server().core().pki.client_cert("admin", &["system:masters"]).unwrap();
+        let peer = Peer::new(crate::identity::pki::to_der(&admin).unwrap().0);
         let remote = Remote([192, 0, 2, 1].into());
         let served = connection(server.server().clone(), TokioIo::new(io), Some(peer), remote);
         (server, client, tokio::spawn(served))

@@ -1,11 +1,11 @@
-//! Roles and bindings: names that may hold colons, subjects, and nobody grants what they lack.
+//! Roles and bindings: names that may hold colons, and subjects. That nobody grants what they lack is
+//! for `identity::escalation` to see.
 
 use serde_json::{Value, json};
 
-use super::{Ctx, Strategy};
-use crate::identity::escalation;
+use super::Strategy;
 use crate::identity::rbac::{GROUP, Kind};
-use crate::status::{ApiError, Cause};
+use crate::status::Cause;
 use crate::write::names;
 
 /// Rules of roles and cluster roles.
@@ -17,20 +17,6 @@ pub(super) struct Binding(pub(super) Kind);
 impl Strategy for Role {
     fn validate_name(&self, name: &str) -> Vec<String> {
         names::path_segment(name)
-    }
-
-    fn prepare_create(&self, ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {
-        check(ctx, self.0, obj, None)
-    }
-
-    fn prepare_update(
-        &self,
-        ctx: &Ctx<'_>,
-        obj: &mut Value,
-        old: &Value,
-        _subresource: Option<&str>,
-    ) -> Result<(), ApiError> {
-        check(ctx, self.0, obj, Some(old))
     }
 
     fn creates_on_update(&self) -> bool {
@@ -100,20 +86,6 @@ impl Strategy for Binding {
         }
     }
 
-    fn prepare_create(&self, ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {
-        check(ctx, self.0, obj, None)
-    }
-
-    fn prepare_update(
-        &self,
-        ctx: &Ctx<'_>,
-        obj: &mut Value,
-        old: &Value,
-        _subresource: Option<&str>,
-    ) -> Result<(), ApiError> {
-        check(ctx, self.0, obj, Some(old))
-    }
-
     fn creates_on_update(&self) -> bool {
         true
     }
@@ -175,10 +147,6 @@ fn validate_subject(subject: &Value, path: &str, namespaced: bool, causes: &mut 
     if group != wanted {
         causes.push(Cause::not_supported(format!("{path}.apiGroup"), &json!(group), [wanted]));
     }
-}
-
-fn check(ctx: &Ctx<'_>, kind: Kind, obj: &Value, old: Option<&Value>) -> Result<(), ApiError> {
-    escalation::check(&ctx.core.authorizer, ctx.user, kind, &ctx.request.namespace, obj, old)
 }
 
 fn is_empty(list: &Value) -> bool {

@@ -308,6 +308,7 @@ fn review_context<'a>(call: &'a Call<'_>) -> reviews::Context<'a> {
         authenticator: &call.core.authenticator,
         authorizer: &call.core.authorizer,
         objects: call.core.as_ref(),
+        limits: &call.core.config.identity.accounts,
         now: jiff::Timestamp::now(),
     }
 }
@@ -330,7 +331,7 @@ async fn review(call: &Call<'_>, body: &[u8]) -> Result<Response, ApiError> {
     meta::fit_namespace(&writer, &mut object)?;
     writer.default(&mut object);
     admission::pass(&mut writer, None, &mut object).await?;
-    let answer = reviews::answer(&review_context(call), &call.resource.name, &object);
+    let answer = reviews::answer(&review_context(call), &call.resource.name, &object).await;
     let mut response = created(call, &answer.ok_or(ApiError::MethodNotAllowed)??);
     respond::warn(&mut response, &writer.warnings);
     Ok(response)

@@ -97,6 +97,20 @@ impl Program {
         })
     }
 
+    /// The result of the expression over JSON variables, as JSON.
+    ///
+    /// # Errors
+    /// Why it cannot be evaluated, such as a field that is absent, or that its result has no JSON.
+    pub fn evaluate(
+        &self,
+        variables: &[(&str, &serde_json::Value)],
+    ) -> Result<serde_json::Value, String> {
+        let variables: Vec<(&str, Value)> =
+            variables.iter().map(|(name, json)| (*name, value::from_json(json))).collect();
+        let result = self.run(&variables, &mut Budget::new(PER_CALL + 1));
+        value::to_json(&result.map_err(|fault| fault.to_string())?)
+    }
+
     /// Every variable that the expression names, those of its own loops included; composed ones as
     /// `variables.name`.
     #[must_use]

@@ -1,0 +1,218 @@
+//! What belongs to which node: an index of pods and what they refer to, kept up to date by events.
+//!
+//! Source: kubernetes.io, "Using Node Authorization"; upstream `plugin/pkg/auth/authorizer/node`.
+
+use std::collections::{HashMap, HashSet};
+
+use serde_json::Value;
+
+/// An object that a pod refers to: resource, namespace (empty if it has none) and name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Tie {
+    /// Plural name, such as `secrets`.
+    pub resource: &'static str,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// Namespace and name.
+type Key = (String, String);
+
+/// Pods by node, with what they refer to, and the volumes behind claims.
+#[derive(Debug, Default)]
+pub struct Graph {
+    pods: HashMap<Key, (String, HashSet<Tie>)>,
+    by_node: HashMap<String, HashSet<Key>>,
+    /// Claim to volume.
+    volumes: HashMap<Key, String>,
+    /// Volume attachment to node.
+    attachments: HashMap<String, String>,
+}
+
+/// The resources whose objects tie others to nodes: group and plural name.
+pub const TIES: [(&str, &str); 3] =
+    [("", "pods"), ("", "persistentvolumeclaims"), ("storage.k8s.io", "volumeattachments")];
+
+impl Graph {
+    /// Takes over the state of one object; `None` if it is gone.
+    pub fn set(&mut self, resource: &str, namespace: &str, name: &str, object: Option<&Value>) {
+        let key = || (namespace.to_owned(), name.to_owned());
+        let text = |pointer: &str| {
+            let text = object.and_then(|object| object.pointer(pointer)?.as_str());
+            text.filter(|text| !text.is_empty()).map(str::to_owned)
+        };
+        match resource {
+            "pods" => self.set_pod(key(), text("/spec/nodeName"), object),
+            "persistentvolumeclaims" => match text("/spec/volumeName") {
+                Some(volume) => _ = self.volumes.insert(key(), volume),
+                None => _ = self.volumes.remove(&key()),
+            },
+            "volumeattachments" => match text("/spec/nodeName") {
+                Some(node) => _ = self.attachments.insert(name.to_owned(), node),
+                None => _ = self.attachments.remove(name),
+            },
+            _ => (),
+        }
+    }
+
+    fn set_pod(&mut self, key: Key, node: Option<String>, pod: Option<&Value>) {
+        if let Some((node, _)) = self.pods.remove(&key)
+            && let Some(pods) = self.by_node.get_mut(&node)
+        {
+            pods.remove(&key);
+            if pods.is_empty() {
+                self.by_node.remove(&node);
+            }
+        }
+        if let (Some(node), Some(pod)) = (node, pod) {
+            self.by_node.entry(node.clone()).or_default().insert(key.clone());
+            self.pods.insert(key, (node, ties(pod)));
+        }
+    }
+
+    /// Whether something on `node` refers to `tie`.
+    pub fn reaches(&self, node: &str, tie: &Tie) -> bool {
+        if tie.resource == "volumeattachments" {
+            return self.attachments.get(&tie.name).is_some_and(|at| at == node);
+        }
+        let Some(keys) = self.by_node.get(node) else { return false };
+        let pods = keys.iter().filter_map(|key| self.pods.get(key));
+        let mut found = pods.map(|(_, ties)| ties);
+        if tie.resource == "persistentvolumes" {
+            return found.any(|ties| ties.iter().any(|claim| self.volume_is(claim, &tie.name)));
+        }
+        found.any(|ties| ties.contains(tie))
+    }
+
+    fn volume_is(&self, claim: &Tie, volume: &str) -> bool {
+        let key = || (claim.namespace.clone(), claim.name.clone());
+        claim.resource == "persistentvolumeclaims"
+            && self.volumes.get(&key()).is_some_and(|bound| bound == volume)
+    }
+}
+
+/// All that a pod refers to, itself included.
+pub fn ties(pod: &Value) -> HashSet<Tie> {
+    let text = |value: &Value| value.as_str().filter(|t| !t.is_empty()).map(str::to_owned);
+    let namespace = text(&pod["metadata"]["namespace"]).unwrap_or_default();
+    let mut ties = HashSet::new();
+    let mut add = |resource: &'static str, name: &Value| {
+        if let Some(name) = text(name) {
+            ties.insert(Tie { resource, namespace: namespace.clone(), name });
+        }
+    };
+    let spec = &pod["spec"];
+    add("pods", &pod["metadata"]["name"]);
+    // A mirror pod stands for something on the node that the API did not make: it gives no rights.
+    if pod["metadata"]["annotations"]["kubernetes.io/config.mirror"].is_string() {
+        return ties;
+    }
+    add("serviceaccounts", &spec["serviceAccountName"]);
+    items(&spec["imagePullSecrets"]).for_each(|secret| add("secrets", &secret["name"]));
+    for kind in ["containers", "initContainers", "ephemeralContainers"] {
+        items(&spec[kind]).for_each(|container| of_container(container, &mut add));
+    }
+    items(&spec["volumes"]).for_each(|volume| of_volume(volume, pod, &mut add));
+    for claim in items(&spec["resourceClaims"]) {
+        add("resourceclaims", &claim["resourceClaimName"]);
+    }
+    for claim in items(&pod["status"]["resourceClaimStatuses"]) {
+        add("resourceclaims", &claim["resourceClaimName"]);
+    }
+    add("resourceclaims", &pod["status"]["extendedResourceClaimStatus"]["resourceClaimName"]);
+    ties
+}
+
+fn of_container(container: &Value, add: &mut impl FnMut(&'static str, &Value)) {
+    for from in items(&container["envFrom"]) {
+        add("secrets", &from["secretRef"]["name"]);
+        add("configmaps", &from["configMapRef"]["name"]);
+    }
+    for from in items(&container["env"]).map(|variable| &variable["valueFrom"]) {
+        add("secrets", &from["secretKeyRef"]["name"]);
+        add("configmaps", &from["configMapKeyRef"]["name"]);
+    }
+}
+
+fn of_volume(volume: &Value, pod: &Value, add: &mut impl FnMut(&'static str, &Value)) {
+    add("secrets", &volume["secret"]["secretName"]);
+    add("configmaps", &volume["configMap"]["name"]);
+    add("persistentvolumeclaims", &volume["persistentVolumeClaim"]["claimName"]);
+    if volume["ephemeral"].is_object() {
+        let pod = pod["metadata"]["name"].as_str().unwrap_or_default();
+        let name = volume["name"].as_str().unwrap_or_default();
+        add("persistentvolumeclaims", &format!("{pod}-{name}").into());
+    }
+    for source in items(&volume["projected"]["sources"]) {
+        add("secrets", &source["secret"]["name"]);
+        add("configmaps", &source["configMap"]["name"]);
+    }
+    add("secrets", &volume["azureFile"]["secretName"]);
+    add("secrets", &volume["csi"]["nodePublishSecretRef"]["name"]);
+    for kind in ["cephfs", "cinder", "flexVolume", "iscsi", "rbd", "scaleIO", "storageos"] {
+        add("secrets", &volume[kind]["secretRef"]["name"]);
+    }
+}
+
+fn items(list: &Value) -> impl Iterator<Item = &Value> {
+    list.as_array().into_iter().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn reaches(graph: &Graph, node: &str, resource: &'static str, name: &str) -> bool {
+        let namespace = match resource {
+            "persistentvolumes" | "volumeattachments" => String::new(),
+            _ => "shop".to_owned(),
+        };
+        graph.reaches(node, &Tie { resource, namespace, name: name.to_owned() })
+    }
+
+    #[test]
+    fn rights_come_and_go_with_pods_and_claims() {
+        let mut graph = Graph::default();
+        let mut pod = json!({
+            "metadata": { "name": "web", "namespace": "shop" },
+            "spec": { "nodeName": "n1", "volumes": [
+                { "name": "a", "secret": { "secretName": "vol" } },
+                { "name": "c", "persistentVolumeClaim": { "claimName": "data" } },
+            ] },
+        });
+        graph.set("pods", "shop", "web", Some(&pod));
+        assert!(reaches(&graph, "n1", "secrets", "vol") && reaches(&graph, "n1", "pods", "web"));
+        assert!(!reaches(&graph, "n2", "secrets", "vol"));
+        assert!(!reaches(&graph, "n1", "persistentvolumes", "pv"));
+        let claim = json!({ "spec": { "volumeName": "pv" } });
+        graph.set("persistentvolumeclaims", "shop", "data", Some(&claim));
+        assert!(reaches(&graph, "n1", "persistentvolumes", "pv"));
+        graph.set("persistentvolumeclaims", "shop", "data", None);
+        assert!(!reaches(&graph, "n1", "persistentvolumes", "pv"));
+        pod["spec"]["volumes"] = json!([]);
+        graph.set("pods", "shop", "web", Some(&pod));
+        assert!(!reaches(&graph, "n1", "secrets", "vol"));
+        graph.set("pods", "shop", "web", None);
+        assert!(!reaches(&graph, "n1", "pods", "web") && graph.by_node.is_empty());
+        let attached = json!({ "spec": { "nodeName": "n1" } });
+        graph.set("volumeattachments", "", "va", Some(&attached));
+        assert!(reaches(&graph, "n1", "volumeattachments", "va"));
+        assert!(!reaches(&graph, "n2", "volumeattachments", "va"));
+    }
+
+    #[test]
+    fn a_mirror_pod_gives_no_rights() {
+        let pod = json!({
+            "metadata": { "name": "m", "namespace": "shop",
+                "annotations": { "kubernetes.io/config.mirror": "x" } },
+            "spec": { "nodeName": "n1", "serviceAccountName": "admin" },
+        });
+        let mut graph = Graph::default();
+        graph.set("pods", "shop", "m", Some(&pod));
+        assert!(!reaches(&graph, "n1", "serviceaccounts", "admin"));
+        assert!(reaches(&graph, "n1", "pods", "m"));
+    }
+}
