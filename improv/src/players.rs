@@ -36,6 +36,11 @@ pub(crate) static ALL: &[Entry] = &[
         workload: Workload::Deployment,
     },
     Entry {
+        player: &certificate_controller::PLAYER,
+        description: "Approves and signs the certificates that nodes and users ask for",
+        workload: Workload::Deployment,
+    },
+    Entry {
         player: &kube_scheduler::PLAYER,
         description: "Finds a node for each pod",
         workload: Workload::Deployment,

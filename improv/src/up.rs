@@ -182,6 +182,10 @@ impl Cluster<'_> {
                     .set("cluster-ip", node::dns_address(&self.arguments.service_cidr))
             }
             "service-account" => options.set("root-ca", self.server.core().pki.ca_certificate()),
+            "certificate" => {
+                let pki = &self.server.core().pki;
+                options.set("signing-cert", pki.ca_certificate()).set("signing-key", pki.ca_key())
+            }
             _ => options,
         }
     }

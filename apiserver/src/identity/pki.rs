@@ -177,6 +177,11 @@ impl Pki {
         &self.ca.pem
     }
 
+    /// The cluster authority's private key, PEM: for who signs certificates in this process.
+    pub fn ca_key(&self) -> String {
+        self.ca.issuer.key().serialize_pem()
+    }
+
     /// The cluster authority's certificate, DER.
     pub fn ca_der(&self) -> &CertificateDer<'static> {
         &self.ca.certificate
