@@ -27,6 +27,8 @@ pub struct Config {
     pub extra_names: Vec<String>,
     /// CustomResourceDefinitions in YAML (one or many documents a text) or JSON, installed at start.
     pub crds: Vec<String>,
+    /// Where objects are kept, if not in the data folder, and what is encrypted.
+    pub storage: crate::storage::Options,
     /// Largest request body, in bytes.
     ///
     /// Source: `MaxRequestBodyBytes` in upstream `apiserver/pkg/server/config.go`.
@@ -51,6 +53,7 @@ impl Default for Config {
             identity: identity::options::Options::default(),
             extra_names: Vec::new(),
             crds: Vec::new(),
+            storage: crate::storage::Options::default(),
             max_body_bytes: 3 * 1024 * 1024,
             admission: admission::Options::default(),
             audit: audit::Options::default(),

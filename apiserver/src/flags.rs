@@ -38,6 +38,9 @@ pub struct Flags {
     /// Limits of requests
     #[command(flatten)]
     pub fairness: fairness::Flags,
+    /// The store.
+    #[command(flatten)]
+    pub storage: crate::storage::Flags,
 }
 
 impl Flags {
@@ -53,5 +56,6 @@ impl Flags {
         self.admission.apply(&mut config.admission);
         self.audit.apply(config);
         self.fairness.apply(config);
+        self.storage.apply(&mut config.storage);
     }
 }

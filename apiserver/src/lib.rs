@@ -32,6 +32,7 @@ pub mod registry;
 pub mod request;
 pub mod server;
 pub mod status;
+pub mod storage;
 pub mod table;
 pub mod testing;
 pub mod types;

@@ -18,7 +18,7 @@ use axum::Router;
 use futures::future::join_all;
 use jiff::Timestamp;
 use rustls::ClientConfig;
-use store::{EmbeddedStore, MemoryStore, Revision, Store};
+use store::{Revision, Store};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -40,7 +40,7 @@ use crate::registry::{Registry, Resource};
 use crate::request::{RequestInfo, User};
 use crate::status::ApiError;
 use crate::write::{DeleteOptions, Writer, delete};
-use crate::{aggregation, backend, bootstrap, crd};
+use crate::{aggregation, backend, bootstrap, crd, storage};
 
 /// What all handlers share.
 pub struct Core {
@@ -145,7 +145,7 @@ impl Core {
         let registry = self.registry();
         for name in resources {
             if let Some(cache) = registry.find("", name).and_then(|r| r.cache()) {
-                cache.fresh().await.map_err(ApiError::internal)?;
+                cache.fresh().await?;
             }
         }
         Ok(())
@@ -157,7 +157,7 @@ impl Core {
         resource: &Arc<Resource>,
     ) -> Result<usize, ApiError> {
         let cache = resource.storage()?.cache().await?;
-        cache.fresh().await.map_err(ApiError::internal)?;
+        cache.fresh().await?;
         let user = User::new("system:apiserver", &["system:masters"]);
         let mut left = 0;
         let objects: Vec<_> = cache.list(None).iter().cloned().collect();
@@ -305,14 +305,14 @@ impl Server {
     /// # Errors
     /// [`StartError`] names what cannot be had.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        let store: Arc<dyn Store> = match &config.data_dir {
-            Some(directory) => Arc::new(
-                EmbeddedStore::open(&directory.join("store"), store::Options::default())
-                    .map_err(StartError::Store)?,
-            ),
-            None => Arc::new(MemoryStore::new()),
-        };
-        Self::start_on(config, store).await
+        let opened = storage::open(&config.storage, config.data_dir.as_deref())
+            .await
+            .map_err(StartError::Store)?;
+        let server = Self::start_on(config, opened.store).await?;
+        if let Some(task) = opened.task {
+            server.spawn(task);
+        }
+        Ok(server)
     }
 
     /// As [`Server::start`], on a store that the caller brings.

@@ -190,6 +190,9 @@ pub enum ApiError {
         /// May be empty.
         causes: Vec<StatusCause>,
     },
+    /// The store does not answer; the same request may succeed later.
+    #[error("{0}")]
+    ServerTimeout(String),
     /// A backend (node, service, webhook) does not answer.
     #[error("{0}")]
     Unavailable(String),
@@ -353,7 +356,9 @@ impl ApiError {
             Self::TooManyRequests { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Internal(_) | Self::Unknown(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Internal(_) | Self::Unknown(_) | Self::ServerTimeout(_) => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
             Self::Other(status) => {
                 StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
             }
@@ -379,6 +384,7 @@ impl ApiError {
             Self::TooManyRequests { .. } => "TooManyRequests",
             Self::Timeout { .. } => "Timeout",
             Self::Unavailable(_) => "ServiceUnavailable",
+            Self::ServerTimeout(_) => "ServerTimeout",
             Self::Internal(_) => "InternalError",
             Self::Unknown(_) => "",
             Self::Other(status) => &status.reason,
@@ -438,6 +444,9 @@ impl ApiError {
                 retry_after_seconds: *retry_after,
                 ..Details::default()
             }),
+            Self::ServerTimeout(_) => {
+                Some(Details { retry_after_seconds: 1, ..Details::default() })
+            }
             Self::Internal(message) => Some(Details {
                 causes: vec![StatusCause {
                     reason: String::new(),
@@ -447,6 +456,25 @@ impl ApiError {
                 ..Details::default()
             }),
             _ => None,
+        }
+    }
+}
+
+/// What the store said, for clients.
+impl From<store::Error> for ApiError {
+    fn from(error: store::Error) -> Self {
+        match error {
+            store::Error::TooLarge { size, limit, .. } => Self::TooLarge(format!(
+                "the object has {size} bytes, more than the limit of {limit}"
+            )),
+            store::Error::Unavailable { .. } => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "store does not answer");
+                Self::ServerTimeout(error.to_string())
+            }
+            other => {
+                tracing::error!(error = &other as &dyn std::error::Error, "store failed");
+                Self::internal(other)
+            }
         }
     }
 }

@@ -91,17 +91,17 @@ async fn begin(call: &Call<'_>, options: &ListOptions, cache: &Cache) -> Result<
         || (revision == 0 && options.send_initial_events.is_none())
     {
         if version.is_empty() {
-            cache.fresh().await.map_err(ApiError::internal)?;
+            cache.fresh().await?;
         } else if revision > 0 {
             crate::handlers::read::wait_for(cache, revision).await?;
         }
         return Ok(Start::State);
     }
     if options.send_initial_events == Some(false) && revision == 0 {
-        cache.fresh().await.map_err(ApiError::internal)?;
+        cache.fresh().await?;
         return Ok(Start::From(cache.revision()));
     }
-    let newest = call.core.store().revision().await.map_err(ApiError::internal)?;
+    let newest = call.core.store().revision().await?;
     if revision > newest {
         return Ok(Start::From(revision)); // Silent until the store gets there.
     }

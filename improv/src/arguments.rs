@@ -27,6 +27,10 @@ pub(crate) enum Command {
     Status(Which),
     /// Print the administrator's kubeconfig
     Kubeconfig(Kubeconfig),
+    /// Write all objects of a cluster to a file, while it runs or not
+    Backup(Backup),
+    /// Make a cluster's objects from a backup
+    Restore(Restore),
     /// Build images, and bring them into the cluster
     #[command(subcommand)]
     Image(Image),
@@ -124,6 +128,28 @@ pub(crate) struct Kubeconfig {
     /// Print where the file is instead
     #[arg(long)]
     pub path: bool,
+}
+
+/// Arguments of `improv backup`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Backup {
+    /// Which cluster.
+    #[command(flatten)]
+    pub which: Which,
+    /// The backup to write
+    #[arg(long, short, value_name = "FILE")]
+    pub output: PathBuf,
+}
+
+/// Arguments of `improv restore`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Restore {
+    /// The backup
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Which cluster.
+    #[command(flatten)]
+    pub which: Which,
 }
 
 /// What to do with images.

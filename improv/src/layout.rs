@@ -45,6 +45,12 @@ impl Layout {
         }
     }
 
+    /// The API server's store.
+    #[must_use]
+    pub(crate) fn store(&self) -> PathBuf {
+        self.data.join("store")
+    }
+
     /// The administrator's kubeconfig.
     #[must_use]
     pub(crate) fn kubeconfig(&self) -> PathBuf {

@@ -2,6 +2,7 @@
 //! newcomer needs beside: images, kubeconfig, status, and the repository's generated files.
 
 mod arguments;
+mod backup;
 mod bench;
 mod down;
 mod generate;
@@ -62,6 +63,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Status(which) => block_on(status::status(&which)),
         Command::Bench(bench) => bench::run(&bench),
         Command::Kubeconfig(kubeconfig) => print_kubeconfig(&kubeconfig),
+        Command::Backup(arguments) => backup::backup(&arguments),
+        Command::Restore(arguments) => backup::restore(&arguments),
         Command::Image(Image::Import(import)) => block_on(image::run_import(&import)),
     }
 }

@@ -86,6 +86,7 @@ pub struct Options {
 
 /// Flags of auditing.
 #[derive(Debug, Clone, Args)]
+#[group(id = "audit")]
 pub struct Flags {
     /// File with the audit policy (audit.k8s.io/v1 Policy); without it nothing is audited
     #[arg(long, value_name = "FILE")]

@@ -36,7 +36,7 @@ impl Follower {
         definitions: &Arc<Storage>,
     ) -> Result<Self, crate::ApiError> {
         let cache = definitions.cache().await?;
-        cache.fresh().await.map_err(crate::ApiError::internal)?;
+        cache.fresh().await?;
         let (list, subscription) = cache.list_and_subscribe(None, Interest::All);
         let mut state = State {
             core: Arc::downgrade(core),

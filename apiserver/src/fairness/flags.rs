@@ -48,6 +48,7 @@ impl Options {
 
 /// Flags of priority and fairness, and of how long requests may take.
 #[derive(Debug, Clone, Args)]
+#[group(id = "fairness")]
 pub struct Flags {
     /// Queue requests by priority levels; `false` leaves the two limits below alone
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]

@@ -51,7 +51,7 @@ pub async fn get_json(call: &Call<'_>) -> Result<Bytes, ApiError> {
         None => {
             let key = storage.key(namespace, name);
             let asked = call.core.metrics.timed("get", storage.store().get(&key));
-            let entry = asked.await.map_err(ApiError::internal)?;
+            let entry = asked.await?;
             let entry = entry.ok_or_else(|| call.resource.not_found(name))?;
             let json = text::with_version(&entry.value, entry.revision);
             convert::present_one(call.resource, json).await
@@ -87,7 +87,7 @@ pub fn parse_revision(version: &str) -> Result<Revision, String> {
 /// [`ApiError::Timeout`] if it does not come.
 pub async fn wait_for(cache: &Cache, revision: Revision) -> Result<(), ApiError> {
     match tokio::time::timeout(WAIT_FOR_VERSION, cache.wait_for(revision)).await {
-        Ok(result) => result.map_err(ApiError::internal),
+        Ok(result) => result.map_err(ApiError::from),
         Err(_elapsed) => Err(ApiError::Timeout {
             message: format!(
                 "Timeout: Too large resource version: {revision}, current: {}",
@@ -155,17 +155,17 @@ async fn state(
         }
         let token = Token::decode(token)?;
         if token.rv == 0 {
-            cache.fresh().await.map_err(ApiError::internal)?;
+            cache.fresh().await?;
             return Ok((cache.list(namespace), Some(token.start)));
         }
         return match cache.snapshot_at(token.rv, namespace) {
             Ok(snapshot) => Ok((snapshot, Some(token.start))),
             Err(store::Error::Compacted { .. }) => Err(expired_token(&token)),
-            Err(other) => Err(ApiError::internal(other)),
+            Err(other) => Err(other.into()),
         };
     }
     if version.is_empty() {
-        cache.fresh().await.map_err(ApiError::internal)?;
+        cache.fresh().await?;
         return Ok((cache.list(namespace), None));
     }
     let revision = parse_revision(version)
@@ -186,7 +186,7 @@ async fn state(
         Err(store::Error::Compacted { .. }) => Err(ApiError::Expired(
             "The resourceVersion for the provided list is too old.".to_owned(),
         )),
-        Err(other) => Err(ApiError::internal(other)),
+        Err(other) => Err(other.into()),
     }
 }
 

@@ -93,7 +93,7 @@ impl Storage {
             let decode: Decode = Decoder::new(fields.collect()).into();
             Cache::start(self.store.clone(), &self.prefix, decode, Limits::default()).await
         };
-        self.cache.get_or_try_init(start).await.map_err(ApiError::internal)
+        self.cache.get_or_try_init(start).await.map_err(ApiError::from)
     }
 
     /// The cache, if it was started; hosted types' caches are from the start on.

@@ -29,6 +29,8 @@ pub(crate) mod words;
 
 use std::sync::Arc;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use serde_json::Value;
 
 use crate::registry::Selectable;
@@ -153,8 +155,34 @@ pub trait Strategy: Send + Sync {
         false
     }
 
-    /// Frees what the object held. The object is gone when this runs; it must not fail.
-    fn after_delete(&self, _ctx: &Ctx<'_>, _obj: &Value) {}
+    /// Whether objects of this type have something for themselves alone, which [`Strategy::claim`] takes.
+    fn claims(&self) -> bool {
+        false
+    }
+
+    /// Takes what the object has for itself alone (addresses) from the store, just before the object is stored.
+    /// `false` if somebody else was faster: the object is to be prepared again.
+    ///
+    /// # Errors
+    /// The store cannot be asked.
+    fn claim<'a>(
+        &'a self,
+        _ctx: &'a Ctx<'a>,
+        _obj: &'a Value,
+        _old: Option<&'a Value>,
+    ) -> BoxFuture<'a, Result<bool, ApiError>> {
+        async { Ok(true) }.boxed()
+    }
+
+    /// Frees what `gone` had and `kept` has not. `gone` is not stored (any more) when this runs; it must not fail.
+    fn release<'a>(
+        &'a self,
+        _ctx: &'a Ctx<'a>,
+        _gone: &'a Value,
+        _kept: Option<&'a Value>,
+    ) -> BoxFuture<'a, ()> {
+        async {}.boxed()
+    }
 }
 
 /// A type without rules of its own.

@@ -1,11 +1,14 @@
 //! Services: defaults, addresses and node ports.
 
 mod allocate;
+mod claims;
 pub(crate) mod validate;
 mod warnings;
 
 use std::net::IpAddr;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use schema::Cause;
 use serde_json::{Value, json};
 
@@ -13,7 +16,8 @@ use super::check::{At, Causes, copy, default, is_empty, items, items_mut, part, 
 use super::{Ctx, Strategy, words};
 use crate::registry::Selectable;
 use crate::status::{ApiError, GroupResource};
-use allocate::{Allocator, Range, Refusal};
+use allocate::{Allocator, Held, Range, Refusal};
+use claims::Owner;
 
 /// Strategy of `services`.
 pub(crate) struct Services {
@@ -188,11 +192,55 @@ impl Strategy for Services {
         vec![Selectable::new("spec.clusterIP"), Selectable::new("spec.type")]
     }
 
-    fn after_delete(&self, ctx: &Ctx<'_>, obj: &Value) {
-        if !ctx.dry_run {
-            self.allocator.give_back(text(&obj["metadata"], "uid"));
-        }
+    fn claims(&self) -> bool {
+        true
     }
+
+    fn claim<'a>(
+        &'a self,
+        ctx: &'a Ctx<'a>,
+        obj: &'a Value,
+        old: Option<&'a Value>,
+    ) -> BoxFuture<'a, Result<bool, ApiError>> {
+        async move {
+            let held = old.map(|old| Held::of(&old["spec"])).unwrap_or_default();
+            let items = claims::difference(&Held::of(&obj["spec"]), &held);
+            let lost = claims::take(&**ctx.core.store(), owner(obj), &items).await?;
+            if let Some(item) = lost {
+                self.release(ctx, obj, old).await;
+                self.allocator.note(item);
+            }
+            Ok(lost.is_none())
+        }
+        .boxed()
+    }
+
+    fn release<'a>(
+        &'a self,
+        ctx: &'a Ctx<'a>,
+        gone: &'a Value,
+        kept: Option<&'a Value>,
+    ) -> BoxFuture<'a, ()> {
+        async move {
+            if ctx.dry_run {
+                return;
+            }
+            if kept.is_none() {
+                self.allocator.give_back(text(&gone["metadata"], "uid"));
+            }
+            let kept = kept.map(|kept| Held::of(&kept["spec"])).unwrap_or_default();
+            let items = claims::difference(&Held::of(&gone["spec"]), &kept);
+            if let Err(error) = claims::give_back(&**ctx.core.store(), owner(gone), &items).await {
+                tracing::warn!(%error, "addresses of a service not freed yet");
+            }
+        }
+        .boxed()
+    }
+}
+
+fn owner(service: &Value) -> Owner<'_> {
+    let metadata = &service["metadata"];
+    Owner { namespace: text(metadata, "namespace"), name: text(metadata, "name") }
 }
 
 fn copy_field(object: &mut Value, from: &str, to: &str) {

@@ -7,7 +7,7 @@ use rand::Rng as _;
 use serde_json::Value;
 use store::Expect;
 
-use super::{Writer, answer, decode, meta, metadata, store_error};
+use super::{ATTEMPTS, Writer, answer, decode, meta, metadata};
 use crate::admission;
 use crate::crd::convert;
 use crate::handlers::Call;
@@ -80,7 +80,20 @@ pub async fn create(
     Err(last.unwrap_or(ApiError::MethodNotAllowed))
 }
 
-async fn attempt(writer: &mut Writer<'_>, mut object: Value) -> Result<Bytes, ApiError> {
+async fn attempt(writer: &mut Writer<'_>, object: Value) -> Result<Bytes, ApiError> {
+    if writer.resource.strategy.claims() {
+        for _ in 1..ATTEMPTS {
+            if let Some(created) = once(writer, object.clone()).await? {
+                return Ok(created);
+            }
+        }
+    }
+    let lost = || ApiError::ServerTimeout("others were faster each time; try again".to_owned());
+    once(writer, object).await?.ok_or_else(lost)
+}
+
+/// `None` if what the object was to have was taken meanwhile.
+async fn once(writer: &mut Writer<'_>, mut object: Value) -> Result<Option<Bytes>, ApiError> {
     let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     let strategy = writer.resource.strategy.clone();
     let foreign = writer.resource.custom.is_some() && !writer.resource.bare_items;
@@ -92,12 +105,16 @@ async fn attempt(writer: &mut Writer<'_>, mut object: Value) -> Result<Bytes, Ap
     writer.default(&mut object);
     let outcome = finish(writer, &object, &name).await;
     if outcome.is_err() {
-        strategy.after_delete(&writer.ctx(), &object); // Gives back what was allocated.
+        strategy.release(&writer.ctx(), &object, None).await;
     }
     outcome
 }
 
-async fn finish(writer: &mut Writer<'_>, object: &Value, name: &str) -> Result<Bytes, ApiError> {
+async fn finish(
+    writer: &mut Writer<'_>,
+    object: &Value,
+    name: &str,
+) -> Result<Option<Bytes>, ApiError> {
     writer.validate(object, None, None)?;
     admission::validate(writer, None, object, None).await?;
     writer.warnings.extend(writer.resource.strategy.warnings(object, None));
@@ -108,11 +125,15 @@ async fn finish(writer: &mut Writer<'_>, object: &Value, name: &str) -> Result<B
     if writer.options.dry_run && writer.load(name).await?.is_some() {
         return Err(taken());
     }
+    let strategy = writer.resource.strategy.clone();
+    if !writer.options.dry_run && !strategy.claim(&writer.ctx(), object, None).await? {
+        return Ok(None);
+    }
     let stored = writer.encode(object).await?;
     match writer.commit(name, Expect::Absent, stored).await {
-        Ok(json) => convert::present_one(writer.resource, json).await,
+        Ok(json) => convert::present_one(writer.resource, json).await.map(Some),
         Err(store::Error::Conflict { .. }) => Err(taken()),
-        Err(other) => Err(store_error(other)),
+        Err(other) => Err(other.into()),
     }
 }
 

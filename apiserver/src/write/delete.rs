@@ -6,7 +6,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use store::{Entry, Expect, Revision};
 
-use super::{ATTEMPTS, Writer, meta, metadata, store_error};
+use super::{ATTEMPTS, Writer, meta, metadata};
 use crate::admission;
 use crate::bytes as text;
 use crate::crd::convert;
@@ -240,14 +240,14 @@ async fn attempt(
         return match commit(writer, name, current.revision, &object).await {
             Ok(revision) => Ok(Ok(Deleted::Gone(text::with_version(&stored, revision), object))),
             Err(store::Error::Conflict { current, .. }) => Ok(Err(current)),
-            Err(other) => Err(store_error(other)),
+            Err(other) => Err(other.into()),
         };
     }
     let stored = writer.encode(&marked).await?;
     match writer.commit(name, Expect::At(current.revision), stored).await {
         Ok(json) => Ok(Ok(Deleted::Marked(json))),
         Err(store::Error::Conflict { current, .. }) => Ok(Err(current)),
-        Err(other) => Err(store_error(other)),
+        Err(other) => Err(other.into()),
     }
 }
 
@@ -265,7 +265,7 @@ pub(super) async fn commit(
     let key = storage.key(writer.namespace(), name);
     let gone = storage.store().commit(&key, Expect::At(at), None);
     let revision = writer.core.metrics.timed("delete", gone).await?;
-    writer.resource.strategy.after_delete(&writer.ctx(), object);
+    writer.resource.strategy.release(&writer.ctx(), object, None).await;
     writer.settle(revision).await;
     Ok(revision)
 }
@@ -367,7 +367,7 @@ pub(super) async fn collection(call: &Call<'_>, body: &[u8]) -> Result<Response,
     let list = ListOptions::parse(&call.query, false)?;
     read::check_fields(call.resource, &list)?;
     let cache = call.resource.storage()?.cache().await?;
-    cache.fresh().await.map_err(ApiError::internal)?;
+    cache.fresh().await?;
     let namespace = (!call.namespace().is_empty()).then_some(call.namespace());
     let snapshot = cache.list(namespace);
     let chosen: Vec<_> = snapshot.iter().filter(|o| read::chosen(&list, o)).cloned().collect();

@@ -103,7 +103,7 @@ impl<'a> Writer<'a> {
         let storage = self.resource.storage()?;
         let key = storage.key(self.namespace(), name);
         let asked = self.core.metrics.timed("get", storage.store().get(&key));
-        asked.await.map_err(ApiError::internal)
+        Ok(asked.await?)
     }
 
     /// Parses a stored entry into the version of this request.
@@ -400,18 +400,5 @@ pub(crate) fn metadata(value: &mut Value) -> &mut Map<String, Value> {
     match &mut value["metadata"] {
         Value::Object(map) => map,
         _ => unreachable!("it was made an object above"),
-    }
-}
-
-/// What the store said, for clients.
-pub(crate) fn store_error(error: store::Error) -> ApiError {
-    match error {
-        store::Error::TooLarge { size, limit, .. } => ApiError::TooLarge(format!(
-            "the object has {size} bytes, more than the limit of {limit}"
-        )),
-        other => {
-            tracing::error!(error = &other as &dyn std::error::Error, "store failed");
-            ApiError::internal(other)
-        }
     }
 }

@@ -222,7 +222,7 @@ fn needs_budget(pod: &Value) -> bool {
 async fn take_budget(call: &Call<'_>, writer: &Writer<'_>, pod: &Value) -> Result<(), ApiError> {
     let Some(budgets) = call.registry.find("policy", "poddisruptionbudgets") else { return Ok(()) };
     let cache = budgets.storage()?.cache().await?;
-    cache.fresh().await.map_err(ApiError::internal)?;
+    cache.fresh().await?;
     let mut covering = Vec::new();
     for object in cache.list(Some(writer.namespace())).iter() {
         let budget: Value = serde_json::from_slice(&object.json()).map_err(ApiError::internal)?;

@@ -6,7 +6,7 @@ use http::StatusCode;
 use serde_json::Value;
 use store::{Entry, Expect};
 
-use super::{ATTEMPTS, Writer, answer, create, decode, meta, metadata, scale, store_error};
+use super::{ATTEMPTS, Writer, answer, create, decode, meta, metadata, scale};
 use crate::admission;
 use crate::bytes as text;
 use crate::crd::convert;
@@ -235,10 +235,18 @@ async fn replace(
     if stored == current.value {
         return Ok(Outcome::Done(text::with_version(&stored, current.revision)));
     }
-    match writer.commit(&plan.name, Expect::At(current.revision), stored).await {
+    if !writer.options.dry_run
+        && !resource.strategy.claim(&writer.ctx(), &object, Some(old)).await?
+    {
+        return Ok(Outcome::Stale(Some(current.clone())));
+    }
+    let outcome = writer.commit(&plan.name, Expect::At(current.revision), stored).await;
+    let (gone, kept) = if outcome.is_ok() { (old, &object) } else { (&object, old) };
+    resource.strategy.release(&writer.ctx(), gone, Some(kept)).await;
+    match outcome {
         Ok(json) => Ok(Outcome::Done(json)),
         Err(store::Error::Conflict { current, .. }) => Ok(Outcome::Stale(current)),
-        Err(other) => Err(store_error(other)),
+        Err(other) => Err(other.into()),
     }
 }
 
@@ -253,7 +261,7 @@ async fn remove(
     match super::delete::commit(writer, &plan.name, current.revision, object).await {
         Ok(revision) => Ok(Outcome::Done(text::with_version(&stored, revision))),
         Err(store::Error::Conflict { current, .. }) => Ok(Outcome::Stale(current)),
-        Err(other) => Err(store_error(other)),
+        Err(other) => Err(other.into()),
     }
 }
 

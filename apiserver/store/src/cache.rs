@@ -200,7 +200,10 @@ impl Cache {
     /// # Errors
     /// Those of the store.
     pub async fn fresh(&self) -> Result<()> {
-        let position = self.shared.position.read().as_ref().map(Position::get);
+        if let Some(behind) = self.shared.store.catch_up() {
+            behind.await?;
+        }
+        let position = self.shared.position.read().as_ref().and_then(Position::get);
         let revision = match position {
             Some(revision) => revision,
             None => self.shared.store.revision().await?,

@@ -4,6 +4,7 @@
 //! `fdatasync`; commits that wait while one is under way share the next. What was replaced is dropped by a
 //! [checkpoint](checkpoint), written beside the log and renamed into place.
 
+mod backup;
 mod checkpoint;
 mod files;
 mod format;
@@ -22,8 +23,9 @@ use tokio::sync::oneshot;
 
 use crate::{
     BoxFuture, Entry, Error, Expect, Result, Revision, Snapshot, Store, WatchStream,
-    state::{HistoryLimits, State},
+    feed::HistoryLimits, state::State,
 };
+pub use backup::{Summary, backup, restore};
 use files::{Paths, io_error};
 use writer::{Commit, Queue, Writer};
 

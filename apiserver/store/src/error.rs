@@ -62,6 +62,12 @@ pub enum Error {
         /// What the operator can do.
         remedy: String,
     },
+    /// A backup is not restored over a store.
+    #[error("{} exists; move it away, or restore into another directory", path.display())]
+    NotEmpty {
+        /// The data file that is there.
+        path: PathBuf,
+    },
     /// Another process has the data directory open.
     #[error("{} is in use{}; {remedy}", path.display(), holder.map(|p| format!(" by process {p}")).unwrap_or_default())]
     Locked {
@@ -90,6 +96,41 @@ pub enum Error {
         /// The first failure.
         source: Arc<io::Error>,
     },
+    /// A store elsewhere did not answer in time. A commit may have happened or not.
+    #[error("failed to {operation} {key}: {store} does not answer; try again")]
+    Unavailable {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        key: Arc<str>,
+        /// Who was asked.
+        store: Arc<str>,
+        /// The last cause.
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
+    /// A store elsewhere answered that it will not.
+    #[error("failed to {operation} {key}: {store} refused; see its log")]
+    Refused {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        key: Arc<str>,
+        /// Who was asked.
+        store: Arc<str>,
+        /// The answer.
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
+    /// A value cannot be decrypted.
+    #[error("the value of {key} cannot be decrypted: {why}")]
+    Unreadable {
+        /// Its key.
+        key: Arc<str>,
+        /// Which provider is missing, or does not fit.
+        why: String,
+    },
+    /// What a store is to be reached by makes no sense.
+    #[error("{0}")]
+    Options(String),
     /// The store was closed.
     #[error("the store is closed")]
     Closed,

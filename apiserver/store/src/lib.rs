@@ -3,8 +3,7 @@
 //! Two layers, both without HTTP:
 //!
 //! * [`Store`] maps keys to bytes, compares and commits, and streams changes. [`MemoryStore`] is for
-//!   tests, [`EmbeddedStore`] is one durable file. Nothing here assumes that a store lives in this
-//!   process, so that etcd can be a third.
+//!   tests, [`EmbeddedStore`] is one durable file, [`EtcdStore`] a cluster that several servers share.
 //! * [`cache::Cache`] holds one resource (one key prefix) as decoded objects, ready to be listed and
 //!   watched by many clients without asking the store.
 //!
@@ -37,9 +36,13 @@
 
 pub mod cache;
 mod embedded;
+pub mod encryption;
 mod error;
+mod etcd;
+mod feed;
 mod memory;
 mod state;
+pub mod testing;
 mod watch;
 
 use std::sync::Arc;
@@ -47,8 +50,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 pub use futures::future::BoxFuture;
 
-pub use embedded::{EmbeddedStore, Options};
+pub use embedded::{EmbeddedStore, Options, Summary, backup, restore};
 pub use error::{Error, Result};
+pub use etcd::{EtcdOptions, EtcdStore, EtcdTls};
 pub use memory::MemoryStore;
 pub use watch::{Position, WatchItem, WatchSender, WatchStream};
 
@@ -130,6 +134,15 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// [`Error::Compacted`] if changes after `from` are no longer known, [`Error::Future`] if it is not reached.
     fn watch(&self, prefix: &str, from: Revision) -> BoxFuture<'_, Result<WatchStream>>;
+
+    /// Waits until every commit that anybody was answered before this call has been handed to this store's watches,
+    /// so that their [`Position`]s tell what there is to see. `None` if that is always so.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if the store cannot be asked.
+    fn catch_up(&self) -> Option<BoxFuture<'_, Result<()>>> {
+        None
+    }
 
     /// Asks that watches of exactly `prefix` get a [`WatchItem::Progress`] soon, even if nothing changes.
     fn request_progress(&self, prefix: &str);

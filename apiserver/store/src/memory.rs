@@ -8,7 +8,8 @@ use parking_lot::RwLock;
 
 use crate::{
     BoxFuture, Entry, Expect, Result, Revision, Snapshot, Store, WatchStream,
-    state::{HistoryLimits, State, Values},
+    feed::HistoryLimits,
+    state::{State, Values},
 };
 
 /// A [`Store`] in memory only, for tests. A clone is the same store.

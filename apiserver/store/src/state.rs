@@ -1,33 +1,17 @@
-//! The state that the stores in this process share: values, bounded history, watches. No I/O.
+//! The values of a store in this process, and the changes that led to them. No I/O.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use imbl::OrdMap;
 
-use crate::{Entry, Error, Event, Expect, Result, Revision, Snapshot, WatchSender, WatchStream};
+use crate::{
+    Entry, Error, Event, Expect, Result, Revision, Snapshot, WatchStream,
+    feed::{Feed, HistoryLimits},
+};
 
 /// Most bytes of a key and its value. Above what an API server accepts as a body (3 MiB) with room for what it adds.
 pub(crate) const MAX_ENTRY: usize = 16 << 20;
-
-/// Changes that may wait for the reader of one watch. Readers are caches, which drain far faster than commits come;
-/// one that is this late starts again from history.
-const WATCH_CAPACITY: usize = 16 << 10;
-
-/// How much history is kept for watches and reads of the past.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct HistoryLimits {
-    /// Most changes.
-    pub(crate) events: usize,
-    /// Most bytes of replaced values. New values are shared with the state.
-    pub(crate) bytes: usize,
-}
-
-impl Default for HistoryLimits {
-    fn default() -> Self {
-        HistoryLimits { events: 64 << 10, bytes: 16 << 20 }
-    }
-}
 
 /// A value and the revision that wrote it.
 #[derive(Debug, Clone)]
@@ -81,58 +65,31 @@ impl Batch {
     }
 }
 
-struct Watcher {
-    prefix: Arc<str>,
-    sender: WatchSender,
-}
-
 /// What every reader of a store in this process sees.
 pub(crate) struct State {
     values: Values,
-    revision: Revision,
-    /// The oldest revision whose state is known: all changes after it are in `history`.
-    compacted: Revision,
-    history: VecDeque<Arc<Event>>,
-    history_bytes: usize,
-    limits: HistoryLimits,
-    watchers: Vec<Watcher>,
+    feed: Feed,
 }
 
 impl State {
     /// A state without history.
     pub(crate) fn new(values: Values, revision: Revision, limits: HistoryLimits) -> Self {
-        State {
-            values,
-            revision,
-            compacted: revision,
-            history: VecDeque::new(),
-            history_bytes: 0,
-            limits,
-            watchers: Vec::new(),
-        }
+        State { values, feed: Feed::new(revision, limits) }
     }
 
     /// An empty batch on top of what is visible.
     pub(crate) fn batch(&self) -> Batch {
-        Batch { values: self.values.clone(), revision: self.revision, events: Vec::new() }
+        Batch { values: self.values.clone(), revision: self.revision(), events: Vec::new() }
     }
 
     /// Makes a batch visible to readers and watches.
     pub(crate) fn publish(&mut self, batch: Batch) {
         self.values = batch.values;
-        self.revision = batch.revision;
-        for event in batch.events {
-            self.watchers.retain(|w| !event.key.starts_with(&*w.prefix) || w.sender.send(&event));
-            self.history_bytes += replaced(&event);
-            self.history.push_back(event);
-        }
-        while self.history.len() > self.limits.events || self.history_bytes > self.limits.bytes {
-            self.forget_oldest();
-        }
+        self.feed.publish(batch.revision, batch.events);
     }
 
     pub(crate) fn revision(&self) -> Revision {
-        self.revision
+        self.feed.revision()
     }
 
     pub(crate) fn get(&self, key: &str) -> Option<Entry> {
@@ -140,11 +97,9 @@ impl State {
     }
 
     pub(crate) fn range(&self, prefix: &str, at: Option<Revision>) -> Result<Snapshot> {
-        let revision = at.unwrap_or(self.revision);
-        self.check_known(revision)?;
+        let revision = at.unwrap_or(self.revision());
         let mut values = self.values.clone();
-        let later = self.history.iter().rev().take_while(|e| e.revision > revision);
-        for event in later.filter(|e| e.key.starts_with(prefix)) {
+        for event in self.feed.after(revision)?.rev().filter(|e| e.key.starts_with(prefix)) {
             match &event.previous {
                 Some(p) => {
                     values.insert(
@@ -166,61 +121,23 @@ impl State {
     }
 
     pub(crate) fn watch(&mut self, prefix: &str, from: Revision) -> Result<WatchStream> {
-        self.check_known(from)?;
-        let later = self.history.partition_point(|e| e.revision <= from);
-        let backlog =
-            self.history.range(later..).filter(|e| e.key.starts_with(prefix)).cloned().collect();
-        let prefix: Arc<str> = prefix.into();
-        let (sender, stream) =
-            WatchStream::channel(prefix.clone(), from, backlog, WATCH_CAPACITY, true);
-        self.watchers.push(Watcher { prefix, sender });
-        Ok(stream)
+        self.feed.watch(prefix, from)
     }
 
     pub(crate) fn request_progress(&self, prefix: &str) {
-        for watcher in self.watchers.iter().filter(|w| &*w.prefix == prefix) {
-            watcher.sender.progress(self.revision);
-        }
+        self.feed.tell_progress(prefix);
     }
 
     pub(crate) fn compact(&mut self, before: Revision) -> Result<()> {
-        if before > self.revision {
-            return Err(Error::Future { requested: before, current: self.revision });
-        }
-        while self.history.front().is_some_and(|e| e.revision <= before) {
-            self.forget_oldest();
-        }
-        self.compacted = self.compacted.max(before);
-        Ok(())
+        self.feed.compact(before)
     }
 
     /// Ends all watches.
     pub(crate) fn close(&mut self) {
-        self.watchers.clear();
-    }
-
-    fn forget_oldest(&mut self) {
-        if let Some(event) = self.history.pop_front() {
-            self.history_bytes -= replaced(&event);
-            self.compacted = event.revision;
-        }
-    }
-
-    fn check_known(&self, revision: Revision) -> Result<()> {
-        if revision > self.revision {
-            return Err(Error::Future { requested: revision, current: self.revision });
-        }
-        if revision < self.compacted {
-            return Err(Error::Compacted { requested: revision, compacted: self.compacted });
-        }
-        Ok(())
+        self.feed.close();
     }
 }
 
 fn entry(key: &Arc<str>, versioned: &Versioned) -> Entry {
     Entry { key: key.clone(), value: versioned.value.clone(), revision: versioned.revision }
-}
-
-fn replaced(event: &Event) -> usize {
-    event.previous.as_ref().map_or(0, |p| p.value.len())
 }

@@ -23,14 +23,18 @@ pub enum WatchItem {
 
 /// The revision of the newest change that a store has handed to a watch.
 ///
-/// A reader who has seen this much has seen every answered commit, without asking the store.
+/// A reader who has seen this much has seen every change under the watch's prefix that the store knew, without
+/// asking it; see [`Store::catch_up`](crate::Store::catch_up).
 #[derive(Debug, Clone)]
 pub struct Position(Arc<AtomicU64>);
 
+/// The position of a watch that gets no more changes.
+const ENDED: Revision = Revision::MAX;
+
 impl Position {
-    /// The revision now.
-    pub fn get(&self) -> Revision {
-        self.0.load(Ordering::Acquire)
+    /// The revision now; `None` if the watch has ended, and so tells nothing about what is new.
+    pub fn get(&self) -> Option<Revision> {
+        Some(self.0.load(Ordering::Acquire)).filter(|revision| *revision != ENDED)
     }
 }
 
@@ -51,11 +55,16 @@ impl WatchSender {
                 true
             }
             Err(mpsc::error::TrySendError::Full(_)) => {
-                self.lagged.store(true, Ordering::Release);
+                self.lag();
                 false
             }
             Err(mpsc::error::TrySendError::Closed(_)) => false,
         }
+    }
+
+    /// Tells the watch that it has missed changes; the sender is to be dropped.
+    pub fn lag(&self) {
+        self.lagged.store(true, Ordering::Release);
     }
 
     /// Tells the watch that it is complete up to `revision`; skipped if its queue is full.
@@ -64,26 +73,40 @@ impl WatchSender {
     }
 }
 
+impl Drop for WatchSender {
+    fn drop(&mut self) {
+        self.position.store(ENDED, Ordering::Release);
+    }
+}
+
 /// Changes under a prefix, in order, each once.
-#[derive(Debug)]
 pub struct WatchStream {
     prefix: Arc<str>,
     backlog: VecDeque<Arc<Event>>,
     items: mpsc::Receiver<WatchItem>,
-    position: Option<Position>,
+    position: Position,
     lagged: Arc<AtomicBool>,
+    map: Option<Map>,
+    /// Why `map` gave up; nothing comes after the change that it could not do.
+    failed: Option<Error>,
+}
+
+/// What a store above another one makes of its changes.
+type Map = Box<dyn Fn(Arc<Event>) -> Result<Arc<Event>> + Send + Sync>;
+
+impl std::fmt::Debug for WatchStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WatchStream").field("prefix", &self.prefix).finish_non_exhaustive()
+    }
 }
 
 impl WatchStream {
     /// A watch that first delivers `backlog`, then what is sent; at most `capacity` changes may wait.
-    ///
-    /// Only a store in this process knows the watch's [`Position`]; others set `local` to false.
     pub fn channel(
         prefix: Arc<str>,
         from: Revision,
         backlog: VecDeque<Arc<Event>>,
         capacity: usize,
-        local: bool,
     ) -> (WatchSender, WatchStream) {
         let (sender, items) = mpsc::channel(capacity);
         let position = Arc::new(AtomicU64::new(backlog.back().map_or(from, |e| e.revision)));
@@ -92,27 +115,43 @@ impl WatchStream {
             prefix,
             backlog,
             items,
-            position: local.then(|| Position(position.clone())),
+            position: Position(position.clone()),
             lagged: lagged.clone(),
+            map: None,
+            failed: None,
         };
         (WatchSender { items: sender, position, lagged }, stream)
     }
 
-    /// Where the store is with this watch, if the store lives in this process.
-    pub fn position(&self) -> Option<Position> {
+    /// The same watch with another form of each change.
+    #[must_use]
+    pub fn map(
+        mut self,
+        map: impl Fn(Arc<Event>) -> Result<Arc<Event>> + Send + Sync + 'static,
+    ) -> Self {
+        self.map = Some(Box::new(map));
+        self
+    }
+
+    /// Where the store is with this watch.
+    pub fn position(&self) -> Position {
         self.position.clone()
     }
 
     /// The next item, as soon as there is one.
     ///
     /// # Errors
-    /// [`Error::Lagged`] once if the watch was not read fast enough, [`Error::Closed`] if the store is gone.
+    /// [`Error::Lagged`] once if the watch was not read fast enough, [`Error::Unreadable`] if a change cannot be
+    /// decrypted, [`Error::Closed`] if the store is gone.
     pub async fn recv(&mut self) -> Result<WatchItem> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
         if let Some(event) = self.backlog.pop_front() {
-            return Ok(WatchItem::Event(event));
+            return self.mapped(WatchItem::Event(event));
         }
         match self.items.recv().await {
-            Some(item) => Ok(item),
+            Some(item) => self.mapped(item),
             None => Err(self.end()),
         }
     }
@@ -122,13 +161,27 @@ impl WatchStream {
     /// # Errors
     /// As [`WatchStream::recv`].
     pub fn try_recv(&mut self) -> Result<Option<WatchItem>> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
         if let Some(event) = self.backlog.pop_front() {
-            return Ok(Some(WatchItem::Event(event)));
+            return self.mapped(WatchItem::Event(event)).map(Some);
         }
         match self.items.try_recv() {
-            Ok(item) => Ok(Some(item)),
+            Ok(item) => self.mapped(item).map(Some),
             Err(mpsc::error::TryRecvError::Empty) => Ok(None),
             Err(mpsc::error::TryRecvError::Disconnected) => Err(self.end()),
+        }
+    }
+
+    fn mapped(&mut self, item: WatchItem) -> Result<WatchItem> {
+        let (Some(map), WatchItem::Event(event)) = (&self.map, &item) else { return Ok(item) };
+        match map(event.clone()) {
+            Ok(event) => Ok(WatchItem::Event(event)),
+            Err(error) => {
+                self.failed = Some(error.clone());
+                Err(error)
+            }
         }
     }
 

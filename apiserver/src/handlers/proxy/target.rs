@@ -176,8 +176,7 @@ async fn object(
     let registry = core.registry();
     let resource = registry.find("", resource).ok_or(ApiError::NoResource)?;
     let storage = resource.storage()?;
-    let entry =
-        storage.store().get(&storage.key(namespace, name)).await.map_err(ApiError::internal)?;
+    let entry = storage.store().get(&storage.key(namespace, name)).await?;
     let entry = entry.ok_or_else(|| resource.not_found(name))?;
     serde_json::from_slice(&entry.value).map_err(ApiError::internal)
 }

@@ -1,7 +1,8 @@
 //! Addresses and node ports of services.
 //!
 //! What is taken is read from the services' watch cache, so that it is right after a restart and after writes by
-//! others; what was handed out a moment ago and is not stored yet is remembered beside it.
+//! others; what was handed out a moment ago and is not stored yet is remembered beside it. That makes good guesses;
+//! what counts are the [claims](super::claims) in the store.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -12,6 +13,7 @@ use rand::Rng as _;
 use serde_json::Value;
 use store::cache::{Cache, Interest, Kind, Object, Subscription};
 
+use super::claims::Item;
 use crate::types::check::{items, text};
 
 /// How long something handed out is kept for a service that never got stored.
@@ -66,10 +68,31 @@ impl std::fmt::Display for Range {
     }
 }
 
+/// What a service has for itself alone.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-struct Held {
-    ips: Vec<IpAddr>,
-    ports: Vec<u16>,
+pub(super) struct Held {
+    pub(super) ips: Vec<IpAddr>,
+    pub(super) ports: Vec<u16>,
+}
+
+impl Held {
+    /// What a service's `spec` says.
+    pub(super) fn of(spec: &Value) -> Held {
+        let mut ips: Vec<IpAddr> =
+            items(&spec["clusterIPs"]).iter().filter_map(|ip| ip.as_str()?.parse().ok()).collect();
+        if let Ok(ip) = text(spec, "clusterIP").parse()
+            && !ips.contains(&ip)
+        {
+            ips.push(ip);
+        }
+        let numbers = items(&spec["ports"])
+            .iter()
+            .map(|p| &p["nodePort"])
+            .chain([&spec["healthCheckNodePort"]]);
+        let ports =
+            numbers.filter_map(|n| u16::try_from(n.as_u64()?).ok()).filter(|n| *n > 0).collect();
+        Held { ips, ports }
+    }
 }
 
 /// What is taken, by whom.
@@ -256,6 +279,16 @@ impl Allocator {
         Ok(port)
     }
 
+    /// Somebody else has this, whom the cache does not show yet.
+    pub(super) fn note(&self, item: Item) {
+        let taken = &mut self.state.lock().taken;
+        let other = format!("{item:?}");
+        match item {
+            Item::Ip(ip) => taken.reserve_ip(&other, ip, false),
+            Item::Port(port) => taken.reserve_port(&other, port, false),
+        }
+    }
+
     /// Gives back what a service that was not stored had got.
     pub(super) fn give_back(&self, uid: &str) {
         let taken = &mut self.state.lock().taken;
@@ -281,19 +314,7 @@ fn free_port(taken: &Taken, (first, last): (u16, u16)) -> Option<u16> {
 
 fn held_by(service: &Object) -> Held {
     let value: Value = serde_json::from_slice(service.stored()).unwrap_or_default();
-    let spec = &value["spec"];
-    let mut ips: Vec<IpAddr> =
-        items(&spec["clusterIPs"]).iter().filter_map(|ip| ip.as_str()?.parse().ok()).collect();
-    if let Ok(ip) = text(spec, "clusterIP").parse()
-        && !ips.contains(&ip)
-    {
-        ips.push(ip);
-    }
-    let numbers =
-        items(&spec["ports"]).iter().map(|p| &p["nodePort"]).chain([&spec["healthCheckNodePort"]]);
-    let ports =
-        numbers.filter_map(|n| u16::try_from(n.as_u64()?).ok()).filter(|n| *n > 0).collect();
-    Held { ips, ports }
+    Held::of(&value["spec"])
 }
 
 #[cfg(test)]

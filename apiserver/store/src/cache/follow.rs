@@ -31,7 +31,7 @@ pub(super) async fn list(shared: &Arc<Shared>) -> Result<WatchStream> {
             }
         })
         .collect();
-    *shared.position.write() = stream.position();
+    *shared.position.write() = Some(stream.position());
     shared.reset(snapshot.revision, objects);
     Ok(stream)
 }

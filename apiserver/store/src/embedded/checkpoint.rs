@@ -47,27 +47,43 @@ pub(super) struct Ready {
     pub(super) copied: u64,
 }
 
-/// Writes the checkpoint up to the last few frames.
-pub(super) fn write(start: &Start) -> Result<Ready> {
-    let path = &start.paths.next;
-    let file = files::create(path, start.salt)?;
+/// Writes a whole state into a file that holds its header; answers the file's length.
+pub(super) fn write_all(
+    file: &File,
+    salt: u64,
+    values: &Values,
+    revision: Revision,
+    finished: bool,
+) -> io::Result<u64> {
     let mut length = format::HEADER as u64;
     let mut append = |frame: &[u8]| -> io::Result<()> {
         file.write_all_at(frame, length)?;
         length += frame.len() as u64;
         Ok(())
     };
-    let mut frame = format::Writer::new(start.salt);
+    let mut frame = format::Writer::new(salt);
     frame.begin();
-    frame.reached(start.revision);
-    for (key, versioned) in &start.values {
+    frame.reached(revision);
+    for (key, versioned) in values {
         frame.put(key, versioned);
         if frame.len() >= FRAME {
-            append(frame.end()).map_err(io_error("write", path))?;
+            append(frame.end())?;
             frame.begin();
         }
     }
-    append(frame.end()).map_err(io_error("write", path))?;
+    if finished {
+        frame.finished(revision);
+    }
+    append(frame.end())?;
+    Ok(length)
+}
+
+/// Writes the checkpoint up to the last few frames.
+pub(super) fn write(start: &Start) -> Result<Ready> {
+    let path = &start.paths.next;
+    let file = files::create(path, start.salt)?;
+    let length = write_all(&file, start.salt, &start.values, start.revision, false)
+        .map_err(io_error("write", path))?;
     let mut ready = Ready { file, length, copied: start.position };
     loop {
         ready.file.sync_data().map_err(io_error("sync", path))?;

@@ -32,6 +32,8 @@ const PUT: u8 = 1;
 const DELETE: u8 = 2;
 /// No key: the revision that a checkpoint was taken at, which may be a deletion's.
 const REACHED: u8 = 3;
+/// No key: nothing comes after this. Only in backups, whose file is as long as it will ever be.
+const END: u8 = 4;
 
 /// Bytes of a record.
 pub(super) fn record_len(key: &str, value: &[u8]) -> u64 {
@@ -80,6 +82,10 @@ impl Writer {
 
     pub(super) fn reached(&mut self, revision: Revision) {
         self.record(REACHED, revision, "", &[]);
+    }
+
+    pub(super) fn finished(&mut self, revision: Revision) {
+        self.record(END, revision, "", &[]);
     }
 
     fn record(&mut self, kind: u8, revision: Revision, key: &str, value: &[u8]) {
@@ -131,6 +137,8 @@ pub(super) struct Contents {
     pub(super) live: u64,
     /// Where the next frame goes. Less than the file's length if a crash cut the last frame short.
     pub(super) end: u64,
+    /// Whether the last record says that it is the last.
+    pub(super) finished: bool,
 }
 
 /// Where and why a file cannot be read.
@@ -143,8 +151,14 @@ pub(super) struct Damage {
 /// Reads a whole data file.
 pub(super) fn read(file: &[u8]) -> Result<Contents, Damage> {
     let salt = read_header(file)?;
-    let mut contents =
-        Contents { salt, values: Values::new(), revision: 1, live: 0, end: HEADER as u64 };
+    let mut contents = Contents {
+        salt,
+        values: Values::new(),
+        revision: 1,
+        live: 0,
+        end: HEADER as u64,
+        finished: false,
+    };
     let mut at = HEADER;
     while at < file.len() {
         let Some(payload) = frame_at(file, at, salt) else {
@@ -231,11 +245,12 @@ impl Contents {
                 }
             }
             DELETE => self.values.remove(key),
-            REACHED => None,
+            REACHED | END => None,
             _ => return Err("a record is of an unknown kind"),
         };
         self.live -= replaced.map_or(0, |r| record_len(key, &r.value));
         self.revision = self.revision.max(revision);
+        self.finished = kind == END;
         Ok(())
     }
 }

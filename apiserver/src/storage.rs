@@ -1,0 +1,212 @@
+//! Which store the server stands on, and what is encrypted in it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use store::encryption::{self, EncryptedStore, Rules};
+use store::{EmbeddedStore, Error, EtcdOptions, EtcdStore, EtcdTls, MemoryStore, Store};
+use tracing::{info, warn};
+
+/// How often the file of the encryption configuration is looked at, if it is to be reloaded.
+const RELOAD_EVERY: Duration = Duration::from_secs(5);
+
+/// Where objects are kept.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// An etcd cluster; without it, the data folder or memory.
+    pub etcd: Option<EtcdOptions>,
+    /// File of an `EncryptionConfiguration`.
+    pub encryption: Option<PathBuf>,
+    /// Whether changes of that file take effect at once.
+    pub reload_encryption: bool,
+}
+
+/// Flags of the storage.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Storage")]
+#[group(id = "storage")]
+pub struct Flags {
+    /// URLs of etcd, with commas between them; without it, the store is a file in the data folder
+    #[arg(long, value_name = "URLS", value_delimiter = ',')]
+    pub etcd_servers: Vec<String>,
+    /// Authorities that etcd's certificate must come from
+    #[arg(long, value_name = "FILE")]
+    pub etcd_cafile: Option<PathBuf>,
+    /// Certificate to show to etcd
+    #[arg(long, value_name = "FILE")]
+    pub etcd_certfile: Option<PathBuf>,
+    /// Key of the certificate to show to etcd
+    #[arg(long, value_name = "FILE")]
+    pub etcd_keyfile: Option<PathBuf>,
+    /// What all keys in etcd begin with
+    #[arg(long, value_name = "PREFIX", default_value = "/registry")]
+    pub etcd_prefix: String,
+    /// How often etcd's history is compacted, as 5m or 90s; 0 leaves that to others
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration)]
+    pub etcd_compaction_interval: Duration,
+    /// What to encrypt at rest, and how
+    #[arg(long, value_name = "FILE")]
+    pub encryption_provider_config: Option<PathBuf>,
+    /// Take over changes of that file while the server runs
+    #[arg(long, requires = "encryption_provider_config")]
+    pub encryption_provider_config_automatic_reload: bool,
+}
+
+impl Flags {
+    /// Writes what was said into the options.
+    pub fn apply(&self, options: &mut Options) {
+        options.etcd = (!self.etcd_servers.is_empty()).then(|| EtcdOptions {
+            endpoints: self.etcd_servers.clone(),
+            tls: EtcdTls {
+                ca: self.etcd_cafile.clone(),
+                certificate: self.etcd_certfile.clone(),
+                key: self.etcd_keyfile.clone(),
+            },
+            prefix: self.etcd_prefix.clone(),
+            compaction_interval: Some(self.etcd_compaction_interval).filter(|i| !i.is_zero()),
+        });
+        options.encryption.clone_from(&self.encryption_provider_config);
+        options.reload_encryption = self.encryption_provider_config_automatic_reload;
+    }
+}
+
+/// Reads a duration as Go writes them: `5m`, `1h30m`, `0`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is not a time such as 5m or 1m30s");
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    let (mut total, mut rest) = (Duration::ZERO, text);
+    while !rest.is_empty() {
+        let digits =
+            rest.find(|c: char| !c.is_ascii_digit()).filter(|n| *n > 0).ok_or_else(wrong)?;
+        let number: u64 = rest[..digits].parse().map_err(|_| wrong())?;
+        let unit =
+            rest[digits..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |n| digits + n);
+        total += match &rest[digits..unit] {
+            "h" => Duration::from_secs(number * 3600),
+            "m" => Duration::from_secs(number * 60),
+            "s" => Duration::from_secs(number),
+            "ms" => Duration::from_millis(number),
+            _ => return Err(wrong()),
+        };
+        rest = &rest[unit..];
+    }
+    Some(total).filter(|_| !text.is_empty()).ok_or_else(wrong)
+}
+
+/// A store, and what must run beside it.
+pub(crate) struct Opened {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) task: Option<futures::future::BoxFuture<'static, ()>>,
+}
+
+/// Opens the store that the options name.
+///
+/// # Errors
+/// Those of the store; [`Error::Options`] for a wrong encryption configuration, with file, line and reason.
+pub(crate) async fn open(options: &Options, data_dir: Option<&Path>) -> Result<Opened, Error> {
+    // Before anything else: with a wrong configuration nothing must be read or written.
+    let rules = options.encryption.as_deref().map(rules).transpose()?;
+    let store: Arc<dyn Store> = match (&options.etcd, data_dir) {
+        (Some(etcd), _) => Arc::new(EtcdStore::connect(etcd).await?),
+        (None, Some(data)) => {
+            Arc::new(EmbeddedStore::open(&data.join("store"), store::Options::default())?)
+        }
+        (None, None) => Arc::new(MemoryStore::new()),
+    };
+    let (Some((text, rules)), Some(file)) = (rules, options.encryption.clone()) else {
+        return Ok(Opened { store, task: None });
+    };
+    let store = Arc::new(EncryptedStore::new(store, rules));
+    let task = keep_encrypted(Arc::downgrade(&store), file, text, options.reload_encryption);
+    Ok(Opened { store, task: Some(Box::pin(task)) })
+}
+
+fn rules(file: &Path) -> Result<(String, Rules), Error> {
+    let text = std::fs::read_to_string(file).map_err(|source| Error::Io {
+        operation: "read the encryption configuration",
+        path: file.into(),
+        source: Arc::new(source),
+    })?;
+    let rules = encryption::parse(&text)
+        .map_err(|error| Error::Options(format!("{}, {error}", file.display())))?;
+    Ok((text, rules))
+}
+
+/// Writes anew what the first provider did not write, now and after each change of the file.
+async fn keep_encrypted(
+    store: std::sync::Weak<EncryptedStore>,
+    file: PathBuf,
+    mut known: String,
+    reload: bool,
+) {
+    let mut ticks = tokio::time::interval(RELOAD_EVERY);
+    let mut renewed = false;
+    loop {
+        ticks.tick().await;
+        let Some(store) = store.upgrade() else { return };
+        if reload {
+            match rules(&file) {
+                Ok((text, _)) if text == known => (),
+                Ok((text, rules)) => {
+                    store.set_rules(rules);
+                    (known, renewed) = (text, false);
+                    info!(file = %file.display(), "encryption configuration reloaded");
+                }
+                Err(error) => {
+                    warn!(
+                        error = &error as &dyn std::error::Error,
+                        "encryption configuration not reloaded, the old one stays"
+                    );
+                }
+            }
+        }
+        if !renewed {
+            match store.renew("/registry/").await {
+                Ok(n_renewed) => {
+                    renewed = true;
+                    info!(n_renewed, "values are encrypted by the first provider");
+                }
+                Err(error) => {
+                    warn!(
+                        error = &error as &dyn std::error::Error,
+                        "not all values are encrypted by the first provider"
+                    );
+                }
+            }
+        }
+        if renewed && !reload {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_gos() {
+        let seconds = |text| duration(text).map(|d| d.as_secs());
+        assert_eq!((seconds("5m"), seconds("1h30m"), seconds("0")), (Ok(300), Ok(5400), Ok(0)));
+        for wrong in ["", "5", "m", "5x", "-5m"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_configuration_is_refused_by_file_and_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("encryption.yaml");
+        std::fs::write(
+            &file,
+            "apiVersion: apiserver.config.k8s.io/v1\nkind: Wrong\nresources: []\n",
+        )
+        .unwrap();
+        let text = rules(&file).map(|_| ()).unwrap_err().to_string();
+        assert!(text.contains("encryption.yaml, line 2: kind \"Wrong\""), "{text}");
+    }
+}
