@@ -38,8 +38,7 @@ fmt-check:
 	$(CARGO) fmt --all --check
 
 clippy:
-	$(CARGO) clippy -q --workspace --lib --bins --exclude improv-tests -- -D warnings
-	$(CARGO) clippy -q --workspace --all-targets -- -D warnings -A clippy::unwrap_used
+	$(CARGO) clippy -q --workspace --all-targets -- -D warnings
 
 unit: ## Tests that need no cluster
 	$(CARGO) test -q --workspace --exclude improv-tests

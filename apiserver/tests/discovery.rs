@@ -1,5 +1,7 @@
 //! What the server says about itself.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where it cannot go on")]
+
 use apiserver::testing::TestServer;
 use http::Request;
 use kube::Client;

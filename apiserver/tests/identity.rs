@@ -1,5 +1,7 @@
 //! Who may what, over a real socket: certificates, tokens, roles, and impersonation.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where it cannot go on")]
+
 use apiserver::testing::TestServer;
 use k8s_openapi::api::authentication::v1::{SelfSubjectReview, TokenRequest, TokenReview};
 use k8s_openapi::api::authorization::v1::SelfSubjectAccessReview;

@@ -1,5 +1,7 @@
 //! Every process can be killed at any instant: acknowledged writes stay, containers run on, work goes on.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where it cannot go on")]
+
 use std::time::Duration;
 
 use improv_tests::{Cluster, eventually, repository};

@@ -1,5 +1,7 @@
 //! The controller on a real server, with only its own rights.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where it cannot go on")]
+
 use std::time::Duration;
 
 use apiserver::identity::tls::ClientAuthority;

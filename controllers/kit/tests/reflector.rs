@@ -1,5 +1,7 @@
 //! Shared reflectors on a real server.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where it cannot go on")]
+
 use std::{collections::BTreeMap, time::Duration};
 
 use apiserver::testing::TestServer;

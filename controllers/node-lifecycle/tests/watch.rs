@@ -1,5 +1,7 @@
 //! The controller on a real server, with only its own rights and a clock that is stepped.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where it cannot go on")]
+
 use std::sync::Arc;
 use std::time::Duration;
 

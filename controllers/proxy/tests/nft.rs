@@ -1,5 +1,7 @@
 //! The rules in a real kernel: in a network namespace of the test's own, so that the machine's rules stay alone.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where it cannot go on")]
+
 use std::net::IpAddr;
 use std::time::Duration;
 

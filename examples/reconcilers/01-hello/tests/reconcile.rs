@@ -1,5 +1,7 @@
 //! The reconciler on a real API server, in this process.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where it cannot go on")]
+
 use std::time::Duration;
 
 use apiserver::testing::TestServer;
