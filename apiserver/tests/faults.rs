@@ -101,12 +101,14 @@ struct Call {
     value: String,
 }
 
+/// A run of a watch: the version that it began from, and every change up to its end with its version.
+type Watched = (u64, Vec<(u64, String)>);
+
 /// Everything that was seen of the register.
 #[derive(Default)]
 struct History {
     calls: Mutex<Vec<Call>>,
-    /// Runs of a watch: from a version on, every change up to the last one in the list.
-    watched: Mutex<Vec<(u64, Vec<(u64, String)>)>>,
+    watched: Mutex<Vec<Watched>>,
 }
 
 fn version(map: &ConfigMap) -> u64 {

@@ -2,6 +2,8 @@
 //!
 //! These tests need root and the packages that `make test` installs.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where it cannot go on")]
+
 use std::fmt::Display;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};

@@ -121,7 +121,7 @@ fn act(
             "validationActions": binding.actions,
         }]);
         let key = "validation.policy.admission.k8s.io/validation_failure";
-        audit::annotate(&key, || note.to_string());
+        audit::annotate(key, || note.to_string());
     }
     wants("Deny").then(|| Refusal {
         policy: policy.to_owned(),

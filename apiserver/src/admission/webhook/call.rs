@@ -80,7 +80,7 @@ impl Webhook {
             Fault::Call(text) if !self.fails_open => Err(ApiError::Internal(text)),
             Fault::Call(text) => {
                 tracing::warn!(webhook = self.name, text, "webhook failed, the request goes on");
-                audit::annotate(&place, || self.name.clone());
+                audit::annotate(place, || self.name.clone());
                 if attributes.deadline <= Instant::now() {
                     return Err(ApiError::Timeout {
                         message: "request did not complete within requested timeout".to_owned(),
