@@ -171,7 +171,7 @@ async fn perform(
     let one = format!("{path}/{name}");
     let done = match step {
         Step::Keep => Ok(()),
-        Step::Create => send(&client, Method::POST, &path, Some(&object)).await,
+        Step::Create => create(&client, &path, &object).await,
         Step::Update(next) => send(&client, Method::PUT, &one, Some(&next)).await,
         Step::Replace => match send(&client, Method::DELETE, &one, None).await {
             Ok(()) => send(&client, Method::POST, &path, Some(&object)).await,
@@ -179,6 +179,23 @@ async fn perform(
         },
     };
     done.map_err(|error| refused(&object, error))
+}
+
+/// Creates an object that another server may be creating at this moment: while that one has claimed the object's
+/// address but not stored the object, ours is refused.
+async fn create(client: &Client, path: &str, object: &Value) -> Result<(), ApiError> {
+    const ATTEMPTS: usize = 20;
+    const PAUSE: Duration = Duration::from_millis(100);
+    let one = format!("{path}/{}", object["metadata"]["name"].as_str().unwrap_or_default());
+    for _ in 1..ATTEMPTS {
+        if send(client, Method::POST, path, Some(object)).await.is_ok()
+            || send(client, Method::GET, &one, None).await.is_ok()
+        {
+            return Ok(());
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    send(client, Method::POST, path, Some(object)).await
 }
 
 /// Sends one write. That somebody else was faster is fine: they wanted the same.
