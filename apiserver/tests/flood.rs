@@ -10,6 +10,7 @@ use apiserver::User;
 use apiserver::testing::TestServer;
 use axum::Router;
 use axum::body::Body;
+use axum::response::Response;
 use futures::StreamExt as _;
 use http::{Method, Request, StatusCode};
 use serde_json::{Value, json};
@@ -23,7 +24,21 @@ const PAUSE: Duration = Duration::from_millis(200);
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
 
-/// Sends a request and reads the whole answer; answers its code and length.
+async fn request(
+    router: &Router,
+    user: &User,
+    method: Method,
+    path: &str,
+    body: &Value,
+) -> Response {
+    let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
+    let request = Request::builder().method(method).uri(path);
+    let mut request = request.header("content-type", "application/json").body(body).unwrap();
+    request.extensions_mut().insert(user.clone());
+    router.clone().oneshot(request).await.unwrap()
+}
+
+/// Sends a request and reads the whole answer without keeping it; answers its code and length.
 async fn send(
     router: &Router,
     user: &User,
@@ -31,11 +46,7 @@ async fn send(
     path: &str,
     body: &Value,
 ) -> (StatusCode, usize) {
-    let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
-    let request = Request::builder().method(method).uri(path);
-    let mut request = request.header("content-type", "application/json").body(body).unwrap();
-    request.extensions_mut().insert(user.clone());
-    let response = router.clone().oneshot(request).await.unwrap();
+    let response = request(router, user, method, path, body).await;
     let status = response.status();
     let mut stream = response.into_body().into_data_stream();
     let mut length = 0;
@@ -77,20 +88,32 @@ fn resident() -> u64 {
     statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
 }
 
+async fn version_of(lease: Response) -> String {
+    let body = axum::body::to_bytes(lease.into_body(), 1 << 20).await.unwrap();
+    let lease: Value = serde_json::from_slice(&body).unwrap();
+    lease["metadata"]["resourceVersion"].as_str().unwrap().to_owned()
+}
+
 /// Renews a node's lease now and then; answers how long each renewal took.
 async fn heartbeats(router: Router, n: usize, end: Instant) -> Vec<Duration> {
     let user = node_user(n);
     let path = format!("{LEASES}/n{n}");
     let mut took = Vec::new();
+    let mut version = String::new();
     while Instant::now() < end {
         let began = Instant::now();
+        if version.is_empty() {
+            let known = request(&router, &user, Method::GET, &path, &Value::Null).await;
+            version = version_of(known).await;
+        }
         let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
         let lease = json!({
-            "metadata": { "name": format!("n{n}") },
+            "metadata": { "name": format!("n{n}"), "resourceVersion": version },
             "spec": { "holderIdentity": format!("n{n}"), "leaseDurationSeconds": 40, "renewTime": now },
         });
-        let (status, _) = send(&router, &user, Method::PUT, &path, &lease).await;
-        assert_eq!(status, 200, "a heartbeat of n{n} is lost");
+        let renewed = request(&router, &user, Method::PUT, &path, &lease).await;
+        assert_eq!(renewed.status(), 200, "a heartbeat of n{n} is lost");
+        version = version_of(renewed).await;
         took.push(began.elapsed());
         tokio::time::sleep(PAUSE).await;
     }
