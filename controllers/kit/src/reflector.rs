@@ -22,6 +22,7 @@ use kube::{
 };
 use parking_lot::{Mutex, RwLock};
 use serde::de::DeserializeOwned;
+use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use crate::{Error, error::chain, owner};
@@ -108,6 +109,9 @@ impl<K: Reflected> Clone for Reflector<K> {
 
 struct Task<K: Reflected> {
     cache: Arc<Cache<K>>,
+    /// Whether the first list is complete. The store knows too, but it wakes only the last of several tasks that
+    /// wait for it (`DelayedInit` of kube-runtime 5.0).
+    listed: watch::Receiver<bool>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -141,8 +145,9 @@ impl<K: Reflected> Reflector<K> {
         let writer = Writer::new(());
         let cache =
             Arc::new(Cache { store: writer.as_reader(), indexed: RwLock::new(Indexed::default()) });
-        let task = tokio::spawn(reflect(Arc::clone(&cache), writer, api, config));
-        Self(Arc::new(Task { cache, task }))
+        let (first_list, listed) = watch::channel(false);
+        let task = tokio::spawn(reflect(Arc::clone(&cache), writer, first_list, api, config));
+        Self(Arc::new(Task { cache, listed, task }))
     }
 
     /// kube-runtime's view of the same cache.
@@ -157,7 +162,8 @@ impl<K: Reflected> Reflector<K> {
     /// [`Error::ReflectorStopped`] if it never comes.
     pub async fn ready(&self) -> Result<(), Error> {
         let stopped = |_| Error::ReflectorStopped { kind: K::kind(&()).into_owned() };
-        self.0.cache.store.wait_until_ready().await.map_err(stopped)
+        let mut listed = self.0.listed.clone();
+        listed.wait_for(|listed| *listed).await.map(|_| ()).map_err(stopped)
     }
 
     /// The object of that name; `namespace` is `None` in cluster scope.
@@ -348,6 +354,7 @@ fn key<K: Resource>(object: &K) -> (String, String) {
 async fn reflect<K: Reflected>(
     cache: Arc<Cache<K>>,
     mut writer: Writer<K>,
+    first_list: watch::Sender<bool>,
     api: Api<K>,
     config: watcher::Config,
 ) {
@@ -382,6 +389,8 @@ async fn reflect<K: Reflected>(
                 let mut indexed = cache.indexed.write();
                 indexed.replace(store.state());
                 indexed.listed_from = list_began;
+                drop(indexed);
+                first_list.send_replace(true);
             }
             watcher::Event::Apply(object) => {
                 pause = RETRY.0;

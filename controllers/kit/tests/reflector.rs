@@ -48,6 +48,18 @@ fn render(change: &Change<ConfigMap>) -> String {
 }
 
 #[tokio::test]
+async fn the_first_list_wakes_everyone_who_waits() {
+    let server = TestServer::start().await.unwrap();
+    let maps: Reflector<ConfigMap> = Reflectors::new(server.client()).get();
+    let waiting = (0..8).map(|_| {
+        let maps = maps.clone();
+        tokio::spawn(async move { maps.ready().await })
+    });
+    let all = tokio::time::timeout(SOON, futures::future::join_all(waiting)).await.unwrap();
+    assert!(all.into_iter().all(|waited| waited.unwrap().is_ok()));
+}
+
+#[tokio::test]
 async fn changes_are_complete_and_indexes_follow() {
     let server = TestServer::start().await.unwrap();
     let maps: Api<ConfigMap> = Api::namespaced(server.client(), "default");
