@@ -9,8 +9,8 @@ use super::plugin::Plugin;
 use super::{
     always, always_pull_images, anti_affinity, declared_features, default_class, event_rate_limit,
     extended_resources, external_ips, limit_ranger, namespace_exists, namespace_lifecycle,
-    node_selector, owner_references, pod_security, policy, priority, resize, resource_quota,
-    role_escalation, runtime_class, service_account, signing_requests, taint_nodes,
+    node_restriction, node_selector, owner_references, pod_security, policy, priority, resize,
+    resource_quota, role_escalation, runtime_class, service_account, signing_requests, taint_nodes,
     toleration_restriction, toleration_seconds, topology_labels, use_protection, webhook,
 };
 
@@ -52,7 +52,7 @@ const ORDER: &[Slot] = &[
     }),
     on("LimitRanger", |_, _| Ok(Arc::new(limit_ranger::LimitRanger))),
     on("ServiceAccount", |_, _| Ok(Arc::new(service_account::ServiceAccount))),
-    absent("NodeRestriction"),
+    off("NodeRestriction", |_, _| Ok(Arc::new(node_restriction::NodeRestriction))),
     on("TaintNodesByCondition", |_, _| Ok(Arc::new(taint_nodes::TaintNodesByCondition))),
     off("AlwaysPullImages", |_, _| Ok(Arc::new(always_pull_images::AlwaysPullImages))),
     absent("ImagePolicyWebhook"),

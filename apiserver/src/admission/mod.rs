@@ -24,6 +24,7 @@ mod matching;
 mod mutation;
 mod namespace_exists;
 mod namespace_lifecycle;
+mod node_restriction;
 mod node_selector;
 mod options;
 mod owner_references;

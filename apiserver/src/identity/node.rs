@@ -59,10 +59,14 @@ fn now_reaches(pods: &dyn Pods, node: &str, tie: &Tie) -> bool {
     })
 }
 
+/// The node that an agent says it belongs to, which may be empty; `None` for other users.
+pub(crate) fn agent_of(user: &User) -> Option<&str> {
+    user.name.strip_prefix(PREFIX).filter(|_| user.in_group(GROUP))
+}
+
 /// The node that a user is the agent of.
 pub(super) fn node_name(user: &User) -> Option<&str> {
-    let name = user.name.strip_prefix(PREFIX)?;
-    (!name.is_empty() && user.in_group(GROUP)).then_some(name)
+    agent_of(user).filter(|name| !name.is_empty())
 }
 
 /// The rules of the node role.

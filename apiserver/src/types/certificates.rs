@@ -7,7 +7,9 @@ use rustls_pki_types::CertificateSigningRequestDer;
 use rustls_pki_types::pem::PemObject as _;
 use schema::Cause;
 use serde_json::{Map, Value, json};
-use x509_parser::prelude::{FromDer as _, X509CertificationRequest};
+use x509_parser::prelude::{
+    AttributeTypeAndValue, FromDer as _, X509CertificationRequest, X509Name,
+};
 
 use super::check::{At, Causes, copy, default, is_empty, items, text};
 use super::{Ctx, Strategy};
@@ -118,9 +120,22 @@ fn parse(request: &Value) -> Option<Vec<u8>> {
 
 /// The groups that the subject of a request, in the base64 text of a PEM block, asks to belong to.
 pub(crate) fn organizations(request: &Value) -> Vec<String> {
-    let Some(der) = parse(request) else { return Vec::new() };
-    let Ok((_, request)) = X509CertificationRequest::from_der(&der) else { return Vec::new() };
-    let names = request.certification_request_info.subject.iter_organization();
+    let read = |subject: &X509Name<'_>| texts(subject.iter_organization());
+    of_subject(request, read).unwrap_or_default()
+}
+
+/// The user that it asks to be: of several names the last one, as upstream reads it.
+pub(crate) fn common_name(request: &Value) -> Option<String> {
+    of_subject(request, |subject| texts(subject.iter_common_name()).pop())?
+}
+
+fn of_subject<T>(request: &Value, read: impl FnOnce(&X509Name<'_>) -> T) -> Option<T> {
+    let der = parse(request)?;
+    let (_, request) = X509CertificationRequest::from_der(&der).ok()?;
+    Some(read(&request.certification_request_info.subject))
+}
+
+fn texts<'n>(names: impl Iterator<Item = &'n AttributeTypeAndValue<'n>>) -> Vec<String> {
     names.filter_map(|name| name.as_str().ok().map(str::to_owned)).collect()
 }
 

@@ -18,7 +18,7 @@ mod limits;
 mod machinery;
 mod network;
 mod node_labels;
-mod pod;
+pub(crate) mod pod;
 mod resource;
 mod roles;
 mod scheduling;

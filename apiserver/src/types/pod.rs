@@ -13,7 +13,7 @@ mod resize;
 mod resources;
 mod security;
 mod status;
-mod update;
+pub(crate) mod update;
 pub(crate) mod validate;
 mod volume;
 mod warnings;
