@@ -6,7 +6,10 @@ use nodeagent::runtime::{ContainerSpec, Error, ImageRef, PullSecrets, Runtime};
 use oci_client::client::{ClientConfig, ClientProtocol, Config, ImageLayer};
 use oci_client::secrets::RegistryAuth;
 
-use crate::world::{IMAGE, World, busybox_image, docker_archive, free_port, registry, uid};
+use crate::world::{
+    IMAGE, World, archive_without_layer, busybox_image, docker_archive, free_port, output,
+    registry, uid,
+};
 
 /// The password of user `me`: `secret`.
 const HTPASSWD: &str = "me:$2b$04$c.e6E2Gtm1iH5k7bN18JOubbJ8G/q.itgKW6K0VzU1.KWNqaqT6EC\n";
@@ -115,6 +118,28 @@ async fn images_are_pulled_with_credentials() {
     assert_eq!(world.runtime().image(&image).await.unwrap(), Some(pulled));
     denied(PullSecrets::default()).await; // The last pod's credential is not the next one's.
     drop(server);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_survives_a_failed_import_of_its_parts() {
+    let world = World::start().await;
+    let path = world.folder.path().join("half.tar");
+    std::fs::write(&path, archive_without_layer("test.local/half:1")).unwrap();
+    let error = world.runtime().import_archive(&path).await.unwrap_err();
+    assert!(matches!(error, Error::Import { .. }), "{error:?}");
+    // The end of a lease has containerd collect its garbage, and tell when it is done.
+    let socket = world.child_options.socket();
+    let ctr = |arguments: &[&str]| {
+        let namespace = world.options.namespace.as_str();
+        let to = ["--address", socket.to_str().unwrap(), "--namespace", namespace, "leases"];
+        output("ctr", &[&to, arguments].concat())
+    };
+    assert_eq!(ctr(&["create", "--id", "collect"]).trim(), "collect");
+    assert_eq!(ctr(&["delete", "--sync", "collect"]).trim(), "collect");
+    world.sandbox("p").await;
+    world.run("p", "echo alive").await;
+    assert_eq!(world.log("p", 1).await, "stdout F alive\n");
     world.end().await;
 }
 

@@ -273,7 +273,18 @@ pub(crate) fn busybox_image() -> TestImage {
 
 /// The image as an OCI layout archive.
 fn busybox_archive(name: &str) -> Vec<u8> {
+    layout(name, &busybox_image())
+}
+
+/// An archive with the image's configuration, but without the layer that its manifest names.
+pub(crate) fn archive_without_layer(name: &str) -> Vec<u8> {
     let image = busybox_image();
+    let manifest = String::from_utf8(image.manifest).unwrap();
+    let manifest = manifest.replace(&digest(&image.layer), &digest(b"elsewhere")).into_bytes();
+    layout(name, &TestImage { manifest, ..image })
+}
+
+fn layout(name: &str, image: &TestImage) -> Vec<u8> {
     let index = serde_json::json!({
         "schemaVersion": 2,
         "manifests": [{

@@ -64,10 +64,7 @@ pub(super) async fn write(
             // A document is small: whatever an earlier attempt left is written again.
             writer.offset = 0;
             writer.write(bytes.into()).await?;
-            match writer.commit(labels.clone()).await {
-                Ok(()) => Ok(()),
-                Err(status) => Err(status),
-            }
+            writer.commit(labels).await
         }
     }
 }
@@ -78,6 +75,9 @@ pub(super) async fn set_labels(
     digest: &str,
     labels: HashMap<String, String>,
 ) -> Result<()> {
+    if labels.is_empty() {
+        return Ok(()); // An update that names no field would replace all labels.
+    }
     let paths = labels.keys().map(|key| format!("labels.{key}")).collect();
     let info = Some(Info { digest: digest.to_owned(), labels, ..Default::default() });
     client
@@ -169,10 +169,9 @@ impl Writer {
         };
         match result {
             Ok(()) => Ok(()),
-            Err(status) if status.code() == Code::AlreadyExists => match labels.is_empty() {
-                true => Ok(()),
-                false => set_labels(&self.client, &self.descriptor.digest, labels).await,
-            },
+            Err(status) if status.code() == Code::AlreadyExists => {
+                set_labels(&self.client, &self.descriptor.digest, labels).await
+            }
             Err(status) if status.code() == Code::FailedPrecondition => {
                 // Wrong content: what was written must not be continued by the next attempt.
                 let request = AbortRequest { r#ref: reference(&self.descriptor) };
