@@ -36,6 +36,10 @@ pub(crate) fn base64(text: &str) -> Result<(), String> {
         }
     }
     let padding = &clean[data..];
+    if padding.is_empty() && data % 4 != 0 {
+        // Upstream points at the first byte of the group that ends too early.
+        return error(text.len() - data % 4);
+    }
     let wanted = match data % 4 {
         0 => 0,
         2 => 2,
@@ -134,7 +138,8 @@ mod tests {
         assert_eq!(base64(""), Ok(()));
         assert_eq!(base64("!"), Err("illegal base64 data at input byte 0".to_owned()));
         assert_eq!(base64("ab!d"), Err("illegal base64 data at input byte 2".to_owned()));
-        assert!(base64("aGk").is_err());
+        assert_eq!(base64("v"), Err("illegal base64 data at input byte 0".to_owned()));
+        assert_eq!(base64("aGkhaGk"), Err("illegal base64 data at input byte 4".to_owned()));
         assert!(base64("aGk==").is_err());
     }
 

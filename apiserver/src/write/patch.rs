@@ -195,17 +195,30 @@ fn restore_fault(fault: schema::DecodeError) -> String {
     }
 }
 
+/// Refuses a patch that makes an object of another kind.
+///
+/// Upstream decodes the result as what it says it is before converting it, so a fault of the other kind comes first.
 fn check_kind(writer: &Writer<'_>, object: &Value) -> Result<(), String> {
-    let (kind, version) = (&object["kind"], &object["apiVersion"]);
-    if *kind == writer.resource.kind.as_str() && *version == writer.resource.api_version().as_str()
-    {
+    let resource = writer.resource;
+    let text = |field: &str| object[field].as_str().unwrap_or_default();
+    let (kind, api_version) = (text("kind"), text("apiVersion"));
+    if kind == resource.kind && api_version == resource.api_version() {
         return Ok(());
     }
-    Err(format!(
-        "no kind \"{}\" is registered for version \"{}\" in scheme \"k8s.io/kubernetes/pkg/api/legacyscheme/scheme.go:30\"",
-        kind.as_str().unwrap_or_default(),
-        version.as_str().unwrap_or_default()
-    ))
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    let other = Schema::for_gvk(group, version, kind).filter(|_| resource.custom.is_none());
+    let Some(other) = other else {
+        return Err(format!(
+            "no kind \"{kind}\" is registered for version \"{api_version}\" in scheme \"k8s.io/kubernetes/pkg/api/legacyscheme/scheme.go:30\""
+        ));
+    };
+    other.decode(&mut object.clone()).map_err(|fault| fault.to_string())?;
+    let package = match resource.group.split('.').next() {
+        None | Some("") => "core",
+        Some(package) => package,
+    };
+    let wanted = &resource.kind;
+    Err(format!("converting ({version}.{kind}) to ({package}.{wanted}): unknown conversion"))
 }
 
 /// A patch cannot rename or move an object.
