@@ -9,7 +9,6 @@ mod compare;
 mod normalise;
 mod run;
 
-use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -25,10 +24,7 @@ async fn answers_are_those_of_kubernetes() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let wanted = std::env::var("PARITY").unwrap_or_default();
     let mut cases = case::load(&root.join("tests/parity/cases"));
-    let pending = pending(&root.join("tests/parity/pending"));
-    cases.retain(|case| {
-        case.name.contains(&wanted) && (!wanted.is_empty() || !pending.contains(&case.name))
-    });
+    cases.retain(|case| case.name.contains(&wanted));
     assert!(!cases.is_empty(), "no case is called {wanted:?}");
     let folder = tempfile::tempdir().unwrap();
     let (server, kubeconfig) = match std::env::var("PARITY_KUBECONFIG") {
@@ -62,13 +58,6 @@ async fn answers_are_those_of_kubernetes() {
     }
     let n_passed = cases.len() - n_failed;
     assert_eq!(n_failed, 0, "{n_passed} cases passed, {n_failed} failed:\n{report}");
-}
-
-/// Names of the cases whose subject is not there yet; they only run when they are asked for.
-fn pending(list: &Path) -> HashSet<String> {
-    let text = std::fs::read_to_string(list).unwrap();
-    let names = text.lines().filter(|line| !line.starts_with('#'));
-    names.map(str::to_owned).collect()
 }
 
 /// An API server as `improv up --players none --nodes 0` has it: a store on disk, and this project's types.
