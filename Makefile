@@ -15,7 +15,7 @@ ifdef CI
 export CARGO_INCREMENTAL := 0
 endif
 
-.PHONY: help up down status bench fuzz test unit fmt-check clippy bins generated generated-check cluster build packages test-packages tools
+.PHONY: help up down status bench fuzz test unit fmt-check clippy bins generated generated-check cluster build packages test-packages tools clients
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,7 +37,7 @@ bench: packages ## Measure an API server of its own with `improv bench api`
 	$(CARGO) build --release -p improv
 	@hack/bench
 
-test: test-packages tools fmt-check clippy unit generated-check cluster ## Everything that CI runs
+test: test-packages tools clients fmt-check clippy unit generated-check cluster ## Everything that CI runs
 
 fmt-check:
 	$(CARGO) fmt --all --check
@@ -74,3 +74,6 @@ test-packages:
 
 tools:
 	@hack/tools
+
+clients:
+	@hack/clients
