@@ -104,8 +104,10 @@ impl Agent {
         runtime: Arc<dyn Runtime>,
         prober: Arc<dyn Prober>,
     ) -> Result<Self, Error> {
-        for path in [&config.root_dir, &config.run_dir, &config.log_dir] {
-            std::fs::create_dir_all(path)
+        let folders =
+            [(&config.root_dir, 0o750), (&config.run_dir, 0o750), (&config.log_dir, 0o755)];
+        for (path, mode) in folders {
+            folder(path, mode)
                 .map_err(|source| Error::Folder { path: path.display().to_string(), source })?;
         }
         let stop = CancellationToken::new();
@@ -222,6 +224,14 @@ async fn legacies(runtime: &dyn Runtime) -> BTreeMap<String, Legacy> {
             }
         }
     }
+}
+
+/// Makes a folder, and sets the mode of one that is there. Secrets of pods lie below the agent's folders with modes
+/// that are meant for containers, so nobody else on the machine may pass.
+fn folder(path: &std::path::Path, mode: u32) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::create_dir_all(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
 }
 
 async fn run_pods(ctx: Arc<Context>, pods: Pods) {
@@ -358,5 +368,19 @@ async fn remove_leftovers(ctx: Arc<Context>, orphans: BTreeMap<String, Legacy>, 
     });
     if let Err(error) = cleaning.await {
         tracing::warn!(error = %error, "leftovers not removed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn nobody_else_passes_through_a_folder_that_was_open() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("deep/pods");
+        std::fs::create_dir_all(&path).unwrap();
+        super::folder(&path, 0o750).unwrap();
+        assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o750);
     }
 }
