@@ -191,14 +191,24 @@ impl Cluster<'_> {
     }
 }
 
-/// Writes a file that only its owner may read.
+/// Writes a file that only its owner may read: who ran sudo, or who runs this.
 fn write_private(path: &std::path::Path, text: &str) -> anyhow::Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
     let open =
         std::fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path);
     let mut file = open.with_context(|| format!("cannot write {}", path.display()))?;
+    if let Some((user, group)) = sudo_invoker(|name| std::env::var(name).ok()) {
+        std::os::unix::fs::fchown(&file, Some(user), Some(group))
+            .with_context(|| format!("cannot give {} to user {user}", path.display()))?;
+    }
     file.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// The user and group that ran `sudo`. Source: sudo(8).
+fn sudo_invoker(variable: impl Fn(&str) -> Option<String>) -> Option<(u32, u32)> {
+    let id = |name| variable(name)?.parse().ok();
+    Some((id("SUDO_UID")?, id("SUDO_GID")?))
 }
 
 fn seconds(since: Instant) -> String {
@@ -219,5 +229,22 @@ async fn termination() {
     tokio::select! {
         _ = term.recv() => {}
         _ = int.recv() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sudo_invoker;
+
+    #[test]
+    fn the_kubeconfig_belongs_to_whoever_ran_sudo() {
+        let sudo = |name: &str| match name {
+            "SUDO_UID" => Some("1000".to_owned()),
+            "SUDO_GID" => Some("100".to_owned()),
+            _ => None,
+        };
+        assert_eq!(sudo_invoker(sudo), Some((1000, 100)));
+        assert_eq!(sudo_invoker(|_| None), None);
+        assert_eq!(sudo_invoker(|name| Some(format!("no number in {name}"))), None);
     }
 }
