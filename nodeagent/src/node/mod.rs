@@ -38,7 +38,7 @@ const IMAGES_MAX: usize = 50;
 /// Namespace of the nodes' Leases.
 const LEASES: &str = "kube-node-lease";
 /// The Kubernetes version whose behaviour the agent has.
-pub const VERSION: &str = concat!("v1.36.0+improv.", env!("CARGO_PKG_VERSION"));
+pub const VERSION: &str = concat!("v1.36.2+improv.", env!("CARGO_PKG_VERSION"));
 
 /// What never changes while the agent runs.
 pub struct Identity {
