@@ -2,11 +2,10 @@
 
 use futures::future::try_join_all;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
+use kit::chart::Chart;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
-
-use crate::players::Entry;
 
 /// Where the service accounts of built-in players are.
 pub(crate) const NAMESPACE: &str = "kube-system";
@@ -17,19 +16,19 @@ pub(crate) const NAMESPACE: &str = "kube-system";
 ///
 /// # Errors
 /// If the server refuses.
-pub(crate) async fn grant(admin: &Client, players: &[&'static Entry]) -> Result<(), kube::Error> {
-    try_join_all(players.iter().map(|entry| grant_one(admin, entry))).await.map(drop)
+pub(crate) async fn grant(admin: &Client, players: &[&'static Chart]) -> Result<(), kube::Error> {
+    try_join_all(players.iter().map(|chart| grant_one(admin, chart))).await.map(drop)
 }
 
-async fn grant_one(admin: &Client, entry: &Entry) -> Result<(), kube::Error> {
+async fn grant_one(admin: &Client, chart: &Chart) -> Result<(), kube::Error> {
     let params = PatchParams::apply("improv").force();
-    let name = entry.player.name;
+    let name = chart.player.name;
     let role_name = format!("improv:{name}");
     let role = json!({
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "ClusterRole",
         "metadata": {"name": role_name},
-        "rules": entry.player.all_rules(),
+        "rules": chart.player.all_rules(),
     });
     Api::<ClusterRole>::all(admin.clone()).patch(&role_name, &params, &Patch::Apply(role)).await?;
     let bindings: Api<ClusterRoleBinding> = Api::all(admin.clone());

@@ -1,91 +1,70 @@
 //! Every player there is: what `improv up` starts, and what each chart is made of.
 
-use kit::Player;
-
-/// A player, and what its chart must know beyond it.
-pub(crate) struct Entry {
-    /// The player itself.
-    pub player: &'static Player,
-    /// What it does, for `helm search` and `helm show`.
-    pub description: &'static str,
-    /// How its pods are spread.
-    pub workload: Workload,
-}
-
-/// How a player's pods are spread over the cluster, and what they may do there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Workload {
-    /// One that leads, wherever there is room; others may stand by.
-    Deployment,
-    /// One on every node, in the node's own network, with these capabilities.
-    EveryNode(&'static [&'static str]),
-    /// Several that answer on a port of their own, behind Service kube-dns.
-    Dns,
-}
+use kit::chart::{Chart, Workload};
 
 /// All players, in the order in which a cluster needs them.
-pub(crate) static ALL: &[Entry] = &[
-    Entry {
+pub(crate) static ALL: &[Chart] = &[
+    Chart {
         player: &namespace_controller::PLAYER,
         description: "Empties namespaces that are being deleted",
         workload: Workload::Deployment,
     },
-    Entry {
+    Chart {
         player: &serviceaccount_controller::PLAYER,
         description: "Gives every namespace its default ServiceAccount and the cluster's root certificate",
         workload: Workload::Deployment,
     },
-    Entry {
+    Chart {
         player: &certificate_controller::PLAYER,
         description: "Approves and signs the certificates that nodes and users ask for",
         workload: Workload::Deployment,
     },
-    Entry {
+    Chart {
         player: &kube_scheduler::PLAYER,
         description: "Finds a node for each pod",
         workload: Workload::Deployment,
     },
-    Entry {
+    Chart {
         player: &replicaset_controller::PLAYER,
         description: "Keeps the wanted number of equal pods",
         workload: Workload::Deployment,
     },
-    Entry {
+    Chart {
         player: &deployment_controller::PLAYER,
         description: "Rolls out new versions of pods, and back",
         workload: Workload::Deployment,
     },
-    Entry {
+    Chart {
         player: &endpointslice_controller::PLAYER,
         description: "Lists the pods behind each Service",
         workload: Workload::Deployment,
     },
-    Entry {
+    Chart {
         player: &garbage_collector_controller::PLAYER,
         description: "Deletes what nobody owns any more",
         workload: Workload::Deployment,
     },
-    Entry {
+    Chart {
         player: &resource_quota_controller::PLAYER,
         description: "Counts what each namespace uses of its quotas",
         workload: Workload::Deployment,
     },
-    Entry {
+    Chart {
         player: &volume_protection_controller::PLAYER,
         description: "Keeps volumes and claims that are in use, and lets the others go",
         workload: Workload::Deployment,
     },
-    Entry {
+    Chart {
         player: &node_lifecycle_controller::PLAYER,
         description: "Watches the nodes' heartbeats, and moves pods off silent ones",
         workload: Workload::Deployment,
     },
-    Entry {
+    Chart {
         player: &kube_proxy::PLAYER,
         description: "Makes Services reachable on every node",
         workload: Workload::EveryNode(&["NET_ADMIN", "NET_RAW"]),
     },
-    Entry {
+    Chart {
         player: &kube_dns::PLAYER,
         description: "Gives Services and pods names",
         workload: Workload::Dns,
@@ -96,15 +75,15 @@ pub(crate) static ALL: &[Entry] = &[
 ///
 /// # Errors
 /// Names the first one that does not exist, and all that do.
-pub(crate) fn chosen(names: &str) -> anyhow::Result<Vec<&'static Entry>> {
+pub(crate) fn chosen(names: &str) -> anyhow::Result<Vec<&'static Chart>> {
     match names {
         "all" => return Ok(ALL.iter().collect()),
         "none" | "" => return Ok(Vec::new()),
         _ => (),
     }
     let find = |name: &str| {
-        ALL.iter().find(|entry| entry.player.name == name).ok_or_else(|| {
-            let known: Vec<&str> = ALL.iter().map(|entry| entry.player.name).collect();
+        ALL.iter().find(|chart| chart.player.name == name).ok_or_else(|| {
+            let known: Vec<&str> = ALL.iter().map(|chart| chart.player.name).collect();
             anyhow::anyhow!(
                 "--players: there is no player {name:?}; there are {}, all and none",
                 known.join(", ")

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use apiserver::Server;
+use kit::chart::Chart;
 use kit::{InProcess, Options, RealClock, Reflectors, Registry, Tasks};
 use kube::Client;
 use tokio::signal::unix::{SignalKind, signal};
@@ -13,7 +14,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::arguments::Up;
 use crate::layout::Layout;
-use crate::players::Entry;
 use crate::process::{self, progress};
 use crate::{generate, grants, node, players, preflight};
 
@@ -131,25 +131,25 @@ type Leaderships = Vec<(&'static str, watch::Receiver<kit::lease::Leadership>)>;
 
 impl Cluster<'_> {
     /// Starts each player as its own service account, all on shared reflectors.
-    fn start_players(&self, chosen: &[&'static Entry], tasks: &mut Tasks) -> Leaderships {
+    fn start_players(&self, chosen: &[&'static Chart], tasks: &mut Tasks) -> Leaderships {
         let registry = Registry::default();
         // One cache a type for all of them, so it must see what any of them may: read rights of all together.
         let reader = self.server.client("system:improv:reflectors", &["system:masters"]);
         let reflectors = Reflectors::new(reader);
         let mut leaderships = Vec::new();
-        for entry in chosen {
+        for chart in chosen {
             let (sender, receiver) = watch::channel(kit::lease::Leadership::Unknown);
-            leaderships.push((entry.player.name, receiver));
+            leaderships.push((chart.player.name, receiver));
             let with = InProcess {
-                client: self.client_of(entry.player.name),
+                client: self.client_of(chart.player.name),
                 reflectors: reflectors.clone(),
                 registry: registry.clone(),
                 identity: format!("improv-{}", node::host_name()),
-                options: self.options(entry.player.name),
+                options: self.options(chart.player.name),
                 clock: RealClock::new(),
             };
-            let run = kit::run_in_process(entry.player, with, sender, self.shutdown.clone());
-            tasks.spawn(entry.player.name, run);
+            let run = kit::run_in_process(chart.player, with, sender, self.shutdown.clone());
+            tasks.spawn(chart.player.name, run);
         }
         leaderships
     }

@@ -8,14 +8,16 @@ use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::time::Duration;
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use improv_tests::{Cluster, eventually, free_port, program, repository, run};
 
 const SOON: Duration = Duration::from_secs(60);
 
 /// Player, its binary, and the flags without which it would meet others on this machine.
-const PLAYERS: [(&str, &str, &[&str]); 12] = [
+const PLAYERS: [(&str, &str, &[&str]); 13] = [
     ("namespace", "namespace-controller", &[]),
     ("service-account", "serviceaccount-controller", &[]),
+    ("certificate", "certificate-controller", &[]),
     ("scheduler", "kube-scheduler", &[]),
     ("replicaset", "replicaset-controller", &[]),
     ("deployment", "deployment-controller", &[]),
@@ -51,8 +53,14 @@ impl Lone {
             .arg("--kubeconfig")
             .arg(kubeconfig)
             .arg(format!("--health-address=127.0.0.1:{health_port}"));
-        if name == "service-account" {
-            command.arg("--root-ca-file").arg(cluster.data_dir().join("pki/ca.crt"));
+        let pki = cluster.data_dir().join("pki");
+        match name {
+            "service-account" => _ = command.arg("--root-ca-file").arg(pki.join("ca.crt")),
+            "certificate" => {
+                command.arg("--cluster-signing-cert-file").arg(pki.join("ca.crt"));
+                command.arg("--cluster-signing-key-file").arg(pki.join("ca.key"));
+            }
+            _ => (),
         }
         let process = command.args(flags).stderr(File::create(&log).unwrap()).spawn().unwrap();
         Self { name, process, health_port, log }
@@ -111,6 +119,18 @@ fn kubeconfig_with(cluster: &Cluster, token: &str) -> String {
     )
 }
 
+fn signing_request(user: &str) -> String {
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(rcgen::DnType::CommonName, user);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let request = BASE64_STANDARD.encode(params.serialize_request(&key).unwrap().pem().unwrap());
+    format!(
+        "apiVersion: certificates.k8s.io/v1\nkind: CertificateSigningRequest\nmetadata: {{name: {user}}}\n\
+         spec: {{signerName: kubernetes.io/kube-apiserver-client, usages: [client auth], request: {request}}}\n"
+    )
+}
+
 #[test]
 fn lone_players_need_no_more_than_their_charts_rights() {
     let cluster = Cluster::start(&["--players=none", "--runtime=hollow"]);
@@ -139,6 +159,12 @@ fn lone_players_need_no_more_than_their_charts_rights() {
         if left.split_whitespace().count() == 1 { Ok(()) } else { Err(left) }
     });
     cluster.kubectl("delete namespace shop --timeout=60s");
+    cluster.apply(&signing_request("lone"));
+    cluster.kubectl("certificate approve lone");
+    eventually("the certificate", SOON, || {
+        let signed = cluster.try_kubectl("get csr lone -o jsonpath={.status.certificate}")?;
+        if signed.is_empty() { Err("not signed") } else { Ok(()) }.map_err(str::to_owned)
+    });
 
     let refusals: Vec<String> = players.iter().flat_map(Lone::refusals).collect();
     assert!(refusals.is_empty(), "{refusals:#?}");

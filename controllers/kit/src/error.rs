@@ -52,6 +52,12 @@ pub enum Error {
         /// The answer.
         source: Box<kube::Error>,
     },
+    /// A value has no YAML form.
+    #[error("failed to write YAML")]
+    Yaml {
+        /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// An option has a value that its player does not understand.
     #[error("--{option} does not take {value:?}: {reason}")]
     Option {

@@ -69,12 +69,14 @@
 //!   [`owner`], [`conditions`], [`backoff`].
 //! - [`lease`]: election with rank; [`component`]: `kubectl get components`; [`events`], [`metrics`],
 //!   [`health`], [`clock`], [`tasks`], [`rules`].
+//! - [`chart`]: a player's Helm chart, with the rights of its `rules()`.
 //! - [`testing`] starts, stops and kills players on `apiserver::testing::TestServer`.
 //! - [`main`] runs a player alone, [`run_in_process`] beside others.
 //!
 //! Logs of a player go through `tracing`: a constant message and fields.
 
 pub mod backoff;
+pub mod chart;
 pub mod clock;
 pub mod component;
 pub mod conditions;

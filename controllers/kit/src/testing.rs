@@ -1,6 +1,12 @@
 //! Playing in a test, on any server that hands out a `kube::Client`.
 
-use std::{future::Future, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use k8s_openapi::api::{
     core::v1::ServiceAccount,
@@ -123,6 +129,53 @@ pub async fn equip(admin: Client, namespace: &str) -> Result<(), kube::Error> {
         Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
         result => result.map(drop),
     }
+}
+
+/// Checks that `folder` holds exactly `files`, such as those of [`crate::chart::Chart::files`]; with
+/// `UPDATE` in the environment it makes that so first.
+///
+/// # Panics
+/// If a file is missing, has another content, or is not one of them.
+pub fn committed(folder: &Path, files: &BTreeMap<PathBuf, String>) {
+    if std::env::var_os("UPDATE").is_some() {
+        replace(folder, files)
+            .unwrap_or_else(|error| panic!("write {}: {error}", folder.display()));
+    }
+    let mut found = BTreeMap::new();
+    read(folder, Path::new(""), &mut found)
+        .unwrap_or_else(|error| panic!("read {}: {error}", folder.display()));
+    let differs = |path: &&PathBuf| found.get(*path) != files.get(*path);
+    let paths: BTreeSet<&PathBuf> = files.keys().chain(found.keys()).filter(differs).collect();
+    assert!(
+        paths.is_empty(),
+        "{}: run this test with UPDATE=1 and commit {paths:?}",
+        folder.display()
+    );
+}
+
+fn replace(folder: &Path, files: &BTreeMap<PathBuf, String>) -> io::Result<()> {
+    if folder.exists() {
+        std::fs::remove_dir_all(folder)?;
+    }
+    for (path, text) in files {
+        let path = folder.join(path);
+        path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+        std::fs::write(path, text)?;
+    }
+    Ok(())
+}
+
+fn read(folder: &Path, below: &Path, found: &mut BTreeMap<PathBuf, String>) -> io::Result<()> {
+    for entry in std::fs::read_dir(folder.join(below))? {
+        let entry = entry?;
+        let path = below.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            read(folder, &path, found)?;
+        } else {
+            found.insert(path, std::fs::read_to_string(entry.path())?);
+        }
+    }
+    Ok(())
 }
 
 /// Asks again and again until the answer is what the test waits for.

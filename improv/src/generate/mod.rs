@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use kit::chart::to_yaml;
 
 /// Generated files: path below the repository's root → content.
 pub(crate) type Files = BTreeMap<PathBuf, String>;
@@ -83,12 +84,6 @@ fn differences(root: &Path, files: &Files) -> anyhow::Result<Vec<PathBuf>> {
         }
     }
     Ok(wrong)
-}
-
-/// `value` as YAML text.
-pub(crate) fn to_yaml(value: &impl serde::Serialize) -> anyhow::Result<String> {
-    let value = serde_json::to_value(value)?;
-    serde_saphyr::to_string(&value).context("cannot write YAML")
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ pub static PLAYER: Player =
             default: "default/websites",
         }]);
 
-/// The CRD of [`Website`]; crd.yaml is this, as YAML.
+/// The CRD of [`Website`]; the chart brings it, as YAML.
 #[must_use]
 pub fn crd() -> CustomResourceDefinition {
     Website::crd()
