@@ -9,10 +9,13 @@ mod compare;
 mod normalise;
 mod run;
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use apiserver::{Config, Server};
+use apiserver::{Config, Server, storage};
+use store::EtcdOptions;
+use store::testing::Etcd;
 
 use run::Clients;
 
@@ -21,21 +24,49 @@ const SHOWN: usize = 6;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_are_those_of_kubernetes() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    if let Some(path) = running() {
+        return replay(&std::fs::read_to_string(path).unwrap()).await;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let data_dir = Some(folder.path().to_owned());
+    replay_alone(Config { data_dir, ..Config::default() }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_are_the_same_on_etcd() {
+    if running().is_some() {
+        return; // That server has its store.
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let etcd = Etcd::start(folder.path(), 1).unwrap();
+    let options = EtcdOptions { endpoints: etcd.endpoints(), ..EtcdOptions::default() };
+    let storage = storage::Options { etcd: Some(options), ..storage::Options::default() };
+    replay_alone(Config { storage, ..Config::default() }).await;
+}
+
+/// The kubeconfig of a server that runs already, if it is to be asked.
+fn running() -> Option<OsString> {
+    std::env::var_os("PARITY_KUBECONFIG")
+}
+
+/// Replays on an API server as `improv up --players none --nodes 0` has it: with this project's types.
+async fn replay_alone(config: Config) {
+    let mut files: Vec<_> =
+        std::fs::read_dir(root().join("crds")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let crds = files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
+    let bind = Some(([127, 0, 0, 1], 0).into());
+    let server = Server::start(Config { bind, crds, ..config }).await.unwrap();
+    replay(&server.kubeconfig("system:admin").unwrap()).await;
+    server.shutdown().await;
+}
+
+async fn replay(kubeconfig: &str) {
     let wanted = std::env::var("PARITY").unwrap_or_default();
-    let mut cases = case::load(&root.join("tests/parity/cases"));
+    let mut cases = case::load(&root().join("tests/parity/cases"));
     cases.retain(|case| case.name.contains(&wanted));
     assert!(!cases.is_empty(), "no case is called {wanted:?}");
-    let folder = tempfile::tempdir().unwrap();
-    let (server, kubeconfig) = match std::env::var("PARITY_KUBECONFIG") {
-        Ok(path) => (None, std::fs::read_to_string(path).unwrap()),
-        Err(_) => {
-            let server = start(&root.join("crds"), folder.path()).await;
-            let kubeconfig = server.kubeconfig("system:admin").unwrap();
-            (Some(server), kubeconfig)
-        }
-    };
-    let clients = Clients::new(&kubeconfig).await;
+    let clients = Clients::new(kubeconfig).await;
     let mut report = String::new();
     let mut n_failed = 0;
     for (n, case) in cases.iter().enumerate() {
@@ -53,24 +84,10 @@ async fn answers_are_those_of_kubernetes() {
             writeln!(report, "    … {} more", found.len() - SHOWN - 1).unwrap();
         }
     }
-    if let Some(server) = server {
-        server.shutdown().await;
-    }
     let n_passed = cases.len() - n_failed;
     assert_eq!(n_failed, 0, "{n_passed} cases passed, {n_failed} failed:\n{report}");
 }
 
-/// An API server as `improv up --players none --nodes 0` has it: a store on disk, and this project's types.
-async fn start(crds: &Path, folder: &Path) -> Server {
-    let mut files: Vec<_> =
-        std::fs::read_dir(crds).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.sort();
-    let crds = files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
-    let config = Config {
-        data_dir: Some(folder.to_owned()),
-        bind: Some(([127, 0, 0, 1], 0).into()),
-        crds,
-        ..Config::default()
-    };
-    Server::start(config).await.unwrap()
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
