@@ -1,4 +1,8 @@
-//! A real etcd for tests: its own processes, on free ports, in a folder of its own, gone when it is dropped.
+//! What tests of stores need: a real etcd (its own processes, on free ports, in a folder of its own, gone when it is
+//! dropped), and faults: connections that are cut, disks that are slow.
+
+mod disk;
+mod relay;
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -8,6 +12,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use disk::BadDisk;
+pub use relay::Relay;
+
 /// How long a member may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -15,11 +22,25 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Etcd {
     dir: PathBuf,
     members: Vec<Member>,
+    tls: Option<ServerTls>,
+}
+
+/// Files for an etcd that serves over TLS, to clients whose certificate it trusts alone.
+#[derive(Debug, Clone)]
+pub struct ServerTls {
+    /// The authority of the clients.
+    pub ca: PathBuf,
+    /// The certificate that it shows.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
 }
 
 struct Member {
     client: u16,
     peer: u16,
+    /// For its health and metrics, without TLS.
+    metrics: u16,
     process: Option<Child>,
 }
 
@@ -29,9 +50,24 @@ impl Etcd {
     /// # Errors
     /// The program is missing, or does not come up.
     pub fn start(dir: &Path, n_members: usize) -> io::Result<Etcd> {
-        let member = |_| Ok(Member { client: free_port()?, peer: free_port()?, process: None });
+        Self::start_with(dir, n_members, None)
+    }
+
+    /// As [`Etcd::start`], with TLS towards clients.
+    ///
+    /// # Errors
+    /// The program is missing, or does not come up.
+    pub fn start_with_tls(dir: &Path, n_members: usize, tls: ServerTls) -> io::Result<Etcd> {
+        Self::start_with(dir, n_members, Some(tls))
+    }
+
+    fn start_with(dir: &Path, n_members: usize, tls: Option<ServerTls>) -> io::Result<Etcd> {
+        let member = |_| {
+            let (client, peer, metrics) = (free_port()?, free_port()?, free_port()?);
+            Ok(Member { client, peer, metrics, process: None })
+        };
         let members = (0..n_members).map(member).collect::<io::Result<_>>()?;
-        let mut etcd = Etcd { dir: dir.into(), members };
+        let mut etcd = Etcd { dir: dir.into(), members, tls };
         for member in 0..n_members {
             etcd.spawn(member)?;
         }
@@ -41,7 +77,22 @@ impl Etcd {
 
     /// URLs for clients, one a member.
     pub fn endpoints(&self) -> Vec<String> {
-        self.members.iter().map(|m| url(m.client)).collect()
+        self.members.iter().map(|m| self.client_url(m)).collect()
+    }
+
+    /// Ports for clients, one a member.
+    pub fn ports(&self) -> Vec<u16> {
+        self.members.iter().map(|m| m.client).collect()
+    }
+
+    /// The process of a member, if it runs.
+    pub fn process(&self, member: usize) -> Option<u32> {
+        self.members[member].process.as_ref().map(Child::id)
+    }
+
+    fn client_url(&self, member: &Member) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://127.0.0.1:{}", member.client)
     }
 
     /// Ends a member as a crash would.
@@ -67,7 +118,7 @@ impl Etcd {
 
     /// Whether a member says that it leads.
     pub fn leads(&self, member: usize) -> bool {
-        let metrics = get(self.members[member].client, "/metrics").unwrap_or_default();
+        let metrics = get(self.members[member].metrics, "/metrics").unwrap_or_default();
         metrics.lines().any(|line| line == "etcd_server_is_leader 1")
     }
 
@@ -79,29 +130,38 @@ impl Etcd {
             .enumerate()
             .map(|(n, m)| format!("{}={}", name(n), url(m.peer)))
             .collect();
-        let Member { client, peer, .. } = self.members[member];
+        let Member { peer, metrics, .. } = self.members[member];
+        let client = self.client_url(&self.members[member]);
         // A killed test takes its members along.
-        let process = Command::new("setpriv")
+        let mut command = Command::new("setpriv");
+        command
             .args(["--pdeathsig", "KILL", "etcd", "--logger=zap", "--log-level=error"])
             .arg(format!("--name={}", name(member)))
             .arg(format!("--data-dir={}", self.dir.join(name(member)).display()))
-            .arg(format!("--listen-client-urls={}", url(client)))
-            .arg(format!("--advertise-client-urls={}", url(client)))
+            .arg(format!("--listen-client-urls={client}"))
+            .arg(format!("--advertise-client-urls={client}"))
+            .arg(format!("--listen-metrics-urls={}", url(metrics)))
             .arg(format!("--listen-peer-urls={}", url(peer)))
             .arg(format!("--initial-advertise-peer-urls={}", url(peer)))
             .arg(format!("--initial-cluster={}", peers.join(",")))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()?;
-        self.members[member].process = Some(process);
+            .stderr(Stdio::null());
+        if let Some(tls) = &self.tls {
+            command
+                .arg("--client-cert-auth")
+                .arg(format!("--trusted-ca-file={}", tls.ca.display()))
+                .arg(format!("--cert-file={}", tls.certificate.display()))
+                .arg(format!("--key-file={}", tls.key.display()));
+        }
+        self.members[member].process = Some(command.spawn()?);
         Ok(())
     }
 
     fn wait(&self, member: usize) -> io::Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            match get(self.members[member].client, "/health") {
+            match get(self.members[member].metrics, "/health") {
                 Ok(answer) if answer.contains(r#""health":"true""#) => return Ok(()),
                 _ if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(20)),
                 Ok(answer) => {

@@ -1,0 +1,114 @@
+//! What only a store in etcd has: TLS, and a timer that lets etcd forget.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use store::testing::{Etcd, ServerTls};
+use store::{Error, EtcdOptions, EtcdStore, EtcdTls, Expect, Store};
+
+/// An authority, and where the files are that it signs.
+struct Authority<'a> {
+    dir: &'a Path,
+    issuer: Issuer<'static, KeyPair>,
+    certificate: PathBuf,
+}
+
+impl<'a> Authority<'a> {
+    fn new(dir: &'a Path, name: &str) -> Self {
+        let mut params = CertificateParams::new([]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let certificate = dir.join(format!("{name}.pem"));
+        fs::write(&certificate, params.self_signed(&key).unwrap().pem()).unwrap();
+        Self { dir, issuer: Issuer::new(params, key), certificate }
+    }
+
+    /// Files of a certificate for this machine, and of its key.
+    fn sign(&self, name: &str) -> (PathBuf, PathBuf) {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let files =
+            (self.dir.join(format!("{name}.pem")), self.dir.join(format!("{name}-key.pem")));
+        fs::write(&files.0, certificate.pem()).unwrap();
+        fs::write(&files.1, key.serialize_pem()).unwrap();
+        files
+    }
+}
+
+#[tokio::test]
+async fn tls_proves_both_sides() {
+    let dir = tempfile::tempdir().unwrap();
+    let ours = Authority::new(dir.path(), "ca");
+    let (certificate, key) = ours.sign("etcd");
+    let tls = ServerTls { ca: ours.certificate.clone(), certificate, key };
+    let etcd = Etcd::start_with_tls(dir.path(), 1, tls).unwrap();
+    let (certificate, key) = ours.sign("client");
+    let tls = EtcdTls {
+        ca: Some(ours.certificate.clone()),
+        certificate: Some(certificate),
+        key: Some(key),
+    };
+    let connect = async |tls: EtcdTls| {
+        let options = EtcdOptions { endpoints: etcd.endpoints(), tls, ..EtcdOptions::default() };
+        EtcdStore::connect(&options).await
+    };
+    let store = connect(tls.clone()).await.unwrap();
+    let made = store.commit("/registry/g/p/a", Expect::Absent, Some("1".into())).await.unwrap();
+    assert_eq!(store.get("/registry/g/p/a").await.unwrap().unwrap().revision, made);
+
+    let strange = Authority::new(dir.path(), "strange");
+    let (certificate, key) = strange.sign("stranger");
+    let unknown_client =
+        EtcdTls { certificate: Some(certificate), key: Some(key), ..tls.clone() };
+    let unknown_server = EtcdTls { ca: Some(strange.certificate.clone()), ..tls.clone() };
+    let anonymous = EtcdTls { certificate: None, key: None, ..tls.clone() };
+    let (one, two, three) =
+        tokio::join!(connect(unknown_client), connect(unknown_server), connect(anonymous));
+    for refused in [one, two, three] {
+        let refused = refused.map(|_| ());
+        assert!(matches!(refused, Err(Error::Unavailable { .. })), "{refused:?}");
+    }
+    let absent = EtcdTls { ca: Some(dir.path().join("absent.pem")), ..EtcdTls::default() };
+    let refused = connect(absent).await.map(|_| ());
+    assert!(matches!(&refused, Err(Error::Io { path, .. }) if path.ends_with("absent.pem")));
+}
+
+#[tokio::test]
+async fn the_timer_compacts_what_is_old_and_nothing_else() {
+    const INTERVAL: Duration = Duration::from_millis(300);
+    let dir = tempfile::tempdir().unwrap();
+    let etcd = Etcd::start(dir.path(), 1).unwrap();
+    let options = |interval| EtcdOptions {
+        endpoints: etcd.endpoints(),
+        compaction_interval: interval,
+        ..EtcdOptions::default()
+    };
+    let other = EtcdStore::connect(&options(None)).await.unwrap();
+    let first = other.commit("/registry/g/p/a", Expect::Absent, Some("1".into())).await.unwrap();
+    let second = other.commit("/registry/g/p/a", Expect::At(first), Some("2".into())).await.unwrap();
+    let past = async || other.range("/registry/g/p/", Some(first)).await.map(|range| range.revision);
+    tokio::time::sleep(INTERVAL * 3).await;
+    assert_eq!(past().await.unwrap(), first, "nobody has the timer");
+
+    // Two servers with it are no more than one.
+    let start = Instant::now();
+    let _one = EtcdStore::connect(&options(Some(INTERVAL))).await.unwrap();
+    let _two = EtcdStore::connect(&options(Some(INTERVAL))).await.unwrap();
+    let compacted = loop {
+        match past().await {
+            Ok(_) => assert!(start.elapsed() < Duration::from_secs(20), "never compacted"),
+            Err(Error::Compacted { compacted, .. }) => break compacted,
+            Err(error) => panic!("{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    assert!(start.elapsed() >= INTERVAL * 2, "history of one interval at least is kept");
+    assert!(compacted >= second);
+    let now = other.get("/registry/g/p/a").await.unwrap().unwrap();
+    assert_eq!(now.value, "2", "what is there stays");
+}
