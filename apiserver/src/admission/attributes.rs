@@ -154,7 +154,7 @@ impl Attributes<'_> {
         let Some(resource) = registry.find(group, resource) else { return Ok(None) };
         let storage = resource.storage()?;
         let key = storage.key(namespace, name);
-        let entry = storage.store().get(&key).await.map_err(ApiError::internal)?;
+        let entry = storage.store().get(&key).await?;
         entry
             .map(|entry| serde_json::from_slice(&entry.value).map_err(ApiError::internal))
             .transpose()
@@ -173,7 +173,7 @@ impl Attributes<'_> {
         let registry = self.core.registry();
         let Some(resource) = registry.find(group, resource) else { return Ok(Vec::new()) };
         let cache = resource.storage()?.cache().await?;
-        cache.fresh().await.map_err(ApiError::internal)?;
+        cache.fresh().await?;
         let objects = cache.list(namespace);
         let parsed = objects.iter().map(|object| serde_json::from_slice(object.stored()));
         parsed.collect::<Result<_, _>>().map_err(ApiError::internal)

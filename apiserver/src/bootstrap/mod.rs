@@ -245,7 +245,7 @@ async fn present(resource: &Resource, object: &Value) -> Result<Option<Value>, A
     let metadata = |field: &str| object["metadata"][field].as_str();
     let namespace = metadata("namespace").filter(|_| resource.namespaced);
     let cache = resource.storage()?.cache().await?;
-    cache.fresh().await.map_err(ApiError::internal)?;
+    cache.fresh().await?;
     let found = cache.get(namespace, metadata("name").unwrap_or_default());
     found
         .map(|found| serde_json::from_slice(&resource.view(found.json())))
