@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
+use super::descriptions::Descriptions;
 use super::{Dialect, Resource, Source};
 use crate::facts::{self, Field};
 
@@ -13,11 +14,12 @@ const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 pub(super) struct Definitions {
     dialect: Dialect,
     known: BTreeMap<String, Value>,
+    descriptions: Descriptions,
 }
 
 impl Definitions {
     pub(super) fn new(dialect: Dialect) -> Self {
-        Self { dialect, known: BTreeMap::new() }
+        Self { dialect, known: BTreeMap::new(), descriptions: Descriptions::default() }
     }
 
     pub(super) fn into_map(self) -> Map<String, Value> {
@@ -53,10 +55,14 @@ impl Definitions {
         if out.is_empty() {
             out.insert("type".into(), "object".into());
         }
+        if let Some(text) = self.descriptions.of(name) {
+            out.insert("description".into(), text.into());
+        }
         let mut properties = Map::new();
         for (field, facts) in &facts.fields {
             if !field.starts_with("x-improv-") {
-                properties.insert(field.clone(), self.field(facts));
+                let about = self.descriptions.of_field(name, field);
+                properties.insert(field.clone(), self.field(facts, about));
             }
         }
         if !properties.is_empty() {
@@ -79,8 +85,11 @@ impl Definitions {
         self.known.insert(name.to_owned(), out.into());
     }
 
-    fn field(&mut self, facts: &Field) -> Value {
+    fn field(&mut self, facts: &Field, about: Option<String>) -> Value {
         let mut out = facts::field_openapi(facts);
+        if let Some(about) = about {
+            out.insert("description".into(), about.into());
+        }
         if let Some(name) = &facts.r#ref {
             self.upstream(name);
             out.remove("$ref");
@@ -94,15 +103,24 @@ impl Definitions {
             }
         }
         if let Some(items) = &facts.items {
-            out.insert("items".into(), self.field(items));
+            out.insert("items".into(), self.field(items, None));
         }
         if let Some(values) = &facts.values {
-            out.insert("additionalProperties".into(), self.field(values));
+            out.insert("additionalProperties".into(), self.field(values, None));
         }
         if let Some(default) = &facts.default {
             out.insert("default".into(), default.clone());
         }
         out.into()
+    }
+
+    /// `apiVersion` and `kind`, of which the same is said everywhere.
+    fn type_meta(&mut self, field: &str) -> Value {
+        let mut out = json!({ "type": "string" });
+        if let Some(text) = self.descriptions.of_type_meta(field) {
+            out["description"] = text.into();
+        }
+        out
     }
 
     /// Adds a custom kind and its list.
@@ -113,11 +131,12 @@ impl Definitions {
         if self.dialect == Dialect::V2 {
             simplify(&mut schema);
         }
-        let reference = |name: &str| json!({ "allOf": [{ "$ref": format!("{}{name}", self.dialect.prefix()) }] });
+        let prefix = self.dialect.prefix();
+        let reference = |name: &str| json!({ "allOf": [{ "$ref": format!("{prefix}{name}") }] });
         if let Some(map) = schema.as_object_mut() {
             let properties = map.entry("properties").or_insert_with(|| json!({}));
-            properties["apiVersion"] = json!({ "type": "string" });
-            properties["kind"] = json!({ "type": "string" });
+            properties["apiVersion"] = self.type_meta("apiVersion");
+            properties["kind"] = self.type_meta("kind");
             properties["metadata"] = reference(&format!("{META}.ObjectMeta"));
             map.insert("x-kubernetes-group-version-kind".into(), json!([resource.gvk()]));
         }
@@ -125,8 +144,8 @@ impl Definitions {
             "type": "object",
             "required": ["items"],
             "properties": {
-                "apiVersion": { "type": "string" },
-                "kind": { "type": "string" },
+                "apiVersion": self.type_meta("apiVersion"),
+                "kind": self.type_meta("kind"),
                 "metadata": reference(&format!("{META}.ListMeta")),
                 "items": { "type": "array", "items": reference(name) },
             },

@@ -5,6 +5,7 @@
 //! know. Custom resources are published as their CRD has them.
 
 mod definitions;
+mod descriptions;
 mod paths;
 
 use std::collections::BTreeMap;
