@@ -111,6 +111,9 @@ pub enum ApiError {
     /// The type of the body is not understood.
     #[error("{0}")]
     UnsupportedMediaType(String),
+    /// The type of the body is no language of patches.
+    #[error("415: Unsupported Media Type")]
+    UnsupportedPatch,
     /// An object of that name exists.
     #[error("{resource} \"{name}\" already exists")]
     AlreadyExists {
@@ -344,7 +347,9 @@ impl ApiError {
             Self::NotFound { .. } | Self::NoResource | Self::NoPath => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed | Self::NotWatchable(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotAcceptable(_) | Self::NotAcceptableMedia(_) => StatusCode::NOT_ACCEPTABLE,
-            Self::UnsupportedMediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::UnsupportedMediaType(_) | Self::UnsupportedPatch => {
+                StatusCode::UNSUPPORTED_MEDIA_TYPE
+            }
             Self::AlreadyExists { .. } | Self::Conflict { .. } | Self::ApplyConflict { .. } => {
                 StatusCode::CONFLICT
             }
@@ -374,7 +379,7 @@ impl ApiError {
             Self::NotFound { .. } | Self::NoResource | Self::NoPath => "NotFound",
             Self::MethodNotAllowed | Self::NotWatchable(_) => "MethodNotAllowed",
             Self::NotAcceptable(_) | Self::NotAcceptableMedia(_) => "NotAcceptable",
-            Self::UnsupportedMediaType(_) => "UnsupportedMediaType",
+            Self::UnsupportedMediaType(_) | Self::UnsupportedPatch => "UnsupportedMediaType",
             Self::AlreadyExists { .. } => "AlreadyExists",
             Self::Conflict { .. } | Self::ApplyConflict { .. } => "Conflict",
             Self::Invalid { .. } | Self::Unprocessable(_) | Self::PatchFailed => "Invalid",
@@ -437,6 +442,7 @@ impl ApiError {
             | Self::NoResource
             | Self::MethodNotAllowed
             | Self::NotAcceptableMedia(_)
+            | Self::UnsupportedPatch
             | Self::PatchFailed => Some(Details::default()),
             Self::TooManyRequests { retry_after, causes, .. }
             | Self::Timeout { retry_after, causes, .. } => Some(Details {

@@ -29,7 +29,7 @@ pub enum CompileError {
 pub(crate) const MAX_DEPTH: usize = 128;
 
 /// Key of a schema that names the upstream definition that it is.
-const DEFINITION: &str = "x-improv-definition";
+pub(crate) const DEFINITION: &str = "x-improv-definition";
 
 const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 
@@ -273,6 +273,9 @@ impl Compiler {
             max_items: count("maxItems"),
             unique_items: flag("uniqueItems"),
             min_properties: count("minProperties"),
+            required: strings(map.get("required"))
+                .filter(|name| map.get("properties").is_none_or(|p| p.get(&**name).is_none()))
+                .collect(),
             max_properties: count("maxProperties"),
             all_of: self.branches(map.get("allOf"))?,
             any_of: self.branches(map.get("anyOf"))?,

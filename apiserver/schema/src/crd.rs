@@ -7,13 +7,14 @@
 //! Source: kubernetes.io, "Specifying a structural schema".
 
 mod costs;
+mod structure;
 
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
 use crate::Schema;
-use crate::cause::{Cause, Reason};
+use crate::cause::Cause;
 use crate::cel::estimate::{self, Cardinality};
 use crate::node::Node;
 
@@ -27,7 +28,7 @@ type Object = Map<String, Value>;
 /// (Upstream says `spec.validation.openAPIV3Schema` if all versions have the same schema.)
 #[must_use]
 pub fn validate_schema(schema: &Value, path: &str) -> Vec<Cause> {
-    let mut checker = Checker { causes: Vec::new(), costs: Costs::default() };
+    let mut checker = Checker { causes: Vec::new(), costs: Costs::default(), uncorrelated: None };
     if schema.get("type").and_then(Value::as_str) != Some("object") {
         match schema.get("type").filter(|t| **t != "") {
             None => checker.required(&format!("{path}.type"), "must not be empty at the root"),
@@ -41,7 +42,7 @@ pub fn validate_schema(schema: &Value, path: &str) -> Vec<Cause> {
         }
     }
     checker.part(schema, path, Place::Root, 0, Some(1));
-    let Checker { mut causes, costs } = checker;
+    let Checker { mut causes, costs, .. } = checker;
     causes.extend(costs.finish(path));
     causes
 }
@@ -59,6 +60,8 @@ enum Place {
 struct Checker {
     causes: Vec<Cause>,
     costs: Costs,
+    /// The list whose entries have no counterparts in another object, while one is inside of it.
+    uncorrelated: Option<String>,
 }
 
 impl Checker {
@@ -86,6 +89,11 @@ impl Checker {
         if map.contains_key("$ref") {
             self.forbidden(format!("{path}.$ref"), "$ref is not supported");
         }
+        for key in ["patternProperties", "definitions", "dependencies", "additionalItems", "id"] {
+            if map.contains_key(key) {
+                self.forbidden(format!("{path}.{key}"), &format!("{key} is not supported"));
+            }
+        }
         if map.get("uniqueItems") == Some(&Value::Bool(true)) {
             self.forbidden(
                 format!("{path}.uniqueItems"),
@@ -96,8 +104,12 @@ impl Checker {
             self.logic(map, path);
         } else {
             self.types(map, path, place);
+            if place == Place::Root {
+                self.root(map, path);
+            }
+            self.patterns(map, path);
             self.extensions(map, path);
-            self.default(schema, path);
+            self.default(schema, path, place);
             self.rules(schema, path, place, occurs);
         }
         self.children(map, path, place, depth, occurs);
@@ -124,7 +136,12 @@ impl Checker {
             ),
             Some(items) => {
                 let place = if place == Place::Logic { Place::Logic } else { Place::Item };
+                let outside = self.uncorrelated.clone();
+                if map.get("x-kubernetes-list-type").is_none_or(|list| list != "map") {
+                    self.uncorrelated.get_or_insert_with(|| path.to_owned());
+                }
                 self.part(items, &format!("{path}.items"), place, depth + 1, each("maxItems"));
+                self.uncorrelated = outside;
             }
             None => (),
         }
@@ -138,6 +155,9 @@ impl Checker {
         for key in ["allOf", "anyOf", "oneOf"] {
             let list = map.get(key).and_then(Value::as_array).into_iter().flatten();
             for (index, schema) in list.enumerate() {
+                if structure::is_int_or_string(map, key, schema) {
+                    continue;
+                }
                 let path = format!("{path}.{key}[{index}]");
                 self.part(schema, &path, Place::Logic, depth + 1, occurs);
             }
@@ -147,188 +167,8 @@ impl Checker {
         }
     }
 
-    fn types(&mut self, map: &Object, path: &str, place: Place) {
-        let flag = |key: &str| map.get(key) == Some(&Value::Bool(true));
-        let r#type = map.get("type").and_then(Value::as_str).unwrap_or_default();
-        let free =
-            flag("x-kubernetes-int-or-string") || flag("x-kubernetes-preserve-unknown-fields");
-        match r#type {
-            "" if free || place == Place::Root => (),
-            "" if place == Place::Item => self
-                .required(&format!("{path}.type"), "must not be empty for specified array items"),
-            "" => self
-                .required(&format!("{path}.type"), "must not be empty for specified object fields"),
-            "object" | "array" | "string" | "integer" | "number" | "boolean" => (),
-            other => self.causes.push(Cause::not_supported(
-                format!("{path}.type"),
-                &other.into(),
-                ["array", "boolean", "integer", "number", "object", "string"],
-            )),
-        }
-        if flag("x-kubernetes-int-or-string") && !r#type.is_empty() {
-            self.causes.push(Cause::invalid(
-                format!("{path}.type"),
-                &r#type.into(),
-                "must be empty if x-kubernetes-int-or-string is true",
-            ));
-        }
-        if r#type == "array" && !map.contains_key("items") {
-            self.required(&format!("{path}.items"), "must be specified");
-        }
-        let has_properties =
-            map.get("properties").and_then(Value::as_object).is_some_and(|p| !p.is_empty());
-        let values = map.get("additionalProperties");
-        if has_properties && values.is_some_and(|values| *values != Value::Bool(false)) {
-            self.forbidden(
-                format!("{path}.additionalProperties"),
-                "additionalProperties and properties are mutual exclusive",
-            );
-        }
-        if values == Some(&Value::Bool(false)) {
-            self.forbidden(
-                format!("{path}.additionalProperties"),
-                "additionalProperties cannot be set to false",
-            );
-        }
-    }
-
-    fn extensions(&mut self, map: &Object, path: &str) {
-        let text = |key: &str| map.get(key).and_then(Value::as_str);
-        let flag = |key: &str| map.get(key) == Some(&Value::Bool(true));
-        if map.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(false)) {
-            self.causes.push(Cause::invalid(
-                format!("{path}.x-kubernetes-preserve-unknown-fields"),
-                &false.into(),
-                "must be true or undefined",
-            ));
-        }
-        if flag("x-kubernetes-embedded-resource") {
-            if text("type") != Some("object") {
-                let found = map.get("type").cloned().unwrap_or_else(|| "".into());
-                self.causes.push(Cause::invalid(
-                    format!("{path}.type"),
-                    &found,
-                    "must be object if x-kubernetes-embedded-resource is true",
-                ));
-            }
-            let preserves = flag("x-kubernetes-preserve-unknown-fields");
-            if !preserves && !map.contains_key("properties") {
-                self.required(
-                    &format!("{path}.properties"),
-                    "must not be empty if x-kubernetes-embedded-resource is true without \
-                     x-kubernetes-preserve-unknown-fields",
-                );
-            }
-        }
-        match text("x-kubernetes-map-type") {
-            None | Some("atomic" | "granular") => (),
-            Some(other) => self.causes.push(Cause::not_supported(
-                format!("{path}.x-kubernetes-map-type"),
-                &other.into(),
-                ["atomic", "granular"],
-            )),
-        }
-        self.list_type(map, path);
-    }
-
-    fn list_type(&mut self, map: &Object, path: &str) {
-        let keys: Vec<&str> = map
-            .get("x-kubernetes-list-map-keys")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .collect();
-        let keys_path = format!("{path}.x-kubernetes-list-map-keys");
-        let list = map.get("x-kubernetes-list-type").and_then(Value::as_str);
-        if list.is_some() && map.get("type").and_then(Value::as_str) != Some("array") {
-            let found = map.get("type").cloned().unwrap_or_else(|| "".into());
-            let detail = "must be array if x-kubernetes-list-type is specified";
-            self.causes.push(Cause::invalid(format!("{path}.type"), &found, detail));
-        }
-        match list {
-            None | Some("atomic" | "set") if !keys.is_empty() => self.causes.push(Cause::invalid(
-                keys_path,
-                &json!(keys),
-                "must be empty if x-kubernetes-list-type is not map",
-            )),
-            None | Some("atomic" | "set") => (),
-            Some("map") if keys.is_empty() => {
-                self.required(&keys_path, "must not be empty if x-kubernetes-list-type is map");
-            }
-            Some("map") => self.list_keys(map, path, &keys),
-            Some(other) => self.causes.push(Cause::not_supported(
-                format!("{path}.x-kubernetes-list-type"),
-                &other.into(),
-                ["atomic", "map", "set"],
-            )),
-        }
-    }
-
-    fn list_keys(&mut self, map: &Object, path: &str, keys: &[&str]) {
-        let items = map.get("items").unwrap_or(&Value::Null);
-        let required = items["required"].as_array();
-        for (index, key) in keys.iter().enumerate() {
-            let Some(property) = items["properties"].get(key) else {
-                self.causes.push(Cause::invalid(
-                    format!("{path}.x-kubernetes-list-map-keys[{index}]"),
-                    &(*key).into(),
-                    "entries must all be names of item properties",
-                ));
-                continue;
-            };
-            let is_scalar = !matches!(property["type"].as_str(), Some("object" | "array"));
-            if !is_scalar {
-                self.causes.push(Cause::invalid(
-                    format!("{path}.items.properties[{key}].type"),
-                    &property["type"],
-                    "must be a scalar type if parent array's x-kubernetes-list-type is map",
-                ));
-            }
-            let is_required = required.is_some_and(|list| list.iter().any(|name| name == key));
-            if property.get("default").is_none() && !is_required {
-                self.required(
-                    &format!("{path}.items.properties[{key}].default"),
-                    "this property is in x-kubernetes-list-map-keys, so it must have a default \
-                     or be a required property",
-                );
-            }
-        }
-    }
-
-    /// What a branch of logic may not have: it would decide the shape of values.
-    fn logic(&mut self, map: &Object, path: &str) {
-        let int_or_string =
-            matches!(map.get("type").and_then(Value::as_str), Some("integer" | "string"))
-                && path.contains(".anyOf[");
-        for key in ["additionalProperties", "default", "nullable", "title", "description"] {
-            if map.get(key).is_some_and(|value| *value != Value::Bool(false)) {
-                self.forbidden(format!("{path}.{key}"), "must be undefined to be structural");
-            }
-        }
-        // `anyOf: [{type: integer}, {type: string}]` is how int-or-string is written.
-        let typed = map.get("type").is_some_and(|value| *value != "");
-        if typed && !int_or_string {
-            self.forbidden(format!("{path}.type"), "must be empty to be structural");
-        }
-        for key in [
-            "x-kubernetes-preserve-unknown-fields",
-            "x-kubernetes-embedded-resource",
-            "x-kubernetes-int-or-string",
-        ] {
-            if map.get(key) == Some(&Value::Bool(true)) {
-                self.forbidden(format!("{path}.{key}"), "must be false to be structural");
-            }
-        }
-        for key in ["x-kubernetes-validations", "x-kubernetes-list-type"] {
-            if map.contains_key(key) {
-                self.forbidden(format!("{path}.{key}"), "must be empty to be structural");
-            }
-        }
-    }
-
     /// A default must be pruned and valid itself.
-    fn default(&mut self, schema: &Value, path: &str) {
+    fn default(&mut self, schema: &Value, path: &str, place: Place) {
         let Some(default) = schema.get("default") else { return };
         let field = format!("{path}.default");
         let holder = json!({ "type": "object", "properties": { "value": schema } });
@@ -339,14 +179,24 @@ impl Checker {
             return;
         }
         let mut value = json!({ "value": default });
-        compiled.default(&mut value);
+        if schema.get(crate::compile::DEFINITION).is_some() {
+            compiled.default(&mut value); // Go makes the whole struct.
+        }
         for cause in compiled.validate(&value, None) {
             // As recorded: the message speaks of an unnamed value.
             let below = cause.field.strip_prefix("value").unwrap_or_default();
             let (long, short) = (&cause.field, below.trim_start_matches('.'));
             let message =
                 cause.message.replacen(&format!("{long} in body"), &format!("{short} in body"), 1);
-            self.causes.push(Cause { field: format!("{field}{below}"), message, ..cause });
+            let dot = if short.is_empty() { "" } else { "." };
+            self.causes.push(Cause { field: format!("{field}{dot}{short}"), message, ..cause });
+        }
+        if place == Place::Root {
+            for key in ["apiVersion", "kind"] {
+                if default.get(key).is_none() {
+                    self.required(&format!("{field}.{key}"), "");
+                }
+            }
         }
     }
 
@@ -370,7 +220,7 @@ impl Checker {
             if rule.get("message").is_some_and(|m| m.as_str().is_some_and(|m| m.trim().is_empty()))
                 && !text("message").is_empty()
             {
-                let detail = "message must be non-empty if specified";
+                let detail = "must be non-empty if specified";
                 self.causes.push(Cause::invalid(format!("{at}.message"), &rule["message"], detail));
             } else if text("message").contains('\n') {
                 let detail = "must not contain line breaks";
@@ -384,6 +234,20 @@ impl Checker {
                 self.causes.push(cause);
             }
         }
+        for (index, rule) in rules.iter().enumerate() {
+            let at = format!("{path}.x-kubernetes-validations[{index}]");
+            let place = rule["fieldPath"].as_str().unwrap_or_default();
+            if !place.is_empty() && !structure::leads_somewhere(schema, place) {
+                let detail = "must be a valid path";
+                self.causes.push(Cause::invalid(format!("{at}.fieldPath"), &place.into(), detail));
+            }
+            let source = rule["rule"].as_str().unwrap_or_default();
+            if rule["optionalOldSelf"] == true && !source.contains("oldSelf") {
+                let detail = "may not be set if oldSelf is not used in rule";
+                let field = format!("{at}.optionalOldSelf");
+                self.causes.push(Cause::invalid(field, &true.into(), detail));
+            }
+        }
         if self.causes.len() > n_before {
             return; // As recorded: expressions are compiled once the rest is right.
         }
@@ -394,19 +258,49 @@ impl Checker {
             for key in ["rule", "messageExpression"] {
                 let Some(source) = rule.get(key).and_then(Value::as_str) else { continue };
                 let field = format!("{path}.x-kubernetes-validations[{index}].{key}");
+                if let (Some(list), true) = (&self.uncorrelated, source.contains("oldSelf")) {
+                    let detail = format!(
+                        "oldSelf cannot be used on the uncorrelatable portion of the schema within {list}"
+                    );
+                    self.causes.push(Cause::invalid(&*field, &source.into(), &detail));
+                }
                 let optional = rule.get("optionalOldSelf") == Some(&Value::Bool(true));
                 let is_root = place == Place::Root;
                 let wanted = if key == "rule" { "bool" } else { "string" };
                 match estimate::rule(source, wanted, &node, is_root, optional, occurs) {
                     Ok(cost) => self.causes.extend(self.costs.note(field, cost)),
-                    Err(error) => self.causes.push(Cause {
-                        reason: Reason::Invalid,
-                        field,
-                        message: format!("Invalid value: {source:?}: {error}"),
-                    }),
+                    Err(error) => {
+                        self.causes.push(Cause::invalid(
+                            field,
+                            &go_rule(rule),
+                            &fault(key, &error),
+                        ));
+                    }
                 }
             }
         }
+    }
+}
+
+/// A rule as Go prints it: the whole struct.
+fn go_rule(rule: &Value) -> Value {
+    let text = |key: &str| rule[key].as_str().unwrap_or_default();
+    json!({
+        "Rule": text("rule"),
+        "Message": text("message"),
+        "MessageExpression": text("messageExpression"),
+        "Reason": rule["reason"],
+        "FieldPath": text("fieldPath"),
+        "OptionalOldSelf": rule["optionalOldSelf"],
+    })
+}
+
+/// What is wrong with an expression, in upstream's words.
+fn fault(key: &str, error: &str) -> String {
+    match (key, error.starts_with("must evaluate")) {
+        ("rule", true) => format!("cel expression {error}"),
+        ("rule", false) => error.to_owned(),
+        _ => format!("{key} {error}"),
     }
 }
 
@@ -446,7 +340,7 @@ mod tests {
             json!({ "l": list }),
             &[
                 "[l].items: Required value: must be specified",
-                "[l].x-kubernetes-list-map-keys[0]: Invalid value: \"k\": entries must all be names of item properties",
+                "[l].x-kubernetes-list-map-keys: Invalid value: [\"k\"]: entries must all be names of item properties",
             ],
         );
     }
@@ -489,7 +383,8 @@ mod tests {
         let schema = json!({"type": "object", "x-kubernetes-validations": [{"rule": "1 +"}]});
         let causes = validate_schema(&schema, "s");
         assert_eq!(causes[0].field, "s.x-kubernetes-validations[0].rule");
-        assert!(causes[0].message.starts_with("Invalid value: \"1 +\": compilation failed"));
+        assert!(causes[0].message.contains("\"Rule\":\"1 +\""), "{}", causes[0].message);
+        assert!(causes[0].message.contains("}: compilation failed"));
     }
 
     #[test]
@@ -529,7 +424,7 @@ mod tests {
         check(list(json!(["port"]), json!({"type": "integer", "default": 1})), &[]);
         check(
             list(json!(["nope"]), json!({"type": "integer"})),
-            &["[l].x-kubernetes-list-map-keys[0]: Invalid value: \"nope\": \
+            &["[l].x-kubernetes-list-map-keys: Invalid value: [\"nope\"]: \
                entries must all be names of item properties"],
         );
         check(

@@ -155,6 +155,11 @@ impl Decoder {
 
     /// A value of a map; resource lists keep no less than a thousandth.
     fn map_value(&mut self, edge: &Edge, value: &mut Value, path: &Path<'_>, structure: &str) {
+        let node = edge.node();
+        let is_text = node.kind == Kind::String && format(&node) != Some("byte");
+        if value.is_null() && node.typed && is_text && !node.nullable {
+            *value = "".into(); // As Go has it.
+        }
         self.entry(edge, value, path, structure);
         if let (Kind::Quantity, Value::String(text)) = (edge.node().kind, &*value)
             && let Ok(rounded) = quantity::canonical_milli(text)

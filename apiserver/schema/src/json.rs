@@ -197,7 +197,7 @@ impl Scanner<'_> {
                 let found = match rest.chars().next() {
                     Some('\'') => r"'\''".to_owned(),
                     Some('"') => "'\"'".to_owned(),
-                    Some(c) => format!("'{}'", c.escape_debug()),
+                    Some(c) => go_char(c),
                     None => String::new(),
                 };
                 format!("invalid character {found} {context}")
@@ -362,6 +362,15 @@ impl Scanner<'_> {
     }
 }
 
+/// A character in quotes, as Go shows it.
+fn go_char(c: char) -> String {
+    match u32::from(c) {
+        code @ (0x80..=0xffff) if c.escape_debug().len() > 1 => format!(r"'\u{code:04x}'"),
+        code @ 0x10000.. if c.escape_debug().len() > 1 => format!(r"'\U{code:08x}'"),
+        _ => format!("'{}'", c.escape_debug()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -399,6 +408,7 @@ mod tests {
         check("not json", "invalid character 'o' in literal null (expecting 'u')");
         check("{a:1}", "invalid character 'a' looking for beginning of object key string");
         check("{} x", "invalid character 'x' after top-level value");
+        check("\u{feff}{}", r"invalid character '\ufeff' looking for beginning of value");
         check("[1 2]", "invalid character '2' after array element");
         check("{\"a\":01}", "invalid character '1' after object key:value pair");
     }

@@ -122,6 +122,8 @@ pub(crate) struct Rules {
     pub(crate) max_items: Option<u64>,
     pub(crate) unique_items: bool,
     pub(crate) min_properties: Option<u64>,
+    /// Members that must be there and are not declared here, as branches of logic name them.
+    pub(crate) required: Vec<Name>,
     pub(crate) max_properties: Option<u64>,
     pub(crate) all_of: Vec<Arc<Node>>,
     pub(crate) any_of: Vec<Arc<Node>>,
@@ -136,7 +138,7 @@ impl Eq for Rules {}
 impl Hash for Rules {
     fn hash<H: Hasher>(&self, state: &mut H) {
         // Floats have no hash; the bits are good enough to tell rules apart.
-        (&self.format, &self.allowed, &self.pattern, &self.cel).hash(state);
+        (&self.format, &self.allowed, &self.pattern, &self.cel, &self.required).hash(state);
         let floats = [self.minimum, self.maximum, self.multiple_of];
         floats.map(|f| f.map(f64::to_bits)).hash(state);
         [self.min_length, self.max_length, self.min_items, self.max_items].hash(state);

@@ -37,6 +37,7 @@ impl Validator {
             let field = path.bracketed();
             let detail = format!("{field} in body must be of type {wanted}: {:?}", actual(value));
             self.causes.push(Cause::type_invalid(field, &actual(value).into(), &detail));
+            self.fraction(node, value, path);
             return;
         }
         if let Some(rules) = &node.rules {
@@ -47,6 +48,21 @@ impl Validator {
             Value::Array(list) => self.array(node, list, old, path),
             _ => (),
         }
+    }
+
+    /// As recorded: a number that should be whole is judged as a number all the same.
+    fn fraction(&mut self, node: &Node, value: &Value, path: &Path<'_>) {
+        let Some(rules) = node.rules.as_deref().filter(|rules| rules.has_numbers()) else { return };
+        if node.kind == Kind::Integer && value.is_number() && !node.typed {
+            self.unchecked("integer (default format)", path);
+            self.rules(node, rules, value, path);
+        }
+    }
+
+    /// A number that upstream cannot convert before it looks at rules.
+    fn unchecked(&mut self, wanted: &str, path: &Path<'_>) {
+        let detail = format!("Checked value must be of type {wanted} in {}", path.bracketed());
+        self.causes.push(nameless(&detail));
     }
 
     fn object(
@@ -112,11 +128,12 @@ impl Validator {
     }
 
     fn rules(&mut self, node: &Node, rules: &Rules, value: &Value, path: &Path<'_>) {
-        let invalid = |detail: &str| {
+        let judged = |value: &Value, detail: &str| {
             let field = path.bracketed();
             let detail = format!("{field} in body {detail}");
             Cause::invalid(field, value, &detail)
         };
+        let invalid = |detail: &str| judged(value, detail);
         if !rules.allowed.is_empty() && !rules.allowed.contains(value) {
             // An empty string of a Go type is an absent value.
             if !(node.typed && value == "") {
@@ -127,6 +144,10 @@ impl Validator {
         match value {
             Value::String(text) => self.text(node, rules, text, path, &invalid),
             Value::Number(number) => {
+                let is_int32 = rules.format.as_deref() == Some("int32") && !node.typed;
+                if is_int32 && number.as_i64().is_some_and(|n| i32::try_from(n).is_err()) {
+                    self.unchecked("integer with format int32", path);
+                }
                 let number = number.as_f64().unwrap_or_default();
                 self.causes.extend(number_rules(rules, number).iter().map(|d| invalid(d)));
             }
@@ -136,23 +157,28 @@ impl Validator {
                     self.causes.push(Cause::too_many(path.bracketed(), list.len(), max));
                 }
                 if let Some(min) = rules.min_items.filter(|min| (list.len() as u64) < *min) {
-                    self.causes.push(invalid(&format!("should have at least {min} items")));
+                    let detail = format!("should have at least {min} items");
+                    self.causes.push(judged(&list.len().into(), &detail));
                 }
                 if rules.unique_items && has_duplicates(list) {
                     self.causes.push(invalid("shouldn't contain duplicates"));
                 }
             }
             Value::Object(map) => {
+                for name in rules.required.iter().filter(|name| !map.contains_key(&***name)) {
+                    self.causes.push(Cause::required(path.field(name).bracketed(), ""));
+                }
                 if let Some(max) = rules.max_properties.filter(|max| map.len() as u64 > *max) {
                     self.causes.push(Cause::too_many(path.bracketed(), map.len(), max));
                 }
                 if let Some(min) = rules.min_properties.filter(|min| (map.len() as u64) < *min) {
-                    self.causes.push(invalid(&format!("should have at least {min} properties")));
+                    let detail = format!("should have at least {min} properties");
+                    self.causes.push(judged(&map.len().into(), &detail));
                 }
             }
             Value::Null | Value::Bool(_) => (),
         }
-        self.branches(rules, value, &invalid);
+        self.branches(rules, value, path);
     }
 
     fn text(
@@ -183,26 +209,55 @@ impl Validator {
         }
     }
 
-    fn branches(&mut self, rules: &Rules, value: &Value, invalid: &dyn Fn(&str) -> Cause) {
-        let good = |node: &Arc<Node>| validate(node, value, None).is_empty();
-        for node in &rules.all_of {
-            if !good(node) {
-                self.causes.push(invalid("must validate all the schemas (allOf)"));
+    /// What logic says; of alternatives that all fail, the first one tells why.
+    fn branches(&mut self, rules: &Rules, value: &Value, path: &Path<'_>) {
+        let judge = |node: &Arc<Node>| {
+            let mut validator = Validator { causes: Vec::new() };
+            validator.value(node, value, None, path);
+            validator.causes
+        };
+        let say = |causes: &mut Vec<Cause>, what: String| {
+            causes.push(nameless(&format!("{:?} {what}", path.bracketed())))
+        };
+        let all: Vec<_> = rules.all_of.iter().map(judge).collect();
+        let n_bad = all.iter().filter(|causes| !causes.is_empty()).count();
+        if n_bad > 0 {
+            let none = if n_bad == all.len() { ". None validated" } else { "" };
+            say(&mut self.causes, format!("must validate all the schemas (allOf){none}"));
+            self.causes.extend(all.into_iter().flatten());
+        }
+        let mut any: Vec<_> = rules.any_of.iter().map(judge).collect();
+        if !any.is_empty() && !any.iter().any(Vec::is_empty) {
+            say(&mut self.causes, "must validate at least one schema (anyOf)".to_owned());
+            self.causes.append(&mut any[0]);
+        }
+        let mut one: Vec<_> = rules.one_of.iter().map(judge).collect();
+        let n_valid = one.iter().filter(|causes| causes.is_empty()).count();
+        if !one.is_empty() && n_valid != 1 {
+            let found = match n_valid {
+                0 => "none valid".to_owned(),
+                n => format!("{n} valid alternatives"),
+            };
+            let what = format!("must validate one and only one schema (oneOf). Found {found}");
+            say(&mut self.causes, what);
+            if n_valid == 0 {
+                self.causes.append(&mut one[0]);
             }
         }
-        if !rules.any_of.is_empty() && !rules.any_of.iter().any(good) {
-            self.causes.push(invalid("must validate at least one schema (anyOf)"));
+        if rules.not.as_ref().is_some_and(|node| judge(node).is_empty()) {
+            say(&mut self.causes, "must not validate the schema (not)".to_owned());
         }
-        let n_valid = rules.one_of.iter().filter(|node| good(node)).count();
-        if !rules.one_of.is_empty() && n_valid != 1 {
-            let found = if n_valid == 0 { "none".to_owned() } else { n_valid.to_string() };
-            self.causes.push(invalid(&format!(
-                "must validate one and only one schema (oneOf). Found {found} valid"
-            )));
-        }
-        if rules.not.as_ref().is_some_and(good) {
-            self.causes.push(invalid("must not validate the schema (not)"));
-        }
+    }
+}
+
+/// A cause that upstream gives no field.
+fn nameless(detail: &str) -> Cause {
+    Cause::invalid("<nil>", &"".into(), detail)
+}
+
+impl Rules {
+    fn has_numbers(&self) -> bool {
+        self.minimum.is_some() || self.maximum.is_some() || self.multiple_of.is_some()
     }
 }
 
@@ -278,7 +333,8 @@ pub(crate) fn counterpart<'a>(
         let key = key_of(node, value);
         return old.iter().find(|old| key_of(node, old) == key);
     }
-    old.get(index)
+    // Entries of other lists are nobody's successors, unless a built-in type's own rules compare them.
+    old.get(index).filter(|_| node.typed)
 }
 
 /// The keys of an entry of a list map, absent ones left out.

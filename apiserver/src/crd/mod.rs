@@ -3,6 +3,7 @@
 pub(crate) mod convert;
 mod follow;
 mod names;
+mod parts;
 mod strategy;
 mod validate;
 

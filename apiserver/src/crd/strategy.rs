@@ -66,8 +66,14 @@ impl Strategy for Definitions {
         true
     }
 
-    fn validate(&self, obj: &Value, old: Option<&Value>, _subresource: Option<&str>) -> Vec<Cause> {
-        super::validate::definition(obj, old)
+    fn judges(&self, field: &str) -> bool {
+        ["additionalPrinterColumns", "subresources", "selectableFields"]
+            .iter()
+            .any(|part| field.starts_with("spec.versions[") && field.contains(part))
+    }
+
+    fn validate(&self, obj: &Value, old: Option<&Value>, subresource: Option<&str>) -> Vec<Cause> {
+        super::validate::definition(obj, old, subresource == Some("status"))
     }
 
     fn prepare_delete(&self, _ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {

@@ -8,12 +8,19 @@ use crate::registry::facts::FACTS;
 
 const LABEL_1035: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
 
-/// Everything that is wrong.
-pub(super) fn definition(obj: &Value, old: Option<&Value>) -> Vec<Cause> {
+/// Everything that is wrong; a write of the status alone is trusted with the versions that are stored.
+pub(super) fn definition(obj: &Value, old: Option<&Value>, is_status: bool) -> Vec<Cause> {
     let spec = &obj["spec"];
     let mut causes = Vec::new();
+    if old.is_none() {
+        name(obj, &mut causes);
+    }
     names(obj, &mut causes);
     versions(obj, &mut causes);
+    if !is_status {
+        stored(obj, &mut causes);
+    }
+    super::parts::validate(spec, &mut causes);
     conversion(spec, &mut causes);
     schemas(spec, old.map(|o| &o["spec"]), &mut causes);
     approved(obj, old, &mut causes);
@@ -39,7 +46,7 @@ fn approved(obj: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
     }
 }
 
-fn names(obj: &Value, causes: &mut Vec<Cause>) {
+fn name(obj: &Value, causes: &mut Vec<Cause>) {
     let (spec, names) = (&obj["spec"], &obj["spec"]["names"]);
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let wanted = format!("{}.{}", text(&names["plural"]), text(&spec["group"]));
@@ -47,6 +54,11 @@ fn names(obj: &Value, causes: &mut Vec<Cause>) {
         let fault = "must be spec.names.plural+\".\"+spec.group";
         causes.push(Cause::invalid("metadata.name", &obj["metadata"]["name"], fault));
     }
+}
+
+fn names(obj: &Value, causes: &mut Vec<Cause>) {
+    let (spec, names) = (&obj["spec"], &obj["spec"]["names"]);
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let group = text(&spec["group"]);
     if group.is_empty() {
         causes.push(Cause::required("spec.group", ""));
@@ -133,6 +145,11 @@ fn versions(obj: &Value, causes: &mut Vec<Cause>) {
         let fault = "must have exactly one version marked as storage version";
         causes.push(Cause::invalid("spec.versions", field, fault));
     }
+}
+
+/// What of the stored versions the definition must still know.
+fn stored(obj: &Value, causes: &mut Vec<Cause>) {
+    let versions: Vec<&Value> = obj["spec"]["versions"].as_array().into_iter().flatten().collect();
     let stored = &obj["status"]["storedVersions"];
     if stored.as_array().is_none_or(Vec::is_empty) {
         let fault = "must have at least one stored version";

@@ -6,7 +6,7 @@ pub mod metrics;
 mod openapi;
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwapOption;
@@ -14,6 +14,7 @@ use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use flate2::Compression;
+use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use parking_lot::Mutex;
@@ -23,6 +24,9 @@ use sha2::{Digest, Sha256};
 use self::health::Endpoint;
 use crate::aggregation::{self, Backends};
 use crate::fairness;
+use crate::handlers::negotiate::{Output, Shape};
+use crate::handlers::options::Query;
+use crate::handlers::respond;
 use crate::registry::{Group, Registry};
 use crate::request::{RequestInfo, User};
 use crate::server::Core;
@@ -56,25 +60,46 @@ struct Made {
 
 /// A document with what tells its versions apart.
 struct Document {
-    body: Bytes,
+    text: Text,
     hash: String,
-    compressed: OnceLock<Bytes>,
+}
+
+/// Large documents are kept as most clients want them, which is also the smaller form.
+enum Text {
+    Plain(Bytes),
+    Gzip(Bytes),
 }
 
 impl Document {
     fn new(value: &Value) -> Self {
-        let body: Bytes = value.to_string().into();
+        let body = value.to_string();
         let hash = Sha256::digest(&body).iter().map(|byte| format!("{byte:02X}")).collect();
-        Self { body, hash, compressed: OnceLock::new() }
+        Self { text: Text::new(body.into()), hash }
+    }
+}
+
+impl Text {
+    fn new(body: Bytes) -> Self {
+        if body.len() <= COMPRESS_ABOVE {
+            return Self::Plain(body);
+        }
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        let written = encoder.write_all(&body).and_then(|()| encoder.finish());
+        // Writing to a vector cannot fail; if it did, the document would only stay large.
+        written.map_or(Self::Plain(body), |packed| Self::Gzip(packed.into()))
     }
 
-    fn compressed(&self) -> &Bytes {
-        self.compressed.get_or_init(|| {
-            let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-            // Writing to a vector cannot fail; if it did, the empty body would be noticed.
-            let written = encoder.write_all(&self.body).and_then(|()| encoder.finish());
-            written.unwrap_or_default().into()
-        })
+    /// The text as `encoding` says, which is gzip only if the client takes that.
+    fn for_client(&self, takes_gzip: bool) -> std::io::Result<(Bytes, Option<&'static str>)> {
+        match self {
+            Self::Plain(body) => Ok((body.clone(), None)),
+            Self::Gzip(packed) if takes_gzip => Ok((packed.clone(), Some("gzip"))),
+            Self::Gzip(packed) => {
+                let mut body = Vec::new();
+                GzDecoder::new(&packed[..]).read_to_end(&mut body)?;
+                Ok((body.into(), None))
+            }
+        }
     }
 }
 
@@ -176,8 +201,20 @@ pub async fn handle(
         return answer;
     }
     let made = core.documents.of(&core.registry(), &core.aggregator.backends());
-    answer(core, &made, &info.path, query, request.headers())
-        .unwrap_or_else(|| ApiError::NoPath.into_response())
+    match answer(core, &made, &info.path, query, request.headers()) {
+        Some(answer) => answer,
+        None if is_version_of(&made, &info.path) => ApiError::NoResource.into_response(),
+        None => ApiError::NoPath.into_response(),
+    }
+}
+
+/// Whether a path is that of a version, be it absent, of a group that is there.
+fn is_version_of(made: &Made, path: &str) -> bool {
+    match path.trim_matches('/').split('/').collect::<Vec<_>>()[..] {
+        ["api", _] => true,
+        ["apis", group, _] => made.groups.iter().any(|known| known.name == group),
+        _ => false,
+    }
 }
 
 fn answer(
@@ -191,7 +228,7 @@ fn answer(
     let group = |name: &str| made.groups.iter().find(|group| group.name == name);
     let resources = |group: &Group, name: &str| {
         let version = group.versions.iter().find(|version| version.name == name)?;
-        Some(plain(&documents::resource_list(&group.name, version)))
+        Some(negotiated(&documents::resource_list(&group.name, version), headers))
     };
     match parts.as_slice() {
         [] => Some(plain(&documents::root_paths(&made.groups, &fixed_paths()))),
@@ -215,11 +252,13 @@ fn answer(
         }
         ["api"] => {
             let address = core.address().map(|address| address.to_string()).unwrap_or_default();
-            Some(plain(&documents::api_versions(&address)))
+            Some(negotiated(&documents::api_versions(&address), headers))
         }
-        ["apis"] => Some(plain(&documents::group_list(&made.groups))),
+        ["apis"] => Some(negotiated(&documents::group_list(&made.groups), headers)),
         ["api", version] => resources(group("")?, version),
-        ["apis", name] if !name.is_empty() => Some(plain(&documents::group(group(name)?))),
+        ["apis", name] if !name.is_empty() => {
+            Some(negotiated(&documents::group(group(name)?), headers))
+        }
         ["apis", name, version] => resources(group(name)?, version),
         [".well-known", "openid-configuration"] => {
             Some(plain(&core.authenticator.keys().discovery()))
@@ -252,6 +291,22 @@ fn wants_aggregated(headers: &HeaderMap) -> bool {
     accepted.flat_map(|value| value.split(',')).any(is_aggregated)
 }
 
+/// The document in the format that the client wants.
+fn negotiated(document: &Value, headers: &HeaderMap) -> Response {
+    let info = RequestInfo::default();
+    let output = Output::negotiate(headers, &Query::default(), &info, false);
+    match output {
+        Ok(output) if output.shape == Shape::Object => {
+            respond::formatted(&output, StatusCode::OK, document.to_string().into())
+        }
+        Ok(_) => ApiError::NotAcceptable(
+            "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf".to_owned(),
+        )
+        .into_response(),
+        Err(error) => error.into_response(),
+    }
+}
+
 fn plain(document: &Value) -> Response {
     let headers = [(header::CONTENT_TYPE, "application/json")];
     (StatusCode::OK, headers, document.to_string()).into_response()
@@ -263,14 +318,20 @@ fn tagged(document: &Document, kind: &'static str, headers: &HeaderMap) -> Respo
     let etag = format!("\"{}\"", document.hash);
     let has_it = text(header::IF_NONE_MATCH).is_some_and(|known| known == etag);
     let unpacks = text(header::ACCEPT_ENCODING).is_some_and(|list| list.contains("gzip"));
-    let large = document.body.len() > COMPRESS_ABOVE;
     let mut response = if has_it {
         StatusCode::NOT_MODIFIED.into_response()
-    } else if unpacks && large {
-        let headers = [(header::CONTENT_TYPE, kind), (header::CONTENT_ENCODING, "gzip")];
-        (StatusCode::OK, headers, document.compressed().clone()).into_response()
     } else {
-        (StatusCode::OK, [(header::CONTENT_TYPE, kind)], document.body.clone()).into_response()
+        match document.text.for_client(unpacks) {
+            Ok((body, encoding)) => {
+                let mut response =
+                    (StatusCode::OK, [(header::CONTENT_TYPE, kind)], body).into_response();
+                if let Some(encoding) = encoding.map(HeaderValue::from_static) {
+                    response.headers_mut().insert(header::CONTENT_ENCODING, encoding);
+                }
+                response
+            }
+            Err(error) => return ApiError::internal(error).into_response(),
+        }
     };
     if let Ok(etag) = HeaderValue::from_str(&etag) {
         response.headers_mut().insert(header::ETAG, etag);
@@ -367,6 +428,16 @@ fn fixed_paths() -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_large_document_is_packed_for_those_who_can_unpack_it() {
+        let large = Bytes::from("x".repeat(COMPRESS_ABOVE + 1));
+        let text = Text::new(large.clone());
+        let (packed, encoding) = text.for_client(true).unwrap();
+        assert!(encoding == Some("gzip") && packed.len() < large.len() / 10);
+        assert_eq!(text.for_client(false).unwrap(), (large, None));
+        assert_eq!(Text::new("{}".into()).for_client(true).unwrap(), ("{}".into(), None));
+    }
 
     #[test]
     fn the_aggregated_form_is_asked_for_by_all_its_parameters() {

@@ -67,7 +67,7 @@ pub async fn handle(State(core): State<Arc<Core>>, request: Request) -> Response
     if !info.is_resource {
         let document =
             ["/version", "/api", "/apis", "/openapi"].iter().any(|p| info.path.starts_with(p));
-        if document && !matches!(parts.method, Method::GET | Method::HEAD) {
+        if document && parts.method != Method::GET {
             return ApiError::MethodNotAllowed.into_response();
         }
         return discovery::handle(&core, &info, &user, Request::from_parts(parts, body)).await;
@@ -123,6 +123,9 @@ async fn resource(
         name => Some(found.subresources.get(name).ok_or(ApiError::NoResource)?),
     };
     check_scope(found, info)?;
+    if parts.method == Method::HEAD {
+        return Err(ApiError::MethodNotAllowed); // Upstream has no such routes.
+    }
     check_verb(found, subresource, info)?;
     // Whoever writes the audit event has put a handle there before.
     if proxy::is_proxied(found, info) {

@@ -88,7 +88,9 @@ impl ListOptions {
     /// # Errors
     /// What is wrong with them.
     pub fn parse(query: &Query, watch: bool) -> Result<Self, ApiError> {
-        let limit = query.integer("limit")?.unwrap_or(0);
+        // As recorded: whoever takes any state gets all of it.
+        let any = query.get("resourceVersion") == Some("0");
+        let limit = query.integer("limit")?.filter(|_| !any).unwrap_or(0);
         let timeout = query.integer("timeoutSeconds")?;
         let labels = Labels::parse(query.get("labelSelector").unwrap_or_default())?;
         let fields = Fields::parse(query.get("fieldSelector").unwrap_or_default())?;
@@ -139,9 +141,12 @@ impl ListOptions {
                         "resourceVersionMatch is forbidden when continue is provided",
                     ));
                 }
-            } else if given.is_some() {
+            } else if let Some(given) = given {
                 causes
                     .push(forbidden("resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"));
+                if given != "NotOlderThan" {
+                    causes.push(unsupported(given, "\"NotOlderThan\""));
+                }
             }
             return causes;
         }
@@ -307,9 +312,8 @@ fn go_quote(text: &str) -> String {
 
 /// Reads `dryRun`, which may only be `All`.
 pub fn dry_run(values: &[&str], causes: &mut Vec<StatusCause>) -> bool {
-    let values: Vec<&str> = values.iter().copied().filter(|v| !v.is_empty()).collect();
     if values.iter().any(|v| *v != "All") {
-        let list = serde_json::to_string(&values).unwrap_or_default();
+        let list = serde_json::to_string(values).unwrap_or_default();
         let text = format!("Unsupported value: {list}: supported values: \"All\"");
         causes.push(StatusCause::new("FieldValueNotSupported", "dryRun", text));
     }

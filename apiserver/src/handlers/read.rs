@@ -75,8 +75,10 @@ pub async fn get_json(call: &Call<'_>) -> Result<Bytes, ApiError> {
 /// In Go's words.
 pub fn parse_revision(version: &str) -> Result<Revision, String> {
     version.parse().map_err(|_| {
+        let digits = !version.is_empty() && version.bytes().all(|b| b.is_ascii_digit());
+        let fault = if digits { "value out of range" } else { "invalid syntax" };
         format!(
-            "resourceVersion: Invalid value: {version:?}: strconv.ParseUint: parsing {version:?}: invalid syntax"
+            "resourceVersion: Invalid value: {version:?}: strconv.ParseUint: parsing {version:?}: {fault}"
         )
     })
 }
@@ -103,6 +105,9 @@ pub async fn wait_for(cache: &Cache, revision: Revision) -> Result<(), ApiError>
     }
 }
 
+/// What continue tokens say of their format.
+const TOKEN_VERSION: &str = "meta.k8s.io/v1";
+
 /// A continue token: where the next page begins, and in which state.
 #[derive(Debug, Serialize, Deserialize)]
 struct Token {
@@ -120,22 +125,30 @@ impl Token {
     }
 
     fn decode(token: &str) -> Result<Self, ApiError> {
-        let fault = |what: String| ApiError::BadRequest(format!("invalid continue token: {what}"));
+        let fault = |what: String| {
+            let what = format!("continue key is not valid: {what}");
+            ApiError::BadRequest(format!("invalid continue token: {what}"))
+        };
         let bytes = BASE64
             .decode(token.trim_end_matches('='))
             .map_err(|_| fault("illegal base64 data at input byte 0".to_owned()))?;
         if let Some(&byte) = bytes.first().filter(|b| !b.is_ascii()) {
             let what = format!("invalid character '\\u{byte:04x}' looking for beginning of value");
-            return Err(fault(format!("continue key is not valid: {what}")));
+            return Err(fault(what));
         }
         let token: Self = serde_json::from_slice(&bytes).map_err(|e| {
             let what = crate::write::decode::json(&bytes).err().unwrap_or_else(|| e.to_string());
-            fault(format!("continue key is not valid: {what}"))
+            fault(what)
         })?;
-        if token.v != "improv/1" {
-            return Err(fault("server does not recognize this encoded version".to_owned()));
+        if token.v != TOKEN_VERSION {
+            let known = format!("server does not recognize this encoded version {}", token.v);
+            return Err(fault(known));
         }
-        Ok(token)
+        match token.start.as_str() {
+            "" => Err(fault(format!("encoded start key empty (version {TOKEN_VERSION})"))),
+            start if start.split('/').any(|part| part == "..") => Err(fault(start.to_owned())),
+            _ => Ok(token),
+        }
     }
 }
 
@@ -213,7 +226,10 @@ pub fn check_fields(resource: &Resource, options: &ListOptions) -> Result<(), Ap
             continue;
         }
         return Err(ApiError::BadRequest(
-            if known.is_empty() && (resource.custom.is_none() || resource.bare_items) {
+            if resource.kind == "ResourceSlice" && resource.bare_items {
+                let (version, kind) = (resource.api_version(), &resource.kind);
+                format!("field label not supported for {version}, Kind={kind}: {field}")
+            } else if known.is_empty() && (resource.custom.is_none() || resource.bare_items) {
                 format!(
                     "{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
                 )
@@ -341,7 +357,7 @@ impl Page {
         let selective = !options.labels.is_empty() || !options.fields.is_empty();
         let remaining = (!selective).then(|| snapshot.iter_after(&last).count());
         let token =
-            Token { v: "improv/1".to_owned(), rv: snapshot.revision(), start: last }.encode();
+            Token { v: TOKEN_VERSION.to_owned(), rv: snapshot.revision(), start: last }.encode();
         Some(Self { objects, token: Some(token), remaining })
     }
 }

@@ -12,8 +12,13 @@ pub(super) struct Path(Vec<Step>);
 enum Step {
     Field(String),
     Index(i64),
+    /// From here up to but not including there; absent ends are those of the list.
+    Slice(Option<i64>, Option<i64>),
     All,
-    Filter { path: Path, test: Test },
+    Filter {
+        path: Path,
+        test: Test,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +60,15 @@ fn walk<'a>(steps: &[Step], value: &'a Value) -> Option<&'a Value> {
             let items = value.as_array()?;
             let at = if *at < 0 { *at + i64::try_from(items.len()).ok()? } else { *at };
             walk(rest, items.get(usize::try_from(at).ok()?)?)
+        }
+        Step::Slice(from, to) => {
+            let items = value.as_array()?;
+            let place = |at: i64| {
+                let at = if at < 0 { at + i64::try_from(items.len()).ok()? } else { at };
+                Some(usize::try_from(at).ok()?.min(items.len()))
+            };
+            let (from, to) = (from.map_or(Some(0), place)?, to.map_or(Some(items.len()), place)?);
+            items.get(from..to)?.iter().find_map(|item| walk(rest, item))
         }
         Step::All => children(value).find_map(|child| walk(rest, child)),
         Step::Filter { path, test } => children(value)
@@ -105,6 +119,12 @@ fn bracket(text: &str) -> Option<(Option<Step>, &str)> {
         filter_step(filter.trim())?
     } else if let Some(name) = quoted(inner) {
         Step::Field(name.to_owned())
+    } else if let Some((from, to)) = inner.split_once(':') {
+        let end = |text: &str| match text.trim() {
+            "" => Some(None),
+            number => number.parse().ok().map(Some),
+        };
+        Step::Slice(end(from)?, end(to)?)
     } else {
         Step::Index(inner.parse().ok()?)
     };
@@ -173,6 +193,15 @@ mod tests {
             Some(Some(value)) => value.to_string(),
         };
         assert_eq!(found, expected, "{path}");
+    }
+
+    #[test]
+    fn slices_are_gos() {
+        check(".status.conditions[-1:].type", r#""Ready""#);
+        check(".status.conditions[0:1].type", r#""Synced""#);
+        check(".status.conditions[1:].type", r#""Ready""#);
+        check(".status.conditions[2:].type", "nothing");
+        check(".status.conditions[a:b].type", "no path");
     }
 
     #[test]

@@ -143,7 +143,7 @@ impl Format {
             result["conditions"] = conditions;
         }
         match include {
-            Include::None => {}
+            Include::None => result["object"] = Value::Null,
             Include::Metadata => result["object"] = partial_metadata(object, version),
             Include::Object => result["object"] = object,
         }

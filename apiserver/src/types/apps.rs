@@ -7,6 +7,7 @@ use super::check::{
     At, Causes, copy, default, ensure, is_empty, items, items_mut, members, part, percent, text,
 };
 use super::{Ctx, Strategy, pod, storage, words};
+use crate::registry::Selectable;
 use crate::status::ApiError;
 
 /// Whether a label selector selects nothing, for lack of requirements.
@@ -240,6 +241,10 @@ const REPLICA_COUNTS: [(&str, &str); 4] = [
 pub(super) struct ReplicationControllers;
 
 impl Strategy for ReplicationControllers {
+    fn selectable(&self) -> Vec<Selectable> {
+        vec![Selectable::new("status.replicas").or("0")]
+    }
+
     fn default(&self, obj: &mut Value) {
         let labels = obj["spec"]["template"]["metadata"]["labels"].clone();
         if !is_empty(&labels) {

@@ -81,6 +81,11 @@ pub trait Strategy: Send + Sync {
     /// Defaults that depend on other fields.
     fn default(&self, _obj: &mut Value) {}
 
+    /// Whether [`Strategy::validate`] alone judges a field, which the schema would otherwise call missing.
+    fn judges(&self, _field: &str) -> bool {
+        false
+    }
+
     /// Every bad field; `old` is there on updates.
     fn validate(
         &self,

@@ -160,6 +160,7 @@ impl Strategy for Pods {
             "status.nominatedNodeName",
             "status.phase",
             "status.podIP",
+            "status.podIPs",
         ];
         let mut fields: Vec<Selectable> = plain.into_iter().map(Selectable::new).collect();
         fields.push(Selectable::new("spec.hostNetwork").or("false"));

@@ -3,7 +3,7 @@
 use axum::response::Response;
 use http::StatusCode;
 use schema::apply::ApplyError;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::update::{Change, Plan, update};
 use super::{Writer, answer, create, decode, meta, patch};
@@ -18,7 +18,8 @@ pub(super) async fn handle(
     body: &[u8],
     subresource: Option<&str>,
 ) -> Result<Response, ApiError> {
-    let config = parse(&mut writer, body)?;
+    let api_version = call.resource.api_version();
+    let config = parse(&mut writer, body, (&api_version, &call.resource.kind))?;
     let name = call.info.name.clone();
     let plan = Plan::new(&name, subresource, None);
     // The object may come or go between two attempts; whoever goes on for long is unlucky.
@@ -47,17 +48,40 @@ pub(super) async fn handle(
     Err(writer.conflict(&name))
 }
 
-fn parse(writer: &mut Writer<'_>, body: &[u8]) -> Result<Value, ApiError> {
+/// The configuration, which must say that it is of this version and kind.
+pub(super) fn parse(
+    writer: &mut Writer<'_>,
+    body: &[u8],
+    (api_version, kind): (&str, &str),
+) -> Result<Value, ApiError> {
+    let undecodable = |fault| ApiError::BadRequest(format!("error decoding YAML: {fault}"));
     let decoded = decode::decode(body, decode::BodyFormat::Yaml)
-        .map_err(|fault| ApiError::BadRequest(format!("error decoding YAML: {fault}")))?;
-    let mut config = decoded.value;
-    writer.check_kind(&mut config, body)?;
+        .map_err(|fault| undecodable(format!("error converting YAML to JSON: {fault}")))?;
+    let config = match decoded.value {
+        Value::Null => json!({}),
+        config @ Value::Object(_) => config,
+        other => {
+            return Err(undecodable(format!(
+                "error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {} into Go value of type map[string]interface {{}}",
+                super::json_kind(&other)
+            )));
+        }
+    };
+    let said = |key: &str| config[key].as_str().unwrap_or_default();
+    if (said("apiVersion"), said("kind")) != (api_version, kind) {
+        let slash = if said("apiVersion").contains('/') { "" } else { "/" };
+        let (version, kind) = (said("apiVersion"), said("kind"));
+        let fault = format!("invalid object type: {slash}{version}, Kind={kind}");
+        return Err(ApiError::BadRequest(fault));
+    }
     match writer.options.field_validation {
         _ if decoded.complaints.is_empty() => (),
         FieldValidation::Ignore => (),
         FieldValidation::Warn => writer.warnings.extend(decoded.complaints),
         FieldValidation::Strict => {
-            let fault = format!("error strict decoding YAML: {}", decoded.complaints.join(", "));
+            let fault = decode::yaml_complaints(&decoded.complaints);
+            let fault =
+                format!("error strict decoding YAML: error converting YAML to JSON: {fault}");
             return Err(ApiError::BadRequest(fault));
         }
     }
@@ -97,9 +121,6 @@ fn merged(
     let force = writer.options.force.unwrap_or(false);
     let has_status = resource.subresources.contains_key("status");
     let mut object = schema.apply(old, config, &who, force, has_status).map_err(refused)?;
-    if object["metadata"]["name"].is_null() {
-        object["metadata"]["name"] = plan.name.clone().into();
-    }
     // Only a version that the client named guards the object.
     object["metadata"]["resourceVersion"] = config["metadata"]["resourceVersion"].clone();
     let unknown =
@@ -112,7 +133,7 @@ fn merged(
     Ok(object)
 }
 
-fn refused(error: ApplyError) -> ApiError {
+pub(super) fn refused(error: ApplyError) -> ApiError {
     match &error {
         ApplyError::Conflicts(conflicts) => ApiError::ApplyConflict {
             message: error.to_string(),

@@ -110,11 +110,36 @@ async fn once(writer: &mut Writer<'_>, mut object: Value) -> Result<Option<Bytes
     outcome
 }
 
+/// Objects of a definition that is being deleted are being deleted too.
+fn refuse_if_terminating(writer: &Writer<'_>, name: &str) -> Result<(), ApiError> {
+    let resource = writer.resource;
+    if resource.custom.is_none() || resource.bare_items {
+        return Ok(());
+    }
+    let registry = writer.core.registry();
+    let definitions = registry.find("apiextensions.k8s.io", "customresourcedefinitions");
+    let definition = definitions.and_then(|definitions| {
+        definitions.cache()?.get(None, &format!("{}.{}", resource.name, resource.group))
+    });
+    if definition.is_none_or(|definition| !definition.deleting()) {
+        return Ok(());
+    }
+    let about = resource.group_resource();
+    let why = "create not allowed while custom resource definition is terminating";
+    Err(ApiError::Forbidden {
+        message: format!("{about} {name:?} is forbidden: {why}"),
+        resource: Some(about),
+        name: name.to_owned(),
+        causes: Vec::new(),
+    })
+}
+
 async fn finish(
     writer: &mut Writer<'_>,
     object: &Value,
     name: &str,
 ) -> Result<Option<Bytes>, ApiError> {
+    refuse_if_terminating(writer, name)?;
     writer.validate(object, None, None)?;
     admission::validate(writer, None, object, None).await?;
     writer.warnings.extend(writer.resource.strategy.warnings(object, None));

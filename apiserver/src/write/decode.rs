@@ -99,7 +99,31 @@ fn yaml_fault(error: &serde_saphyr::Error) -> String {
         what if what.starts_with("unclosed bracket '{'") => "did not find expected ',' or '}'",
         other => other,
     };
-    if line.is_empty() { format!("yaml: {what}") } else { format!("yaml: {line}: {what}") }
+    // libyaml's scanner does not tell the first line, its parser does.
+    let is_scanner = !what.starts_with("did not find");
+    if line.is_empty() || is_scanner && line == "line 1" {
+        format!("yaml: {what}")
+    } else {
+        format!("yaml: {line}: {what}")
+    }
+}
+
+/// A complaint about a key that occurs twice, as Go's YAML library makes it.
+fn duplicate_key(error: &serde_saphyr::Error) -> String {
+    let text = error.to_string();
+    let between = |from: &str, to: &str| {
+        let rest = text.split_once(from)?.1;
+        Some(rest.split(to).next().unwrap_or(rest).trim().to_owned())
+    };
+    match (between("line ", " "), between("duplicate mapping key: ", ",")) {
+        (Some(line), Some(key)) => format!("line {line}: key {key:?} already set in map"),
+        _ => text,
+    }
+}
+
+/// Complaints about YAML, in one error.
+pub fn yaml_complaints(complaints: &[String]) -> String {
+    format!("yaml: unmarshal errors:\n  {}", complaints.join("\n  "))
 }
 
 fn yaml(body: &[u8]) -> Result<Decoded, String> {
@@ -109,12 +133,9 @@ fn yaml(body: &[u8]) -> Result<Decoded, String> {
         Ok(value) => Ok(Decoded { value, complaints: Vec::new() }),
         Err(strict_error) => {
             let options = serde_saphyr::options! { duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins };
-            let value = serde_saphyr::from_str_with_options(text, options)
-                .map_err(|e| format!("error converting YAML to JSON: {}", yaml_fault(&e)))?;
-            Ok(Decoded {
-                value,
-                complaints: vec![format!("yaml: unmarshal errors:\n  {strict_error}")],
-            })
+            let value =
+                serde_saphyr::from_str_with_options(text, options).map_err(|e| yaml_fault(&e))?;
+            Ok(Decoded { value, complaints: vec![duplicate_key(&strict_error)] })
         }
     }
 }
@@ -144,10 +165,7 @@ mod tests {
     #[test]
     fn broken_yaml_sounds_like_upstream() {
         let fault = super::yaml(b"a: [b").unwrap_err();
-        assert_eq!(
-            fault,
-            "error converting YAML to JSON: yaml: line 1: did not find expected ',' or ']'"
-        );
+        assert_eq!(fault, "yaml: line 1: did not find expected ',' or ']'");
     }
 
     #[test]
@@ -162,6 +180,6 @@ mod tests {
     fn yaml_takes_the_last_of_two() {
         let decoded = super::yaml(b"a: 1\nb: {c: x}\na: 2\n").unwrap();
         assert_eq!(decoded.value, json!({"a":2,"b":{"c":"x"}}));
-        assert_eq!(decoded.complaints.len(), 1);
+        assert_eq!(decoded.complaints, ["line 3: key \"a\" already set in map"]);
     }
 }

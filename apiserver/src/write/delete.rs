@@ -58,6 +58,12 @@ impl DeleteOptions {
                     ))
                 })?
                 .value;
+            if !options.is_object() && !options.is_null() {
+                return Err(ApiError::BadRequest(format!(
+                    "couldn't get version/kind; json parse error: json: cannot unmarshal {} into Go value of type struct {{ APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}",
+                    super::json_kind(&options)
+                )));
+            }
             let kind = options["kind"].as_str().unwrap_or("DeleteOptions");
             if kind != "DeleteOptions" && !kind.is_empty() {
                 let version = options["apiVersion"].as_str().unwrap_or_default();
@@ -98,6 +104,20 @@ impl DeleteOptions {
                 )));
             }
         };
+        if !options["orphanDependents"].is_null() && !options["orphanDependents"].is_boolean() {
+            return Err(ApiError::BadRequest(format!(
+                "json: cannot unmarshal {} into Go struct field DeleteOptions.orphanDependents of type bool",
+                super::json_kind(&options["orphanDependents"])
+            )));
+        }
+        if let (Some(policy), true) =
+            (options["propagationPolicy"].as_str(), options["orphanDependents"].is_boolean())
+        {
+            let text = format!(
+                "Invalid value: {policy:?}: orphanDependents and deletionPropagation cannot be both set"
+            );
+            causes.push(StatusCause::new("FieldValueInvalid", "propagationPolicy", text));
+        }
         let propagation = match (
             options["propagationPolicy"].as_str(),
             options["orphanDependents"].as_bool(),

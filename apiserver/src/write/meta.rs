@@ -14,6 +14,13 @@ use crate::types::words;
 ///
 /// Source: `TotalAnnotationSizeLimitB` in upstream's object validation.
 const ANNOTATION_BYTES: usize = 256 * 1024;
+/// What upstream judges of the new object alone, and once more when it compares it with the old one.
+const TOLD_OFTEN: [&str; 3] =
+    ["metadata.labels", "metadata.managedFields", "metadata.ownerReferences"];
+/// Longest name of a field manager.
+///
+/// Source: `FieldManagerMaxLength` in upstream's `apimachinery/pkg/apis/meta/v1/validation`.
+const MANAGER_BYTES: usize = 128;
 /// Finalizers that need no domain.
 const STANDARD_FINALIZERS: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
 
@@ -96,6 +103,8 @@ pub(super) fn prepare_update(object: &mut Value, old: &Value) {
     ];
     for key in fixed {
         match &old["metadata"][key] {
+            // Only deletion sets it; whoever sends one is told so.
+            Value::Null if key == "deletionTimestamp" => None,
             Value::Null => meta.remove(key),
             value => meta.insert(key.to_owned(), value.clone()),
         };
@@ -118,6 +127,7 @@ pub(super) fn validate(resource: &Resource, object: &Value, old: Option<&Value>)
     labels(&meta["labels"], "metadata.labels", &mut causes);
     annotations(&meta["annotations"], &mut causes);
     owners(&meta["ownerReferences"], &mut causes);
+    managers(&meta["managedFields"], &mut causes);
     finalizers(meta, old, &mut causes);
     if let Some(old) = old {
         immutable(meta, &old["metadata"], &mut causes);
@@ -125,10 +135,10 @@ pub(super) fn validate(resource: &Resource, object: &Value, old: Option<&Value>)
             // Upstream's own types judge metadata in several places, and tell it as often.
             let (finalizers, mut others): (Vec<Cause>, Vec<Cause>) =
                 causes.into_iter().partition(|c| c.field == "metadata.finalizers");
-            let labels: Vec<Cause> =
-                others.iter().filter(|c| c.field == "metadata.labels").cloned().collect();
+            let is_new = |c: &&Cause| TOLD_OFTEN.iter().any(|field| c.field.starts_with(field));
+            let often: Vec<Cause> = others.iter().filter(is_new).cloned().collect();
             others.extend(others.clone());
-            others.extend(labels.iter().cloned().chain(labels.clone()));
+            others.extend(often.iter().cloned().chain(often.clone()));
             causes = others;
             causes.extend(finalizers);
         }
@@ -184,26 +194,22 @@ fn annotations(annotations: &Value, causes: &mut Vec<Cause>) {
 
 fn owners(owners: &Value, causes: &mut Vec<Cause>) {
     let mut controller: Option<String> = None;
-    for (n, owner) in owners.as_array().into_iter().flatten().enumerate() {
+    for owner in owners.as_array().into_iter().flatten() {
         let text = |key: &str| owner[key].as_str().unwrap_or_default();
-        for key in ["apiVersion", "kind", "name", "uid"] {
+        for (key, fault) in [
+            ("apiVersion", "version must not be empty"),
+            ("kind", "must not be empty"),
+            ("name", "must not be empty"),
+            ("uid", "must not be empty"),
+        ] {
             if text(key).is_empty() {
-                let field = format!("metadata.ownerReferences[{n}].{key}");
-                let detail = if key == "apiVersion" {
-                    "version must not be empty"
-                } else {
-                    "must not be empty"
-                };
-                let detail = match key {
-                    "kind" | "name" | "uid" => format!("{key} {detail}"),
-                    _ => detail.to_owned(),
-                };
-                causes.push(Cause::invalid(
-                    field,
-                    &"".into(),
-                    detail.trim_start_matches("kind ").trim_start(),
-                ));
+                let field = format!("metadata.ownerReferences.{key}");
+                causes.push(Cause::invalid(field, &"".into(), fault));
             }
+        }
+        if (text("apiVersion"), text("kind")) == ("v1", "Event") {
+            let fault = "/v1, Kind=Event is disallowed from being an owner";
+            causes.push(Cause::invalid("metadata.ownerReferences", owner, fault));
         }
         if owner["controller"] == json!(true) {
             match &controller {
@@ -214,6 +220,17 @@ fn owners(owners: &Value, causes: &mut Vec<Cause>) {
                 )),
                 None => controller = Some(text("name").to_owned()),
             }
+        }
+    }
+}
+
+/// Faults of the record of field owners that a client brought.
+fn managers(entries: &Value, causes: &mut Vec<Cause>) {
+    for (n, entry) in entries.as_array().into_iter().flatten().enumerate() {
+        let manager = entry["manager"].as_str().unwrap_or_default();
+        if manager.len() > MANAGER_BYTES {
+            let field = format!("metadata.managedFields[{n}].manager");
+            causes.push(Cause::too_long(field, MANAGER_BYTES as u64));
         }
     }
 }
@@ -260,7 +277,7 @@ fn finalizers(meta: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
 }
 
 fn immutable(meta: &Value, old: &Value, causes: &mut Vec<Cause>) {
-    for key in ["name", "namespace", "uid", "creationTimestamp"] {
+    for key in ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp"] {
         if meta[key] != old[key] {
             causes.push(Cause::invalid(
                 format!("metadata.{key}"),
@@ -282,5 +299,25 @@ pub(super) fn track(writer: &Writer<'_>, old: Option<&Value>, object: &mut Value
         subresource: &writer.info.subresource,
         time: &time,
     };
+    forget_unknown_versions(writer, object);
     schema.track_update(old, object, &who);
+}
+
+/// What was owned in a version that is not served any more is nobody's.
+fn forget_unknown_versions(writer: &Writer<'_>, object: &mut Value) {
+    let own = writer.resource.api_version();
+    let registry = writer.core.registry();
+    let is_known = |entry: &Value| {
+        let version = entry["apiVersion"].as_str().unwrap_or_default();
+        let (group, name) = version.split_once('/').unwrap_or(("", version));
+        version == own || registry.by_kind(group, name, &writer.resource.kind).is_some()
+    };
+    if let Some(Value::Array(entries)) = object["metadata"].get_mut("managedFields")
+        && entries.iter().any(|entry| entry.as_object().is_some_and(|entry| !entry.is_empty()))
+    {
+        entries.retain(is_known);
+        if entries.is_empty() {
+            entries.push(json!({})); // Which says that there are none.
+        }
+    }
 }

@@ -61,6 +61,12 @@ pub struct Writer<'a> {
     pub admitted: bool,
 }
 
+/// Upstream prunes custom objects, and tells of it by name.
+fn sorted(mut paths: Vec<String>) -> Vec<String> {
+    paths.sort();
+    paths
+}
+
 impl<'a> Writer<'a> {
     /// A write for a request.
     pub fn new(call: &Call<'a>, options: WriteOptions) -> Self {
@@ -192,7 +198,10 @@ impl<'a> Writer<'a> {
                 summary(body)
             ))
         })?;
-        let mut value = decoded.value;
+        let mut value = match decoded.value {
+            Value::Null if !body.trim_ascii().is_empty() => Value::Object(Map::new()),
+            value => value,
+        };
         self.check_kind(&mut value, body)?;
         let unknown = match self.resource.schema.get() {
             Some(schema) => {
@@ -200,8 +209,16 @@ impl<'a> Writer<'a> {
             }
             None => Vec::new(),
         };
-        let mut complaints = decoded.complaints;
-        let unknown = decode::in_order(unknown, body, format);
+        let mut complaints = match (format, self.options.field_validation) {
+            (decode::BodyFormat::Yaml, FieldValidation::Strict)
+                if !decoded.complaints.is_empty() =>
+            {
+                vec![decode::yaml_complaints(&decoded.complaints)]
+            }
+            _ => decoded.complaints,
+        };
+        let bare = self.resource.custom.is_none() || self.resource.bare_items;
+        let unknown = if bare { decode::in_order(unknown, body, format) } else { sorted(unknown) };
         complaints.extend(unknown.into_iter().map(|path| format!("unknown field \"{path}\"")));
         match self.options.field_validation {
             _ if complaints.is_empty() => (),
@@ -275,8 +292,12 @@ impl<'a> Writer<'a> {
         let strategy = &self.resource.strategy;
         let mut causes = meta::validate(self.resource, value, old);
         let own = strategy.validate(value, old, subresource);
-        let by_schema =
+        let mut by_schema =
             self.resource.schema.get().map(|s| s.validate(value, old)).unwrap_or_default();
+        // Owners are judged with the metadata.
+        by_schema.retain(|cause| {
+            !cause.field.starts_with("metadata.ownerReferences") && !strategy.judges(&cause.field)
+        });
         causes.extend(schema::cause::merge(by_schema, own));
         self.refuse(value, causes)
     }

@@ -6,7 +6,7 @@ use schema::Schema;
 use schema::patch::PatchError;
 use serde_json::Value;
 
-use super::update::{Change, Plan, update};
+use super::update::{Change, Plan, fit_name, update};
 use super::{Writer, answer, decode, meta};
 use crate::handlers::Call;
 use crate::handlers::options::{FieldValidation, WriteOptions, invalid_options};
@@ -29,13 +29,10 @@ impl Language {
             "application/merge-patch+json" => Ok(Self::Merge),
             "application/strategic-merge-patch+json" if strategic => Ok(Self::Strategic),
             "application/apply-patch+yaml" => Ok(Self::Apply),
-            _ => {
-                let middle =
-                    if strategic { "application/strategic-merge-patch+json, " } else { "" };
-                Err(ApiError::UnsupportedMediaType(format!(
-                    "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, {middle}application/apply-patch+yaml"
-                )))
-            }
+            _ if strategic => Err(ApiError::UnsupportedPatch),
+            _ => Err(ApiError::UnsupportedMediaType(
+                "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml".to_owned(),
+            )),
         }
     }
 }
@@ -61,7 +58,7 @@ pub(super) async fn handle(call: &Call<'_>, body: &[u8]) -> Result<Response, Api
     answer(call, &writer, StatusCode::OK, patched)
 }
 
-fn check_options(language: Language, options: &WriteOptions) -> Result<(), ApiError> {
+pub(super) fn check_options(language: Language, options: &WriteOptions) -> Result<(), ApiError> {
     let mut causes = Vec::new();
     if language == Language::Apply {
         if options.field_manager.is_empty() {
@@ -78,7 +75,7 @@ fn check_options(language: Language, options: &WriteOptions) -> Result<(), ApiEr
 /// What a fault of the patch engines is for clients.
 pub(super) fn engine_fault(fault: PatchError, shown: &str) -> ApiError {
     match fault {
-        PatchError::Decode(_) => ApiError::BadRequest(fault.to_string()),
+        PatchError::Decode(_) | PatchError::Format(_) => ApiError::BadRequest(fault.to_string()),
         PatchError::TooManyOperations(_) => ApiError::TooLarge(fault.to_string()),
         PatchError::Unprocessable => ApiError::PatchFailed,
         PatchError::Strategic(text) => ApiError::Unknown(text),
@@ -110,6 +107,13 @@ pub(super) fn patched(
     let schema = schema.as_deref();
     let shown = || shown(schema, language, patch, old);
     let mut object = merged(schema, language, patch, old)?;
+    if language == Language::Strategic {
+        // What it makes is taken for the type, whatever it says.
+        object["kind"] = writer.resource.kind.clone().into();
+        object["apiVersion"] = writer.resource.api_version().into();
+    } else if object["kind"].as_str().unwrap_or_default().is_empty() {
+        object["kind"] = writer.resource.kind.clone().into();
+    }
     check_kind(writer, &object).map_err(|fault| not_a_result(&shown(), &fault))?;
     let Some(schema) = schema else { return Ok(object) };
     let unknown = schema.decode(&mut object).map_err(|fault| {
@@ -117,8 +121,13 @@ pub(super) fn patched(
         let fault = if strategic { restore_fault(fault) } else { fault.to_string() };
         not_a_result(&shown(), &fault)
     })?;
-    let complaints: Vec<String> =
-        unknown.iter().map(|path| format!("unknown field \"{path}\"")).collect();
+    let twice = match language {
+        Language::Merge | Language::Strategic => schema::patch::duplicates(patch),
+        Language::Json | Language::Apply => Vec::new(),
+    };
+    let twice = twice.iter().map(|path| format!("duplicate field \"{path}\""));
+    let unknown = unknown.iter().map(|path| format!("unknown field \"{path}\""));
+    let complaints: Vec<String> = twice.chain(unknown).collect();
     match writer.options.field_validation {
         _ if complaints.is_empty() => (),
         FieldValidation::Ignore => (),
@@ -144,7 +153,10 @@ fn merged(
         Language::Merge => schema::patch::merge(&mut object, patch),
         Language::Strategic | Language::Apply => {
             let schema = schema.ok_or(ApiError::MethodNotAllowed)?;
-            let patch = schema::patch::object(patch);
+            let patch = schema::patch::object(patch).map_err(|fault| match fault {
+                schema::patch::PatchError::Decode(text) => schema::patch::PatchError::Format(text),
+                other => other,
+            });
             patch.and_then(|patch| schema.strategic_merge(&mut object, &patch))
         }
     }
@@ -183,12 +195,11 @@ fn restore_fault(fault: schema::DecodeError) -> String {
             let kind = value.split(' ').next().unwrap_or_default();
             match (kind, expected.as_str()) {
                 ("object", e) if e.starts_with("[]") => "cannot restore slice from map".to_owned(),
-                ("object", e) if !e.contains('.') => format!("cannot convert map to {e}"),
                 (k, e) if e.starts_with("[]") => format!("cannot restore slice from {k}"),
                 (k, e) if e.starts_with("map[") => format!("cannot restore map from {k}"),
-                ("number", e) => format!("cannot convert int64 to {e}"),
+                ("number", "string") => "cannot convert int64 to string".to_owned(),
                 (k, e) if e.contains('.') => format!("cannot restore struct from: {k}"),
-                (k, e) => format!("cannot convert {k} to {e}"),
+                (_, e) => format!("unrecognized type: {e}"),
             }
         }
         other => other.to_string(),
@@ -223,10 +234,6 @@ fn check_kind(writer: &Writer<'_>, object: &Value) -> Result<(), String> {
 
 /// A patch cannot rename or move an object.
 pub(super) fn fit(writer: &Writer<'_>, name: &str, object: &mut Value) -> Result<(), ApiError> {
-    match object["metadata"]["name"].as_str().unwrap_or_default() {
-        other if other != name => Err(ApiError::BadRequest(format!(
-            "the name of the object ({other}) does not match the name on the URL ({name})"
-        ))),
-        _ => meta::fit_namespace(writer, object),
-    }
+    fit_name(name, object)?;
+    meta::fit_namespace(writer, object)
 }

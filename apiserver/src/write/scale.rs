@@ -2,6 +2,7 @@
 
 use axum::response::Response;
 use http::StatusCode;
+use schema::{Schema, apply};
 use serde_json::{Value, json};
 
 use super::patch::Language;
@@ -22,15 +23,19 @@ pub(super) async fn handle(call: &Call<'_>, body: &[u8]) -> Result<Response, Api
     }
     let options = WriteOptions::parse(&call.query, call.method)?;
     let mut writer = Writer::new(call, options);
-    let agent = meta::agent(call.headers);
-    let plan =
-        Plan { scale: Some(&paths), ..Plan::new(&call.info.name, Some("scale"), Some(&agent)) };
-    let wanted = Wanted::parse(call, body)?;
-    let updated = update(&mut writer, &plan, |_, old| {
-        let scale = wanted.over(&scale(call.resource, &paths, old))?;
+    let manager = writer.manager(&meta::agent(call.headers));
+    let plan = Plan { scale: Some(&paths), ..Plan::new(&call.info.name, Some("scale"), None) };
+    let wanted = Wanted::parse(call, &mut writer, body)?;
+    let updated = update(&mut writer, &plan, |writer, old| {
+        let mut before = scale(call.resource, &paths, old);
+        before["metadata"]["managedFields"] = apply::scale_owners(old, &paths.spec_replicas);
+        let force = writer.options.force.unwrap_or(false);
+        let scale = wanted.over(&before, &manager, force)?;
         let replicas = check(&plan.name, &scale)?;
         let mut object = old.clone();
         put(&mut object, &paths.spec_replicas, replicas.into());
+        let version = call.resource.api_version();
+        apply::take_scale_owners(&mut object, &scale, &paths.spec_replicas, &version);
         object["metadata"]["resourceVersion"] = scale["metadata"]["resourceVersion"].clone();
         if let Some(uid) = scale["metadata"]["uid"].as_str().filter(|u| !u.is_empty()) {
             object["metadata"]["uid"] = uid.into();
@@ -65,12 +70,21 @@ fn paths(resource: &Resource) -> Option<ScalePaths> {
 enum Wanted<'b> {
     Whole(Value),
     Patch(Language, &'b [u8]),
+    Apply(Value),
 }
 
 impl<'b> Wanted<'b> {
-    fn parse(call: &Call<'_>, body: &'b [u8]) -> Result<Self, ApiError> {
+    fn parse(call: &Call<'_>, writer: &mut Writer<'_>, body: &'b [u8]) -> Result<Self, ApiError> {
         if call.info.verb == "patch" {
-            return Ok(Self::Patch(Language::of(call)?, body));
+            let language = Language::of(call)?;
+            patch::check_options(language, &writer.options)?;
+            return Ok(match language {
+                Language::Apply => {
+                    let kind = (schema::apply::SCALE_VERSION, "Scale");
+                    Self::Apply(super::apply::parse(writer, body, kind)?)
+                }
+                other => Self::Patch(other, body),
+            });
         }
         let decoded = decode::decode(body, decode::body_format(call.headers)?);
         let scale = decoded.map_err(|e| {
@@ -83,9 +97,24 @@ impl<'b> Wanted<'b> {
         matches!(self, Self::Whole(_))
     }
 
-    fn over(&self, current: &Value) -> Result<Value, ApiError> {
-        match self {
-            Self::Whole(scale) => Ok(scale.clone()),
+    fn over(&self, current: &Value, manager: &str, force: bool) -> Result<Value, ApiError> {
+        let schema = Schema::for_gvk("autoscaling", "v1", "Scale").ok_or(ApiError::NoResource)?;
+        let who = apply::Writer {
+            manager,
+            api_version: apply::SCALE_VERSION,
+            subresource: "scale",
+            time: "",
+        };
+        let mut scale = match self {
+            Self::Apply(config) => {
+                let applied = schema.apply(Some(current), config, &who, force, false);
+                let mut scale = applied.map_err(super::apply::refused)?;
+                // Only a version that the client named guards the object.
+                scale["metadata"]["resourceVersion"] =
+                    config["metadata"]["resourceVersion"].clone();
+                return Ok(scale);
+            }
+            Self::Whole(scale) => scale.clone(),
             Self::Patch(language, text) => {
                 let mut scale = current.clone();
                 // Scale has no lists, so that the merging languages mean the same.
@@ -94,9 +123,11 @@ impl<'b> Wanted<'b> {
                     _ => schema::patch::merge(&mut scale, text),
                 };
                 done.map_err(|fault| patch::engine_fault(fault, ""))?;
-                Ok(scale)
+                scale
             }
-        }
+        };
+        schema.track_update(Some(current), &mut scale, &who);
+        Ok(scale)
     }
 }
 

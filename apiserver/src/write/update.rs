@@ -92,7 +92,7 @@ pub(super) async fn handle(call: &Call<'_>, body: &[u8]) -> Result<Response, Api
     answer(call, &writer, StatusCode::OK, updated)
 }
 
-fn fit_name(name: &str, object: &Value) -> Result<(), ApiError> {
+pub(super) fn fit_name(name: &str, object: &Value) -> Result<(), ApiError> {
     match object["metadata"]["name"].as_str().unwrap_or_default() {
         "" => Err(ApiError::BadRequest(format!(
             "the name of the object ({name} based on URL) was undeterminable: name must be provided"

@@ -63,8 +63,7 @@ async fn tls_proves_both_sides() {
 
     let strange = Authority::new(dir.path(), "strange");
     let (certificate, key) = strange.sign("stranger");
-    let unknown_client =
-        EtcdTls { certificate: Some(certificate), key: Some(key), ..tls.clone() };
+    let unknown_client = EtcdTls { certificate: Some(certificate), key: Some(key), ..tls.clone() };
     let unknown_server = EtcdTls { ca: Some(strange.certificate.clone()), ..tls.clone() };
     let anonymous = EtcdTls { certificate: None, key: None, ..tls.clone() };
     let (one, two, three) =
@@ -90,8 +89,10 @@ async fn the_timer_compacts_what_is_old_and_nothing_else() {
     };
     let other = EtcdStore::connect(&options(None)).await.unwrap();
     let first = other.commit("/registry/g/p/a", Expect::Absent, Some("1".into())).await.unwrap();
-    let second = other.commit("/registry/g/p/a", Expect::At(first), Some("2".into())).await.unwrap();
-    let past = async || other.range("/registry/g/p/", Some(first)).await.map(|range| range.revision);
+    let second =
+        other.commit("/registry/g/p/a", Expect::At(first), Some("2".into())).await.unwrap();
+    let past =
+        async || other.range("/registry/g/p/", Some(first)).await.map(|range| range.revision);
     tokio::time::sleep(INTERVAL * 3).await;
     assert_eq!(past().await.unwrap(), first, "nobody has the timer");
 

@@ -51,8 +51,10 @@ fn running() -> Option<OsString> {
 
 /// Replays on an API server as `improv up --players none --nodes 0` has it: with this project's types.
 async fn replay_alone(config: Config) {
-    let mut files: Vec<_> =
-        std::fs::read_dir(root().join("crds")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut files: Vec<_> = std::fs::read_dir(root().join("crds"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     files.sort();
     let crds = files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
     let bind = Some(([127, 0, 0, 1], 0).into());

@@ -119,7 +119,7 @@ impl Entry {
         })
     }
 
-    fn into_json(self) -> Value {
+    pub(super) fn into_json(self) -> Value {
         let mut json = Map::new();
         let mut put = |key: &str, value: Value| _ = json.insert(key.to_owned(), value);
         put("manager", self.manager.into());

@@ -5,8 +5,10 @@
 //!
 //! Source: kubernetes.io, "Server-Side Apply"; KEP-555.
 
+mod last_applied;
 mod managers;
 mod policy;
+mod scale;
 mod set;
 mod walk;
 
@@ -15,9 +17,8 @@ use serde_json::{Map, Value, json};
 use crate::Schema;
 pub use managers::Writer;
 use managers::{Entry, Operation};
+pub use scale::{SCALE_VERSION, scale_owners, take_scale_owners};
 pub use set::FieldSet;
-
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// Owner of what was there before anybody applied, if nothing was recorded.
 const BEFORE_FIRST_APPLY: &str = "before-first-apply";
@@ -92,22 +93,27 @@ impl Schema {
         has_status: bool,
     ) -> Result<Value, ApplyError> {
         self.check_config(config)?;
+        let whole = config;
         let mut config = config.clone();
         restrict(&mut config, writer.subresource, has_status);
         let result = self.apply_checked(live, &config, writer, force);
-        let (Err(ApplyError::Conflicts(conflicts)), Some(live), "kubectl") =
-            (&result, live, writer.manager)
-        else {
-            return result;
+        let (Some(live), "kubectl") = (live, writer.manager) else { return result };
+        let applied = match result {
+            // What client-side apply wrote last may be taken over by its successor.
+            Err(ApplyError::Conflicts(mut conflicts)) => {
+                let mine = self.last_applied(live);
+                conflicts.retain(|conflict| !mine.contains(&conflict.field));
+                if !conflicts.is_empty() {
+                    return Err(ApplyError::Conflicts(conflicts));
+                }
+                self.apply_checked(Some(live), &config, writer, true)
+            }
+            other => other,
         };
-        // What client-side apply wrote last may be taken over by its successor.
-        let mine = self.last_applied(live);
-        let strangers: Vec<Conflict> =
-            conflicts.iter().filter(|conflict| !mine.contains(&conflict.field)).cloned().collect();
-        if strangers.is_empty() {
-            return self.apply_checked(Some(live), &config, writer, true);
-        }
-        Err(ApplyError::Conflicts(strangers))
+        applied.map(|mut object| {
+            last_applied::renew(&mut object, whole);
+            object
+        })
     }
 
     fn apply_checked(
@@ -145,11 +151,9 @@ impl Schema {
             return Err(ApplyError::Conflicts(conflicts));
         }
         disown(&mut entries, &changes);
-        if let Some(mut last) = last
-            && last.set() == mine.set()
-            && last.api_version == mine.api_version
-        {
-            mine.time = last.time;
+        if changes.set.is_empty() && changes.removed.is_empty() {
+            // Only who changes something wrote it at some time.
+            mine.time = last.map(|last| last.time).unwrap_or_default();
         }
         entries.push(mine);
         managers::write(&mut merged, entries);
@@ -217,13 +221,19 @@ impl Schema {
         (!set.is_empty()).then(|| Entry::new(&writer, Operation::Update, set))
     }
 
-    /// Paths of what `kubectl apply` without `--server-side` wrote last.
+    /// Paths of what `kubectl apply` without `--server-side` wrote last and nobody has changed since.
     fn last_applied(&self, live: &Value) -> Vec<String> {
-        let annotations = live.pointer("/metadata/annotations");
-        let text = annotations.and_then(|a| a.get(LAST_APPLIED)).and_then(Value::as_str);
-        let config: Value =
-            text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or(Value::Null);
-        walk::to_set(Some(&self.root), &config).paths()
+        let config = last_applied::text(live).and_then(|text| serde_json::from_str(text).ok());
+        let Some(config) = config.filter(|c: &Value| c.get("apiVersion") == live.get("apiVersion"))
+        else {
+            return Vec::new();
+        };
+        let root = Some(&*self.root);
+        let changes = walk::compare(root, &config, live);
+        let mut set = walk::to_set(root, &config);
+        set.subtract(&changes.set);
+        set.subtract(&changes.removed);
+        set.paths()
     }
 
     fn check_config(&self, config: &Value) -> Result<(), ApplyError> {
@@ -300,5 +310,7 @@ fn disown(entries: &mut [Entry], changes: &walk::Changes) {
     }
 }
 
+#[cfg(test)]
+mod properties;
 #[cfg(test)]
 mod tests;

@@ -128,6 +128,20 @@ impl FieldSet {
         }
     }
 
+    /// Whether the field at a path of names is in the set.
+    pub(super) fn has(&self, path: &[impl AsRef<str>]) -> bool {
+        let found = path.iter().try_fold(self, |set, name| set.children.get(&field(name.as_ref())));
+        found.is_some_and(|set| set.member)
+    }
+
+    /// The set of one field.
+    pub(super) fn of_path(path: &[impl AsRef<str>]) -> FieldSet {
+        path.iter().rev().fold(FieldSet::leaf(), |below, name| FieldSet {
+            member: false,
+            children: BTreeMap::from([(field(name.as_ref()), below)]),
+        })
+    }
+
     /// All members as paths such as `.spec.containers[name="a"].image`, in order.
     pub(super) fn paths(&self) -> Vec<String> {
         let mut paths = Vec::new();

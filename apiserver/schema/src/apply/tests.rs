@@ -1,29 +1,28 @@
-use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
 
 const NOW: &str = "2026-01-01T00:00:00Z";
 
-fn maps() -> Schema {
+pub(super) fn maps() -> Schema {
     Schema::for_gvk("", "v1", "ConfigMap").unwrap()
 }
 
-fn writer(manager: &str) -> Writer<'_> {
+pub(super) fn writer(manager: &str) -> Writer<'_> {
     Writer { manager, api_version: "v1", subresource: "", time: NOW }
 }
 
-fn config(data: Value) -> Value {
+pub(super) fn config(data: Value) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "data": data})
 }
 
 #[track_caller]
-fn apply_map(live: Option<&Value>, manager: &str, data: Value) -> Value {
+pub(super) fn apply_map(live: Option<&Value>, manager: &str, data: Value) -> Value {
     maps().apply(live, &config(data), &writer(manager), false, false).unwrap()
 }
 
 /// `manager operation[/subresource] fields` a line, sorted.
-fn owners(object: &Value) -> Vec<String> {
+pub(super) fn owners(object: &Value) -> Vec<String> {
     let entries = object.pointer("/metadata/managedFields").and_then(Value::as_array);
     let mut lines: Vec<String> = entries
         .into_iter()
@@ -141,21 +140,29 @@ fn managed_fields_can_be_forgotten_but_not_forged() {
 
 #[test]
 fn kubectl_may_take_over_what_it_applied_on_the_client_side() {
-    let annotation = json!({"data": {"a": "b"}}).to_string();
+    let annotation = config(json!({"a": "b"})).to_string();
     let mut live = config(json!({"a": "b"}));
-    live["metadata"]["annotations"] = json!({ (LAST_APPLIED): annotation });
+    live["metadata"]["annotations"] = json!({ (last_applied::ANNOTATION): annotation });
     maps().track_update(None, &mut live, &writer("kubectl-client-side-apply"));
     let new = config(json!({"a": "c"}));
     assert!(maps().apply(Some(&live), &new, &writer("alpha"), false, false).is_err());
     let live = maps().apply(Some(&live), &new, &writer("kubectl"), false, false).unwrap();
     assert_eq!(live["data"]["a"], "c");
+    // And the annotation stays true, so that client-side apply could go on.
+    assert_eq!(
+        live["metadata"]["annotations"][last_applied::ANNOTATION],
+        format!(
+            "{}\n",
+            r#"{"apiVersion":"v1","data":{"a":"c"},"kind":"ConfigMap","metadata":{"name":"c"}}"#
+        )
+    );
 }
 
-fn deployment(spec: Value) -> Value {
+pub(super) fn deployment(spec: Value) -> Value {
     json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": spec})
 }
 
-fn apps(manager: &str) -> Writer<'_> {
+pub(super) fn apps(manager: &str) -> Writer<'_> {
     Writer { api_version: "apps/v1", ..writer(manager) }
 }
 
@@ -339,95 +346,4 @@ fn field_sets_read_back() {
             ".spec.s[=\"x\"]"
         ]
     );
-}
-
-fn data() -> impl Strategy<Value = Value> {
-    proptest::collection::btree_map("[a-e]", "[0-2]", 0..5).prop_map(|map| json!(map))
-}
-
-/// A pod spec with some containers, each with some ports.
-fn containers() -> impl Strategy<Value = Value> {
-    let ports = proptest::collection::btree_map(1..4u16, "[a-c]", 0..3).prop_map(|ports| {
-        ports
-            .into_iter()
-            .map(|(port, name)| json!({"containerPort": port, "name": name}))
-            .collect::<Vec<_>>()
-    });
-    proptest::collection::btree_map("[a-c]", ("[x-z]", ports), 1..4).prop_map(|map| {
-        let list: Vec<Value> = map
-            .into_iter()
-            .map(|(name, (image, ports))| json!({"name": name, "image": image, "ports": ports}))
-            .collect();
-        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": list}})
-    })
-}
-
-/// Every value of `config` is in `object`; lists of objects are found by their first field.
-fn contains(object: &Value, config: &Value) -> bool {
-    match (object, config) {
-        (Value::Object(object), Value::Object(config)) => config
-            .iter()
-            .all(|(name, value)| object.get(name).is_some_and(|found| contains(found, value))),
-        (Value::Array(object), Value::Array(config)) => {
-            config.iter().all(|value| object.iter().any(|found| contains(found, value)))
-        }
-        _ => object == config,
-    }
-}
-
-proptest! {
-    #[test]
-    fn apply_is_idempotent(first in data(), second in data()) {
-        let live = apply_map(None, "alpha", first);
-        let once = maps().apply(Some(&live), &config(second.clone()), &writer("beta"), true, false).unwrap();
-        let twice = maps().apply(Some(&once), &config(second), &writer("beta"), false, false).unwrap();
-        prop_assert_eq!(once, twice);
-    }
-
-    #[test]
-    fn apply_of_lists_is_idempotent_and_complete(first in containers(), second in containers()) {
-        let pods = Schema::for_gvk("", "v1", "Pod").unwrap();
-        let live = pods.apply(None, &first, &writer("alpha"), false, true).unwrap();
-        let once = pods.apply(Some(&live), &second, &writer("beta"), true, true).unwrap();
-        prop_assert!(contains(&once["spec"], &second["spec"]), "{} lacks {}", once, second);
-        let twice = pods.apply(Some(&once), &second, &writer("beta"), false, true).unwrap();
-        prop_assert_eq!(once, twice);
-    }
-
-    #[test]
-    fn disjoint_appliers_commute(left in data(), right in data()) {
-        let rename = |data: &Value, prefix: &str| -> Value {
-            let map = data.as_object().unwrap();
-            map.iter().map(|(k, v)| (format!("{prefix}{k}"), v.clone())).collect::<Map<_, _>>().into()
-        };
-        let (left, right) = (rename(&left, "l"), rename(&right, "r"));
-        let base = apply_map(None, "base", json!({"z": "z"}));
-        let a = apply_map(Some(&apply_map(Some(&base), "left", left.clone())), "right", right.clone());
-        let b = apply_map(Some(&apply_map(Some(&base), "right", right)), "left", left);
-        prop_assert_eq!(&a["data"], &b["data"]);
-        prop_assert_eq!(owners(&a), owners(&b));
-    }
-
-    #[test]
-    fn no_write_loses_what_another_applied(
-        mine in data(),
-        theirs in proptest::collection::vec(data(), 1..4),
-    ) {
-        let mut live = apply_map(None, "mine", mine.clone());
-        for data in theirs {
-            // Without force: refused, or mine stays as it was.
-            if let Ok(next) = maps().apply(Some(&live), &config(data), &writer("theirs"), false, false) {
-                live = next;
-            }
-            prop_assert!(contains(&live["data"], &mine));
-        }
-        // Taking all back leaves exactly what the other applied.
-        let live = apply_map(Some(&live), "mine", json!({}));
-        let left = live.get("data").cloned().unwrap_or(json!({}));
-        let theirs = owners(&live).into_iter().find(|line| line.starts_with("theirs "));
-        for name in left.as_object().unwrap().keys() {
-            let element = format!("f:{}", name);
-            prop_assert!(theirs.as_ref().is_some_and(|line| line.contains(&element)));
-        }
-    }
 }

@@ -73,7 +73,10 @@ pub(super) fn to_set(node: Option<&Node>, value: &Value) -> FieldSet {
     match shape(node, value) {
         Shape::Map(map) if !map.is_empty() => {
             for (name, value) in map {
-                found.put(set::field(name), to_set(child(node, name).as_deref(), value));
+                let mut inner = to_set(child(node, name).as_deref(), value);
+                // What no schema declares is a member itself, not only what is in it.
+                inner.member |= node.is_none_or(|node| node.field(name).is_none());
+                found.put(set::field(name), inner);
             }
         }
         Shape::List(list) if !list.is_empty() => {
@@ -196,6 +199,11 @@ pub(super) fn merge(node: Option<&Node>, live: &mut Value, config: &Value) {
         (Shape::Map(_), Shape::Map(config)) => {
             let Value::Object(live) = live else { return };
             for (name, value) in config {
+                // A null that a custom type does not take says nothing.
+                let child_node = child(node, name);
+                if value.is_null() && child_node.is_some_and(|n| !n.typed && !n.nullable) {
+                    continue;
+                }
                 match live.get_mut(name) {
                     Some(live) => merge(child(node, name).as_deref(), live, value),
                     None => _ = live.insert(name.clone(), value.clone()),
@@ -351,12 +359,30 @@ pub(super) fn type_errors(node: &Node, value: &Value, path: &str, errors: &mut V
     }
 }
 
+/// Whether nothing tells an entry of a list map from others.
+fn lacks_keys(node: &Node, value: &Value) -> bool {
+    let entry = node.items.as_ref().map(Edge::node);
+    let has = |key: &str| {
+        let default = entry.as_ref().and_then(|entry| entry.field(key)?.edge.default.as_ref());
+        value.get(key).is_some() || default.is_some()
+    };
+    !node.typed
+        && value.is_object()
+        && !node.keys.is_empty()
+        && !node.keys.iter().any(|key| has(key))
+}
+
 fn list_errors(node: &Node, list: &[Value], path: &str, errors: &mut Vec<String>) {
     let items = items(Some(node));
     let mut seen = std::collections::HashSet::new();
     for (index, value) in list.iter().enumerate() {
         let place = match node.list {
             ListType::Atomic => format!("{path}[{index}]"),
+            ListType::Map if lacks_keys(node, value) => {
+                let keys = serde_json::to_string(&node.keys).unwrap_or_default();
+                errors.push(format!("{path}: element {index}: associative list with keys has an element that omits all key fields {keys} (and doesn't have default values for any key fields)"));
+                continue;
+            }
             _ => {
                 let mut one = FieldSet::default();
                 let element = element(Some(node), value);

@@ -259,9 +259,7 @@ fn select(operand: Type, field: &str) -> Result<Type> {
         Type::Optional(inner) => Ok(Type::Optional(select(*inner, field)?.into())),
         Type::Object(node, is_resource) => {
             if is_resource && field == "metadata" {
-                let text = || Box::new(Type::TEXT);
-                // Of its metadata an expression sees `name` and `generateName`.
-                return Ok(Type::Map(text(), 2));
+                return Ok(Type::Metadata);
             }
             let declared = node.fields.iter().find(|f| super::value::escape(&f.name) == field);
             match declared {
@@ -272,6 +270,9 @@ fn select(operand: Type, field: &str) -> Result<Type> {
                 None => undefined(),
             }
         }
+        // Of its metadata an expression sees this alone.
+        Type::Metadata if matches!(field, "name" | "generateName") => Ok(Type::TEXT),
+        Type::Metadata => undefined(),
         other => {
             wrong(format!("type '{other}' does not support field selection"), format!(".{field}"))
         }

@@ -219,8 +219,11 @@ fn cause(rule: &Json, place: &Place<'_>, message: &str) -> Cause {
     match text("reason") {
         Some("FieldValueForbidden") => Cause::forbidden(field, message),
         Some("FieldValueRequired") => Cause::required(field, message),
-        Some("FieldValueDuplicate") => Cause::duplicate(field, value),
         // Recorded: objects and lists are not shown.
+        Some("FieldValueDuplicate") if value.is_object() || value.is_array() => {
+            Cause { reason: Reason::Duplicate, field, message: "Duplicate value".to_owned() }
+        }
+        Some("FieldValueDuplicate") => Cause::duplicate(field, value),
         _ if value.is_object() || value.is_array() => {
             Cause { reason: Reason::Invalid, field, message: format!("Invalid value: {message}") }
         }

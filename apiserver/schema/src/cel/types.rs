@@ -26,6 +26,8 @@ pub(super) enum Type {
     Timestamp,
     List(Box<Type>, u64),
     Map(Box<Type>, u64),
+    /// What a resource shows of its metadata.
+    Metadata,
     /// An object with declared fields; a resource shows little of its metadata.
     Object(Arc<Node>, bool),
     Optional(Box<Type>),
@@ -46,7 +48,7 @@ impl fmt::Display for Type {
             Type::Timestamp => f.write_str("google.protobuf.Timestamp"),
             Type::List(item, _) => write!(f, "list({item})"),
             Type::Map(value, _) => write!(f, "map(string, {value})"),
-            Type::Object(..) => f.write_str("object"),
+            Type::Object(..) | Type::Metadata => f.write_str("object"),
             Type::Optional(inner) => write!(f, "optional_type({inner})"),
         }
     }

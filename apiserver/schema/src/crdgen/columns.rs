@@ -96,7 +96,6 @@ pub(super) fn columns(group: &str, version: &str, plural: &str) -> Vec<Value> {
 /// Fields beyond name and namespace that upstream's field selectors know.
 pub(super) fn selectable(plural: &str) -> &'static [&'static str] {
     match plural {
-        "replicasets" => &[".status.replicas"],
         "resourceslices" => &[".spec.driver", ".spec.nodeName"],
         _ => &[],
     }

@@ -54,17 +54,33 @@ fn operations(patch: &[u8]) -> Result<Vec<Operation>, PatchError> {
             )));
         }
     };
-    let list = list.into_iter().map(serde_json::from_value);
-    list.collect::<Result<_, _>>().map_err(|error| PatchError::Decode(error.to_string()))
+    list.into_iter().map(operation).collect()
+}
+
+fn operation(value: Value) -> Result<Operation, PatchError> {
+    let kind = match &value {
+        Value::Array(_) => "array",
+        Value::String(_) => "string",
+        Value::Number(_) => "number",
+        Value::Bool(_) => "bool",
+        Value::Object(_) | Value::Null => {
+            let fault = |error: serde_json::Error| PatchError::Decode(error.to_string());
+            return serde_json::from_value(value).map_err(fault);
+        }
+    };
+    Err(PatchError::Decode(format!(
+        "json: cannot unmarshal {kind} into Go value of type handlers.jsonPatchOp"
+    )))
 }
 
 /// `None` if the operation does not fit the document.
 fn run(document: &mut Value, operation: Operation) -> Option<()> {
     let path = segments(operation.path.as_deref()?)?;
     match operation.op.as_str() {
-        "add" => add(document, &path, operation.value?),
+        // Nothing to add is null.
+        "add" => add(document, &path, operation.value.unwrap_or_default()),
         "remove" => remove(document, &path).map(drop),
-        "replace" => replace(document, &path, operation.value?),
+        "replace" => replace(document, &path, operation.value.unwrap_or_default()),
         "move" => {
             let from = segments(operation.from.as_deref()?)?;
             if path.len() > from.len() && path.starts_with(&from) {
@@ -87,12 +103,12 @@ fn run(document: &mut Value, operation: Operation) -> Option<()> {
     }
 }
 
-/// The parts of a JSON pointer, unescaped.
+/// The parts of a JSON pointer, unescaped. Recorded: upstream does not look at what is before the first slash.
 fn segments(pointer: &str) -> Option<Vec<String>> {
     if pointer.is_empty() {
         return Some(Vec::new());
     }
-    let parts = pointer.strip_prefix('/')?.split('/');
+    let parts = pointer.split_once('/')?.1.split('/');
     Some(parts.map(|part| part.replace("~1", "/").replace("~0", "~")).collect())
 }
 
@@ -116,10 +132,7 @@ fn get_mut<'a>(document: &'a mut Value, path: &[String]) -> Option<&'a mut Value
 }
 
 fn add(document: &mut Value, path: &[String], value: Value) -> Option<()> {
-    let Some((last, parents)) = path.split_last() else {
-        *document = value;
-        return Some(());
-    };
+    let (last, parents) = path.split_last()?;
     match get_mut(document, parents)? {
         Value::Object(map) => _ = map.insert(last.clone(), value),
         Value::Array(list) => {

@@ -17,6 +17,9 @@ pub enum PatchError {
     /// The text is no patch: 400 BadRequest.
     #[error("error decoding patch: {0}")]
     Decode(String),
+    /// A patch, or a directive of one, that is not written as it must be: 400 BadRequest.
+    #[error("{0}")]
+    Format(String),
     /// More operations than a JSON patch may have: 413 RequestEntityTooLarge.
     #[error("The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {0}")]
     TooManyOperations(usize),
@@ -52,9 +55,18 @@ pub fn json(target: &mut Value, patch: &[u8]) -> Result<(), PatchError> {
 /// # Errors
 /// [`PatchError::Decode`] if the patch is no JSON object.
 pub fn merge(target: &mut Value, patch: &[u8]) -> Result<(), PatchError> {
+    if patch.trim_ascii() == b"null" {
+        return Err(PatchError::Format("Invalid JSON Patch".to_owned()));
+    }
     let patch = object(patch)?;
     merge_map(target, &patch);
     Ok(())
+}
+
+/// Fields that a merge patch has twice; the last one counts.
+#[must_use]
+pub fn duplicates(patch: &[u8]) -> Vec<String> {
+    parser::parse(patch).map(|parsed| parsed.duplicates).unwrap_or_default()
 }
 
 /// The JSON object that a merge patch is.

@@ -36,12 +36,15 @@ fn merge_map(node: Option<&Node>, live: &mut Object, patch: &Object) -> Result<(
             return Ok(());
         }
     }
-    if let Some(Value::Array(retained)) = patch.get(RETAIN_KEYS) {
-        check_retained(patch, retained)?;
+    if let Some(retained) = patch.get(RETAIN_KEYS) {
+        let retained = check_retained(patch, retained)?;
         live.retain(|name, _| retained.iter().any(|kept| kept == name));
     }
     for (name, value) in patch {
-        if name == PATCH || name == RETAIN_KEYS || name.starts_with(SET_ORDER) {
+        if name.starts_with(SET_ORDER) {
+            list_of(value)?;
+        }
+        if name == RETAIN_KEYS || name.starts_with(SET_ORDER) {
             continue;
         }
         if let Some(list) = name.strip_prefix(DELETE_PRIMITIVES) {
@@ -56,7 +59,7 @@ fn merge_map(node: Option<&Node>, live: &mut Object, patch: &Object) -> Result<(
         if let Some(list) = name.strip_prefix(SET_ORDER)
             && !patch.contains_key(list)
         {
-            reorder(edge(node, list), live, list, order);
+            reorder(edge(node, list), live, list, order)?;
         }
     }
     Ok(())
@@ -116,6 +119,9 @@ fn merge_list(
     match merge_key {
         Some(key) => merge_entries(items.as_deref(), key, live, patch, order),
         None => {
+            if let Some(Value::Array(order)) = order {
+                check_order(patch, order, None)?;
+            }
             let server = live.clone();
             for value in patch.iter().filter(|value| !value.is_object()) {
                 if !live.contains(value) {
@@ -142,23 +148,27 @@ fn merge_entries(
         return Ok(());
     }
     if let Some(Value::Array(order)) = order {
-        check_order(patch, order, key)?;
+        check_order(patch, order, Some(key))?;
     }
     let server: Vec<Value> = live.clone();
     for entry in patch {
         let Value::Object(entry) = entry else {
-            return Err(PatchError::Strategic(format!(
-                "expected map, got {} in the list",
-                go_print(entry)
-            )));
+            return Err(PatchError::Strategic(match server.as_slice() {
+                [] => format!("expected map, got {} in the list", go_print(entry)),
+                _ => {
+                    let lists = Value::from(vec![Value::from(server), Value::from(patch)]);
+                    format!("list element types are not identical: {}", go_print(&lists))
+                }
+            }));
         };
-        let what = directive(entry)?;
-        let Some(value) = entry.get(key) else {
-            return Err(PatchError::Strategic(format!(
-                "map: {} does not contain declared merge key: {key}",
-                go_print_map(entry)
-            )));
+        let what = match entry.get(PATCH) {
+            Some(what) if what == "merge" => {
+                let fault = "merging lists cannot yet be specified in the patch";
+                return Err(PatchError::Strategic(fault.to_owned()));
+            }
+            _ => directive(entry)?,
         };
+        let Some(value) = entry.get(key) else { return Err(no_merge_key(entry, key)) };
         let matches = |candidate: &Value| candidate.get(key) == Some(value);
         match what {
             Directive::Delete => live.retain(|candidate| !matches(candidate)),
@@ -188,7 +198,6 @@ fn directive(patch: &Object) -> Result<Directive, PatchError> {
     match patch.get(PATCH) {
         None => Ok(Directive::Merge),
         Some(Value::String(what)) => match what.as_str() {
-            "merge" => Ok(Directive::Merge),
             "replace" => Ok(Directive::Replace),
             "delete" => Ok(Directive::Delete),
             other => Err(PatchError::Strategic(format!(
@@ -204,39 +213,81 @@ fn directive(patch: &Object) -> Result<Directive, PatchError> {
     }
 }
 
-/// All that a patch sets must be among the keys that it retains.
-fn check_retained(patch: &Object, retained: &[Value]) -> Result<(), PatchError> {
-    let stray = patch
-        .keys()
-        .filter(|name| !name.starts_with('$'))
-        .any(|name| !retained.iter().any(|kept| kept == name));
-    if stray {
-        return Err(PatchError::Strategic(format!(
-            "{RETAIN_KEYS} list doesn't contain all fields present in the patch: {}",
-            go_print_map(patch)
-        )));
+/// The keys to retain; all that a patch sets must be among them.
+fn check_retained<'p>(patch: &Object, retained: &'p Value) -> Result<&'p [Value], PatchError> {
+    let bad = || PatchError::Format("invalid patch format of retainKeys".to_owned());
+    let retained = retained.as_array().ok_or_else(bad)?;
+    let set = patch.iter().filter(|(name, value)| {
+        let is_list_directive = name.starts_with(SET_ORDER) || name.starts_with(DELETE_PRIMITIVES);
+        *name != RETAIN_KEYS && !value.is_null() && !is_list_directive
+    });
+    for (name, _) in set {
+        if !retained.iter().any(|kept| kept == name) {
+            return Err(bad());
+        }
+    }
+    Ok(retained)
+}
+
+/// The entries of the patch must come in the order that `$setElementOrder` names.
+fn check_order(patch: &[Value], order: &[Value], key: Option<&str>) -> Result<(), PatchError> {
+    if order.is_empty() {
+        return Ok(());
+    }
+    let mut wanted = order.iter();
+    for entry in patch.iter().filter(|entry| entry.get(PATCH).is_none()) {
+        let mut found = false;
+        while !found && let Some(next) = wanted.next() {
+            found = merge_id(next, key)? == merge_id(entry, key)?;
+        }
+        if !found {
+            return Err(PatchError::Strategic(format!(
+                "The order in patch list:\n{}\n doesn't match {SET_ORDER} list:\n{}\n",
+                go_print(&Value::from(patch)),
+                go_print(&Value::from(order))
+            )));
+        }
     }
     Ok(())
 }
 
-/// The entries of the patch must come in the order that `$setElementOrder` names.
-fn check_order(patch: &[Value], order: &[Value], key: &str) -> Result<(), PatchError> {
-    let id = |value: &Value| value.get(key).cloned();
-    let mut wanted = order.iter().map(id);
-    let fits = patch
-        .iter()
-        .filter(|entry| entry.get(PATCH).is_none())
-        .all(|entry| wanted.any(|next| next == id(entry)));
-    if fits {
-        return Ok(());
+/// What identifies an entry of a list: itself, or the value of its merge key.
+fn merge_id<'v>(entry: &'v Value, key: Option<&str>) -> Result<&'v Value, PatchError> {
+    match (key, entry) {
+        (None, _) => Ok(entry),
+        (Some(key), Value::Object(map)) => map.get(key).ok_or_else(|| no_merge_key(map, key)),
+        (Some(_), other) => Err(PatchError::Strategic(format!(
+            "expected a map[string]interface {{}}, but received a {}",
+            go_type(other)
+        ))),
     }
-    let list = Value::Array(patch.to_vec());
-    let order = Value::Array(order.to_vec());
-    Err(PatchError::Strategic(format!(
-        "The order in patch list:\n{}\n doesn't match {SET_ORDER} list:\n{}\n",
-        go_print(&list),
-        go_print(&order)
-    )))
+}
+
+fn no_merge_key(entry: &Object, key: &str) -> PatchError {
+    let entry = go_print_map(entry);
+    PatchError::Strategic(format!("map: {entry} does not contain declared merge key: {key}"))
+}
+
+fn list_of(value: &Value) -> Result<&[Value], PatchError> {
+    value.as_array().map(Vec::as_slice).ok_or_else(|| {
+        PatchError::Strategic(format!(
+            "expected a []interface {{}}, but received a {}",
+            go_type(value)
+        ))
+    })
+}
+
+/// The Go type that decoding gives a value.
+fn go_type(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "%!s(<nil>)",
+        Value::Bool(_) => "bool",
+        Value::Number(number) if number.is_f64() => "float64",
+        Value::Number(_) => "int64",
+        Value::String(_) => "string",
+        Value::Array(_) => "[]interface {}",
+        Value::Object(_) => "map[string]interface {}",
+    }
 }
 
 /// Brings `live` into the wanted order; entries that it does not name keep their place
@@ -272,12 +323,20 @@ fn id<'a>(value: &'a Value, key: Option<&str>) -> Option<&'a Value> {
 }
 
 /// `$setElementOrder` for a list that the patch does not touch otherwise.
-fn reorder(edge: Option<&Edge>, live: &mut Object, list: &str, order: &Value) {
+fn reorder(
+    edge: Option<&Edge>,
+    live: &mut Object,
+    list: &str,
+    order: &Value,
+) -> Result<(), PatchError> {
     let key = edge.and_then(|edge| edge.patch.as_deref()).and_then(|s| s.merge_key.clone());
-    if let (Some(Value::Array(list)), Value::Array(order)) = (live.get_mut(list), order) {
+    let order = list_of(order)?;
+    if let Some(Value::Array(list)) = live.get_mut(list) {
+        order.iter().try_for_each(|entry| merge_id(entry, key.as_deref()).map(drop))?;
         let server = list.clone();
         sort(list, order, &server, key.as_deref());
     }
+    Ok(())
 }
 
 fn delete_primitives(live: &mut Object, list: &str, gone: &Value) {

@@ -38,6 +38,11 @@ fn json_patches_follow_upstreams_reading() {
         ),
         (json!([{"op": "test", "path": "/data/k", "value": "v"}]), doc()),
         (json!([{"op": "test", "path": "/data/none", "value": null}]), doc()),
+        // Nothing is null, and what is before the first slash is nothing.
+        (
+            json!([{"op": "add", "path": "x/data/n"}]),
+            json!({"data": {"k": "v", "n": null}, "list": [1, 2]}),
+        ),
         (json!([]), doc()),
     ] {
         assert_eq!(json_patch(doc(), &patch), Ok(expected), "{patch}");
@@ -48,7 +53,8 @@ fn json_patches_follow_upstreams_reading() {
         json!([{"op": "add", "path": "/list/5", "value": "x"}]),
         json!([{"op": "paint", "path": "/data/k", "value": "x"}]),
         json!([{"op": "test", "path": "/data/k", "value": "w"}]),
-        json!([{"op": "add", "path": "/data/x"}]),
+        json!([{"op": "add", "path": "", "value": {}}]),
+        json!([{"op": "add", "path": "data", "value": {}}]),
         json!([{"op": "move", "from": "/data", "path": "/data/k/x"}]),
     ] {
         assert_eq!(json_patch(doc(), &patch), Err(PatchError::Unprocessable), "{patch}");

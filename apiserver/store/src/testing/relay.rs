@@ -75,9 +75,7 @@ impl Shared {
         client.set_nodelay(true)?;
         server.set_nodelay(true)?;
         self.ends.lock().extend([client.try_clone()?, server.try_clone()?]);
-        for (mut from, mut to) in
-            [(client.try_clone()?, server.try_clone()?), (server, client)]
-        {
+        for (mut from, mut to) in [(client.try_clone()?, server.try_clone()?), (server, client)] {
             thread::spawn(move || {
                 let _ = io::copy(&mut from, &mut to); // Ends with the connection.
                 let _ = to.shutdown(Shutdown::Write);
