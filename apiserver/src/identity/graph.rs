@@ -27,13 +27,20 @@ pub struct Graph {
     by_node: HashMap<String, HashSet<Key>>,
     /// Claim to volume.
     volumes: HashMap<Key, String>,
-    /// Volume attachment to node.
-    attachments: HashMap<String, String>,
+    /// What belongs to one node because it says so: attachments of volumes, slices of devices.
+    owned: HashMap<(&'static str, String), String>,
 }
 
 /// The resources whose objects tie others to nodes: group and plural name.
-pub const TIES: [(&str, &str); 3] =
-    [("", "pods"), ("", "persistentvolumeclaims"), ("storage.k8s.io", "volumeattachments")];
+pub const TIES: [(&str, &str); 4] = [
+    ("", "pods"),
+    ("", "persistentvolumeclaims"),
+    ("storage.k8s.io", "volumeattachments"),
+    ("resource.k8s.io", "resourceslices"),
+];
+
+/// Those that belong to the node in their `spec.nodeName`.
+const OWNED: [&str; 2] = ["volumeattachments", "resourceslices"];
 
 impl Graph {
     /// Takes over the state of one object; `None` if it is gone.
@@ -49,11 +56,16 @@ impl Graph {
                 Some(volume) => _ = self.volumes.insert(key(), volume),
                 None => _ = self.volumes.remove(&key()),
             },
-            "volumeattachments" => match text("/spec/nodeName") {
-                Some(node) => _ = self.attachments.insert(name.to_owned(), node),
-                None => _ = self.attachments.remove(name),
-            },
-            _ => (),
+            _ => self.set_owned(resource, name, text("/spec/nodeName")),
+        }
+    }
+
+    fn set_owned(&mut self, resource: &str, name: &str, node: Option<String>) {
+        let Some(kind) = OWNED.into_iter().find(|kind| *kind == resource) else { return };
+        let key = (kind, name.to_owned());
+        match node {
+            Some(node) => _ = self.owned.insert(key, node),
+            None => _ = self.owned.remove(&key),
         }
     }
 
@@ -74,8 +86,9 @@ impl Graph {
 
     /// Whether something on `node` refers to `tie`.
     pub fn reaches(&self, node: &str, tie: &Tie) -> bool {
-        if tie.resource == "volumeattachments" {
-            return self.attachments.get(&tie.name).is_some_and(|at| at == node);
+        if OWNED.contains(&tie.resource) {
+            let owner = self.owned.get(&(tie.resource, tie.name.clone()));
+            return owner.is_some_and(|owner| owner == node);
         }
         let Some(keys) = self.by_node.get(node) else { return false };
         let pods = keys.iter().filter_map(|key| self.pods.get(key));
@@ -167,7 +180,7 @@ mod tests {
 
     fn reaches(graph: &Graph, node: &str, resource: &'static str, name: &str) -> bool {
         let namespace = match resource {
-            "persistentvolumes" | "volumeattachments" => String::new(),
+            "persistentvolumes" | "volumeattachments" | "resourceslices" => String::new(),
             _ => "shop".to_owned(),
         };
         graph.reaches(node, &Tie { resource, namespace, name: name.to_owned() })
@@ -197,10 +210,13 @@ mod tests {
         assert!(!reaches(&graph, "n1", "secrets", "vol"));
         graph.set("pods", "shop", "web", None);
         assert!(!reaches(&graph, "n1", "pods", "web") && graph.by_node.is_empty());
-        let attached = json!({ "spec": { "nodeName": "n1" } });
-        graph.set("volumeattachments", "", "va", Some(&attached));
-        assert!(reaches(&graph, "n1", "volumeattachments", "va"));
-        assert!(!reaches(&graph, "n2", "volumeattachments", "va"));
+        let own = json!({ "spec": { "nodeName": "n1" } });
+        for resource in OWNED {
+            graph.set(resource, "", "x", Some(&own));
+            assert!(reaches(&graph, "n1", resource, "x") && !reaches(&graph, "n2", resource, "x"));
+            graph.set(resource, "", "x", None);
+            assert!(!reaches(&graph, "n1", resource, "x"), "{resource}");
+        }
     }
 
     #[test]

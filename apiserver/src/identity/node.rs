@@ -103,7 +103,7 @@ fn not_its_own(world: &World<'_>, node: &str, asked: &Attributes<'_>) -> Option<
             "can only access CSINode with the same name as the requesting node",
             asked.verb == "create" || own_name,
         ),
-        ("resource.k8s.io", "resourceslices") => not_its_slices(node, asked),
+        ("resource.k8s.io", "resourceslices") => not_its_slices(world, node, asked),
         ("", "secrets") => unrelated(world, node, asked, "secrets", &["get", "list", "watch"]),
         ("", "configmaps") => {
             unrelated(world, node, asked, "configmaps", &["get", "list", "watch"])
@@ -154,14 +154,27 @@ fn not_its_pods(world: &World<'_>, node: &str, asked: &Attributes<'_>) -> Option
     }
 }
 
-fn not_its_slices(node: &str, asked: &Attributes<'_>) -> Option<String> {
+/// A slice is its node's by the graph, so that an agent neither reads nor writes what others' drivers offer.
+///
+/// Source: upstream `authorizeResourceSlice` in `plugin/pkg/auth/authorizer/node/node_authorizer.go`.
+fn not_its_slices(world: &World<'_>, node: &str, asked: &Attributes<'_>) -> Option<String> {
+    if !asked.subresource.is_empty() {
+        return Some("cannot authorize ResourceSlice subresources".to_owned());
+    }
     match asked.verb {
-        // The object's own node name is for admission to compare.
-        "get" | "create" | "update" | "patch" | "delete" => None,
-        _ => (!selects(asked, node)).then(|| {
-            "can only list/watch/deletecollection resourceslices with spec.nodeName field selector"
+        // There is no object yet; the node that the new one names is for admission to compare.
+        "create" => None,
+        "get" | "update" | "patch" | "delete" => {
+            unrelated(world, node, asked, "resourceslices", &[asked.verb])
+        }
+        "list" | "watch" | "deletecollection" => (!selects(asked, node)).then(|| {
+            "can only list/watch/deletecollection resourceslices with nodeName field selector"
                 .to_owned()
         }),
+        _ => Some(
+            "only the following verbs are allowed for a ResourceSlice: get, watch, list, create, update, patch, delete, deletecollection"
+                .to_owned(),
+        ),
     }
 }
 
@@ -259,6 +272,17 @@ mod tests {
     /// `verb group resource[/sub] namespace name [selector]` with `-` for nothing.
     #[track_caller]
     fn check(question: &str, expected: &str) {
+        // By the caches alone, and by the graph alone.
+        let mut graph = Graph::default();
+        graph.set("pods", "shop", "web", Cluster.on("n1", None).first());
+        let claim = json!({ "spec": { "volumeName": "pv-1" } });
+        graph.set("persistentvolumeclaims", "shop", "data", Some(&claim));
+        check_in(&World { graph: &Graph::default(), pods: Some(&Cluster) }, question, expected);
+        check_in(&World { graph: &graph, pods: None }, question, expected);
+    }
+
+    #[track_caller]
+    fn check_in(world: &World<'_>, question: &str, expected: &str) {
         let rule: Rule = serde_json::from_value(json!({
             "verbs": ["*"], "apiGroups": ["*"], "resources": ["*"],
         }))
@@ -276,18 +300,10 @@ mod tests {
             field_selector: words.get(5).copied().unwrap_or_default(),
             ..Attributes::of_nothing(&user)
         };
-        // By the caches alone, and by the graph alone.
-        let mut graph = Graph::default();
-        graph.set("pods", "shop", "web", Cluster.on("n1", None).first());
-        let claim = json!({ "spec": { "volumeName": "pv-1" } });
-        graph.set("persistentvolumeclaims", "shop", "data", Some(&claim));
-        let behind = World { graph: &Graph::default(), pods: Some(&Cluster) };
-        for world in [behind, World { graph: &graph, pods: None }] {
-            let node = node_name(&user).unwrap();
-            let decision = authorize(Some(std::slice::from_ref(&rule)), &world, node, &asked);
-            let reason = decision.reason.to_string();
-            assert_eq!(if decision.allowed { "yes" } else { &reason }, expected, "{question}");
-        }
+        let node = node_name(&user).unwrap();
+        let decision = authorize(Some(std::slice::from_ref(&rule)), world, node, &asked);
+        let reason = decision.reason.to_string();
+        assert_eq!(if decision.allowed { "yes" } else { &reason }, expected, "{question}");
     }
 
     const UNRELATED: &str = "no relationship found between node 'n1' and this object";
@@ -346,5 +362,33 @@ mod tests {
             "can only access leases in the \"kube-node-lease\" system namespace",
         );
         check("list - services - -", "yes");
+    }
+
+    #[test]
+    fn an_agent_handles_the_slices_of_its_node() {
+        let mut graph = Graph::default();
+        for (name, node) in [("own", "n1"), ("other", "n2")] {
+            let slice = json!({ "spec": { "nodeName": node } });
+            graph.set("resourceslices", "", name, Some(&slice));
+        }
+        graph.set("resourceslices", "", "all", Some(&json!({ "spec": { "allNodes": true } })));
+        let check = |verb: &str, rest: &str, expected| {
+            let world = World { graph: &graph, pods: None };
+            check_in(&world, &format!("{verb} resource.k8s.io {rest}"), expected);
+        };
+        for verb in ["get", "update", "patch", "delete"] {
+            check(verb, "resourceslices - own", "yes");
+            check(verb, "resourceslices - other", UNRELATED);
+            check(verb, "resourceslices - all", UNRELATED);
+        }
+        check("create", "resourceslices - -", "yes");
+        check("patch", "resourceslices/x - own", "cannot authorize ResourceSlice subresources");
+        let selector =
+            "can only list/watch/deletecollection resourceslices with nodeName field selector";
+        for verb in ["list", "watch", "deletecollection"] {
+            check(verb, "resourceslices - - spec.nodeName=n1", "yes");
+            check(verb, "resourceslices - - spec.nodeName=n2", selector);
+            check(verb, "resourceslices - -", selector);
+        }
     }
 }
