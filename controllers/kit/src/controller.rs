@@ -90,7 +90,12 @@ impl<K: Reflected> Controller<K> {
     /// Reconciles each `K` that is there, and each that is created or updated.
     #[must_use]
     pub fn new(stage: &Stage) -> Self {
-        let reflector = stage.reflectors.get::<K>();
+        Self::over(stage, &stage.reflectors.get())
+    }
+
+    /// Reconciles what `reflector` has, for players that may or should not see every `K`.
+    #[must_use]
+    pub fn over(stage: &Stage, reflector: &Reflector<K>) -> Self {
         let waiting = Waiting { objects: Arc::default(), queue: stage.metrics.queue.clone() };
         let woken = waiting.clone();
         let applied =
@@ -105,10 +110,10 @@ impl<K: Reflected> Controller<K> {
             ready: Vec::new(),
             concurrency: CONCURRENCY,
         };
-        controller.needs(&reflector)
+        controller.needs(reflector)
     }
 
-    /// Waits for this cache too before the first reconcile. Those given to [`Self::new`],
+    /// Waits for this cache too before the first reconcile. Those given to [`Self::new`], [`Self::over`],
     /// [`Self::owns`] and [`Self::watches`] are waited for anyway.
     #[must_use]
     pub fn needs<O: Reflected>(mut self, reflector: &Reflector<O>) -> Self {

@@ -25,6 +25,8 @@ pub struct Player {
     pub run: fn(Stage) -> Run,
     /// The rights it needs beyond [`rules::base`].
     pub rules: fn() -> Vec<PolicyRule>,
+    /// The rights that it needs in single namespaces only, by namespace.
+    pub namespaced_rules: fn() -> Vec<(&'static str, Vec<PolicyRule>)>,
     /// Files in crds/ that must be installed for it to work.
     pub crds: &'static [&'static str],
     /// Flags of its own.
@@ -44,6 +46,7 @@ impl Player {
             version,
             run,
             rules: Vec::new,
+            namespaced_rules: Vec::new,
             crds: &[],
             flags: &[],
             source: name,
@@ -55,6 +58,13 @@ impl Player {
     #[must_use]
     pub const fn rules(mut self, rules: fn() -> Vec<PolicyRule>) -> Self {
         self.rules = rules;
+        self
+    }
+
+    /// The rights that it needs in single namespaces only, by namespace.
+    #[must_use]
+    pub const fn rules_in(mut self, rules: fn() -> Vec<(&'static str, Vec<PolicyRule>)>) -> Self {
+        self.namespaced_rules = rules;
         self
     }
 
@@ -86,7 +96,7 @@ impl Player {
         self
     }
 
-    /// Everything its service account must be allowed to do.
+    /// Everything its service account must be allowed to do in all namespaces.
     #[must_use]
     pub fn all_rules(&self) -> Vec<PolicyRule> {
         let mut all = rules::base(self);

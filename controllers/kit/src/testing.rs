@@ -10,7 +10,7 @@ use std::{
 
 use k8s_openapi::api::{
     core::v1::ServiceAccount,
-    rbac::v1::{ClusterRole, ClusterRoleBinding, RoleRef, Subject},
+    rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding, RoleRef, Subject},
 };
 use kube::{
     Api, Client,
@@ -98,22 +98,41 @@ pub async fn grant(admin: Client, player: &Player) -> Result<String, kube::Error
     };
     let binding = ClusterRoleBinding {
         metadata,
-        role_ref: RoleRef {
-            api_group: Some("rbac.authorization.k8s.io".to_owned()),
-            kind: "ClusterRole".to_owned(),
-            name: player.name.to_owned(),
-        },
-        subjects: Some(vec![Subject {
-            kind: "ServiceAccount".to_owned(),
-            name: player.name.to_owned(),
-            namespace: Some("kube-system".to_owned()),
-            ..Subject::default()
-        }]),
+        role_ref: role_ref(player, "ClusterRole"),
+        subjects: subjects(player),
     };
     let params = PostParams::default();
     Api::<ClusterRole>::all(admin.clone()).create(&params, &role).await?;
-    Api::<ClusterRoleBinding>::all(admin).create(&params, &binding).await?;
+    Api::<ClusterRoleBinding>::all(admin.clone()).create(&params, &binding).await?;
+    for (namespace, rules) in (player.namespaced_rules)() {
+        let role = Role { metadata: role.metadata.clone(), rules: Some(rules) };
+        let binding = RoleBinding {
+            metadata: role.metadata.clone(),
+            role_ref: role_ref(player, "Role"),
+            subjects: subjects(player),
+        };
+        Api::<Role>::namespaced(admin.clone(), namespace).create(&params, &role).await?;
+        let bindings = Api::<RoleBinding>::namespaced(admin.clone(), namespace);
+        bindings.create(&params, &binding).await?;
+    }
     Ok(format!("system:serviceaccount:kube-system:{}", player.name))
+}
+
+fn role_ref(player: &Player, kind: &str) -> RoleRef {
+    RoleRef {
+        api_group: Some("rbac.authorization.k8s.io".to_owned()),
+        kind: kind.to_owned(),
+        name: player.name.to_owned(),
+    }
+}
+
+fn subjects(player: &Player) -> Option<Vec<Subject>> {
+    Some(vec![Subject {
+        kind: "ServiceAccount".to_owned(),
+        name: player.name.to_owned(),
+        namespace: Some("kube-system".to_owned()),
+        ..Subject::default()
+    }])
 }
 
 /// Gives a namespace the account without which no pod is taken, if it has none; the service-account

@@ -17,6 +17,7 @@ const MOULD: [(&str, &str); 5] = [
     ("templates/workload.yaml", include_str!("mould/templates/workload.yaml")),
 ];
 
+const ROLE: &str = include_str!("mould/role.yaml");
 const DNS_SERVICE: &str = include_str!("mould/dns-service.yaml");
 
 /// How a player's pods are spread over the cluster, and what they may do there.
@@ -65,19 +66,28 @@ impl Chart {
         let rules = to_yaml(&self.player.all_rules())?;
         let shape = shape(self.workload);
         let places = [
-            ("@NAME@", self.player.name.to_owned()),
             ("@DESCRIPTION@", self.description.to_owned()),
             ("@VERSION@", self.player.version.to_owned()),
             ("@KIND@", shape.kind.to_owned()),
             ("@RULES@", rules),
+            ("@ROLES@", self.roles()?),
             ("@REPLICAS@", shape.replicas.to_owned()),
             ("@POD@", shape.pod),
             ("@ARGS@", shape.args),
             ("@PORTS@", shape.ports),
             ("@HEALTH_PORT@", shape.health_port.to_string()),
             ("@SECURITY@", shape.security),
+            ("@NAME@", self.player.name.to_owned()), // Last: the others may name the player, too.
         ];
         Ok(places.iter().fold(mould.to_owned(), |text, (place, value)| text.replace(place, value)))
+    }
+
+    /// Role and binding for each namespace in which the player has rights of its own.
+    fn roles(&self) -> Result<String, Error> {
+        let roles = (self.player.namespaced_rules)().into_iter().map(|(namespace, rules)| {
+            Ok(ROLE.replace("@NAMESPACE@", namespace).replace("@ROLE_RULES@", &to_yaml(&rules)?))
+        });
+        roles.collect()
     }
 }
 

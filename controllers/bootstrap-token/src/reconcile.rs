@@ -1,0 +1,72 @@
+//! Observe, plan, apply, for `cluster-info` and for one token. All the I/O is here.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kit::{RESYNC, ReconcileError, Requeue};
+use kube::api::{DeleteParams, PostParams, Preconditions};
+use kube::{Api, ResourceExt};
+use tracing::info;
+
+use crate::token::{End, Token};
+use crate::{Context, plan, token};
+
+/// A call that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to {operation} {name}")]
+pub(crate) struct Error {
+    operation: &'static str,
+    name: String,
+    source: Box<kube::Error>,
+}
+
+impl ReconcileError for Error {
+    fn kind(&self) -> &'static str {
+        self.operation
+    }
+
+    fn is_expected(&self) -> bool {
+        matches!(&*self.source, kube::Error::Api(s) if s.is_conflict() || s.is_not_found())
+    }
+}
+
+/// Brings the signatures in `cluster-info` up to date.
+pub(crate) async fn sign(map: Arc<ConfigMap>, context: Arc<Context>) -> Result<Requeue, Error> {
+    let tokens: Vec<Token> =
+        context.tokens.all().iter().filter_map(|secret| Token::read(secret)).collect();
+    let data = map.data.clone().unwrap_or_default();
+    let Some(data) = plan::sign(&data, &tokens, context.stage.clock.now()) else {
+        return Ok(Requeue::requeue(RESYNC));
+    };
+    let mut signed = (*map).clone();
+    signed.data = Some(data);
+    let maps: Api<ConfigMap> = Api::namespaced(context.stage.client.clone(), plan::PUBLIC);
+    let name = map.name_any();
+    let written = maps.replace(&name, &PostParams::default(), &signed).await;
+    written.map_err(|source| Error { operation: "sign", name, source: Box::new(source) })?;
+    info!(n_tokens = tokens.len(), "cluster-info signed");
+    Ok(Requeue::requeue(RESYNC))
+}
+
+/// Deletes a token that is over, or looks again when it will be.
+pub(crate) async fn clean(secret: Arc<Secret>, context: Arc<Context>) -> Result<Requeue, Error> {
+    let (end, now) = (token::end(&secret), context.stage.clock.now());
+    if !end.is_past(now) {
+        let left = match end {
+            End::At(end) => end.duration_since(now).unsigned_abs(),
+            End::Never | End::Unreadable => RESYNC,
+        };
+        return Ok(Requeue::requeue(left.min(RESYNC)));
+    }
+    let secrets: Api<Secret> = Api::namespaced(context.stage.client.clone(), token::NAMESPACE);
+    let only_this = Preconditions { uid: secret.uid(), ..Preconditions::default() };
+    let name = secret.name_any();
+    match secrets.delete(&name, &DeleteParams::default().preconditions(only_this)).await {
+        Ok(_) => info!(name, "bootstrap token is over, deleted"),
+        Err(kube::Error::Api(s)) if s.is_not_found() || s.is_conflict() => (), // Gone.
+        Err(source) => {
+            return Err(Error { operation: "delete", name, source: Box::new(source) });
+        }
+    }
+    Ok(Requeue::requeue(RESYNC))
+}
