@@ -12,6 +12,8 @@ use parking_lot::RwLock;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::certificates::plan::Validity;
+use crate::certificates::{self, Signer};
 use crate::config::Config;
 use crate::events::{Recorder, Severity};
 use crate::metrics::Metrics;
@@ -127,6 +129,10 @@ impl Agent {
         ctx.recorder.node(&node_name, Severity::Normal, "Starting", "Starting kubelet.");
         tasks.spawn(follow_services(client.clone(), services));
         if let Some(listening) = listening {
+            if let Some(store) = identity.config.server.rotated.clone() {
+                let shown = listening.shown();
+                tasks.spawn(rotate_serving(client.clone(), identity.clone(), store, shown));
+            }
             tasks.spawn(server::run(listening, ctx.clone(), pods.clone(), stop.clone()));
         }
         tasks.spawn(node::run(client, identity, runtime));
@@ -185,6 +191,26 @@ fn context(
         runtime,
         prober,
     }
+}
+
+/// Keeps the server's certificate fresh.
+async fn rotate_serving(
+    client: Client,
+    identity: Arc<Identity>,
+    store: certificates::Store,
+    shown: Arc<server::Shown>,
+) {
+    let node = identity.config.node_name.clone();
+    let hosts = std::iter::once(node.clone()).chain(identity.ips.iter().cloned()).collect();
+    let wanted = certificates::Request { node, signer: Signer::Serving, hosts };
+    let validity =
+        store.read().ok().flatten().and_then(|pair| Validity::read(&pair.certificate));
+    certificates::rotate(client, wanted, store, validity, |pair| {
+        if let Err(error) = shown.show(pair) {
+            tracing::warn!(error = kit::chain(&error), "new certificate not shown");
+        }
+    })
+    .await;
 }
 
 async fn follow_services(client: Client, store: reflector::store::Writer<Service>) {

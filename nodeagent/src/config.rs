@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::Taint;
 
+use crate::certificates::Store;
+
 /// Settings of one node agent. [`Config::new`] has the defaults.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -50,6 +52,9 @@ pub struct ServerConfig {
     pub bind: Option<SocketAddr>,
     /// Certificate chain and key, PEM. Self-signed if absent.
     pub certificate: Option<(String, String)>,
+    /// Where a certificate that the cluster signs is kept. It is asked for, used once somebody approves it, and
+    /// renewed; until then the other one is shown. `None` asks for none.
+    pub rotated: Option<Store>,
     /// Certificates (PEM) of those who sign clients. Without it every request but health is refused.
     pub client_ca: Option<String>,
     /// Common names of clients that are let in beside the group system:masters.
@@ -71,6 +76,7 @@ impl Config {
             server: ServerConfig {
                 bind: Some(SocketAddr::from(([0, 0, 0, 0], PORT))),
                 certificate: None,
+                rotated: None,
                 client_ca: None,
                 clients: vec!["kube-apiserver-kubelet-client".to_owned()],
             },

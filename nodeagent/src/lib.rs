@@ -4,6 +4,7 @@
 //! `probes` and `volumes` serve the workers, `node` keeps the Node and its Lease, `server` answers logs, exec, attach and port-forward, `agent` wires all of it.
 
 pub mod agent;
+pub mod certificates;
 pub mod cgroups;
 pub mod config;
 pub mod events;

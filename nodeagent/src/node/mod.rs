@@ -15,6 +15,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams, PostParams};
+use kube::runtime::{wait, watcher};
 use kube::{Api, Client};
 use tokio::time::Instant;
 
@@ -82,44 +83,62 @@ impl Identity {
         }
         left
     }
+}
 
-    fn labels(&self) -> BTreeMap<String, String> {
-        let arch = match std::env::consts::ARCH {
-            "x86_64" => "amd64",
-            "aarch64" => "arm64",
-            other => other,
-        };
-        let mut labels: BTreeMap<String, String> = [
-            ("kubernetes.io/hostname", self.config.node_name.as_str()),
-            ("kubernetes.io/os", "linux"),
-            ("kubernetes.io/arch", arch),
-            ("beta.kubernetes.io/os", "linux"),
-            ("beta.kubernetes.io/arch", arch),
-        ]
-        .map(|(k, v)| (k.to_owned(), v.to_owned()))
-        .into();
-        labels.extend(self.config.labels.clone());
-        labels
-    }
+fn labels(config: &Config) -> BTreeMap<String, String> {
+    let arch = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    let mut labels: BTreeMap<String, String> = [
+        ("kubernetes.io/hostname", config.node_name.as_str()),
+        ("kubernetes.io/os", "linux"),
+        ("kubernetes.io/arch", arch),
+        ("beta.kubernetes.io/os", "linux"),
+        ("beta.kubernetes.io/arch", arch),
+    ]
+    .map(|(k, v)| (k.to_owned(), v.to_owned()))
+    .into();
+    labels.extend(config.labels.clone());
+    labels
+}
 
-    fn node(&self) -> Node {
-        let cidr = self.config.pod_cidr.clone();
-        let taints = self.config.taints.clone();
-        Node {
-            metadata: ObjectMeta {
-                name: Some(self.config.node_name.clone()),
-                labels: Some(self.labels()),
-                ..ObjectMeta::default()
-            },
-            spec: Some(NodeSpec {
-                pod_cidrs: cidr.clone().map(|c| vec![c]),
-                pod_cidr: cidr,
-                taints: (!taints.is_empty()).then_some(taints),
-                ..NodeSpec::default()
-            }),
-            status: None,
-        }
+fn node(config: &Config) -> Node {
+    let cidr = config.pod_cidr.clone();
+    let taints = config.taints.clone();
+    Node {
+        metadata: ObjectMeta {
+            name: Some(config.node_name.clone()),
+            labels: Some(labels(config)),
+            ..ObjectMeta::default()
+        },
+        spec: Some(NodeSpec {
+            pod_cidrs: cidr.clone().map(|c| vec![c]),
+            pod_cidr: cidr,
+            taints: (!taints.is_empty()).then_some(taints),
+            ..NodeSpec::default()
+        }),
+        status: None,
     }
+}
+
+/// Registers the node, and waits until it has addresses for its pods: those of the settings, or those that the
+/// cluster gives.
+///
+/// # Errors
+/// The API server refuses, or the watch fails.
+pub async fn pod_cidr(client: &Client, config: &Config) -> Result<String, wait::Error> {
+    let nodes = Api::<Node>::all(client.clone());
+    let registered = register(&nodes, config).await;
+    registered.map_err(|e| wait::Error::ProbeFailed(watcher::Error::InitialListFailed(e)))?;
+    let given = |node: Option<&Node>| node.is_some_and(|node| range(node).is_some());
+    let node = wait::await_condition(nodes, &config.node_name, given).await?;
+    Ok(node.as_ref().and_then(range).unwrap_or_default())
+}
+
+fn range(node: &Node) -> Option<String> {
+    node.spec.as_ref()?.pod_cidr.clone()
 }
 
 /// What the runtime said last.
@@ -136,7 +155,7 @@ pub async fn run(client: Client, identity: Arc<Identity>, runtime: Arc<dyn Runti
     let leases = Api::<Lease>::namespaced(client, LEASES);
     let mut wait = RETRY;
     let mut known = loop {
-        match register(&nodes, &identity).await {
+        match register(&nodes, &identity.config).await {
             Ok(node) => break node,
             Err(error) => {
                 tracing::warn!(error = %error, "node not registered");
@@ -162,7 +181,7 @@ pub async fn run(client: Client, identity: Arc<Identity>, runtime: Arc<dyn Runti
                 Err(kube::Error::Api(s)) if s.code == 404 => {
                     // Somebody deleted the Node; it is here all the same.
                     sent = None;
-                    if let Ok(node) = register(&nodes, &identity).await {
+                    if let Ok(node) = register(&nodes, &identity.config).await {
                         known = node;
                         continue;
                     }
@@ -180,15 +199,14 @@ pub async fn run(client: Client, identity: Arc<Identity>, runtime: Arc<dyn Runti
 }
 
 /// Makes the Node, or brings the labels of the one that is there up to date.
-async fn register(nodes: &Api<Node>, identity: &Identity) -> kube::Result<Node> {
-    let node = identity.node();
+async fn register(nodes: &Api<Node>, config: &Config) -> kube::Result<Node> {
+    let node = node(config);
     match nodes.create(&PostParams::default(), &node).await {
         Err(kube::Error::Api(s)) if s.code == 409 => (),
         other => return other,
     }
-    let patch = serde_json::json!({"metadata": {"labels": identity.labels()}});
-    let name = &identity.config.node_name;
-    nodes.patch(name, &PatchParams::default(), &Patch::Strategic(patch)).await
+    let patch = serde_json::json!({"metadata": {"labels": labels(config)}});
+    nodes.patch(&config.node_name, &PatchParams::default(), &Patch::Strategic(patch)).await
 }
 
 async fn look(runtime: &dyn Runtime) -> Health {
@@ -273,7 +291,7 @@ fn status(
         }),
         images: Some(health.images.clone()),
         node_info: Some(NodeSystemInfo {
-            architecture: identity.labels().get("kubernetes.io/arch").cloned().unwrap_or_default(),
+            architecture: labels(&identity.config).get("kubernetes.io/arch").cloned().unwrap_or_default(),
             boot_id: machine.boot_id.clone(),
             container_runtime_version: health.version.clone(),
             kernel_version: machine.kernel.clone(),

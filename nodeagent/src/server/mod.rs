@@ -29,6 +29,7 @@ use crate::agent::Pods;
 use crate::config::Config;
 use crate::pods::context::Context;
 use tls::Caller;
+pub(crate) use tls::Shown;
 
 /// Longest that a client may take for the handshake, and for its request's head.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -59,12 +60,18 @@ pub struct Listening {
     listener: TcpListener,
     addr: SocketAddr,
     acceptor: TlsAcceptor,
+    shown: Arc<Shown>,
 }
 
 impl Listening {
     /// Where it listens.
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// The certificate that it shows.
+    pub(crate) fn shown(&self) -> Arc<Shown> {
+        self.shown.clone()
     }
 }
 
@@ -82,10 +89,9 @@ pub async fn bind(config: &Config) -> Result<Option<Listening>, Error> {
     let listen = |source| Error::Listen { addr, source };
     let listener = TcpListener::bind(addr).await.map_err(listen)?;
     let addr = listener.local_addr().map_err(listen)?;
-    let mut names = vec![config.node_name.clone(), "localhost".to_owned()];
-    names.extend(config.node_ips.iter().map(ToString::to_string));
-    let acceptor = TlsAcceptor::from(Arc::new(tls::config(config, names)?));
-    Ok(Some(Listening { listener, addr, acceptor }))
+    let shown = Arc::new(tls::Shown::new(&tls::first(config)?)?);
+    let acceptor = TlsAcceptor::from(Arc::new(tls::config(config, shown.clone())?));
+    Ok(Some(Listening { listener, addr, acceptor, shown }))
 }
 
 /// What a request may need.

@@ -2,12 +2,17 @@
 
 use std::sync::Arc;
 
-use rustls::server::WebPkiClientVerifier;
+use arc_swap::ArcSwap;
+use rustls::crypto::CryptoProvider;
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::Error;
+use crate::certificates::Pair;
+use crate::certificates::plan::Validity;
 use crate::config::Config;
 
 /// Who a client's certificate says it is.
@@ -34,46 +39,100 @@ impl Caller {
     }
 }
 
+/// The certificate that handshakes show, which may change while the server runs.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    current: ArcSwap<CertifiedKey>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl Shown {
+    /// Shows `pair` first.
+    pub(super) fn new(pair: &Pair) -> Result<Self, Error> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let current = ArcSwap::from_pointee(certified(pair, &provider)?);
+        Ok(Self { current, provider })
+    }
+
+    /// Shows `pair` from now on.
+    ///
+    /// # Errors
+    /// It cannot be used; the one before stays.
+    pub(crate) fn show(&self, pair: &Pair) -> Result<(), Error> {
+        self.current.store(Arc::new(certified(pair, &self.provider)?));
+        Ok(())
+    }
+}
+
+impl ResolvesServerCert for Shown {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.current.load_full())
+    }
+}
+
+fn certified(pair: &Pair, provider: &CryptoProvider) -> Result<CertifiedKey, Error> {
+    let chain: Result<Vec<_>, _> =
+        CertificateDer::pem_slice_iter(pair.certificate.as_bytes()).collect();
+    let chain = chain.map_err(|e| bad("server certificate", &e))?;
+    let key =
+        PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).map_err(|e| bad("server key", &e))?;
+    CertifiedKey::from_der(chain, key, provider).map_err(|e| bad("server certificate", &e))
+}
+
+fn bad(what: &str, reason: &dyn std::fmt::Display) -> Error {
+    Error::Certificate { what: what.to_owned(), reason: reason.to_string() }
+}
+
 /// Settings for the server's side of TLS.
-pub(super) fn config(config: &Config, names: Vec<String>) -> Result<ServerConfig, Error> {
-    let bad = |what: &str| {
-        let what = what.to_owned();
-        move |e: &dyn std::fmt::Display| Error::Certificate { what, reason: e.to_string() }
-    };
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+pub(super) fn config(config: &Config, shown: Arc<Shown>) -> Result<ServerConfig, Error> {
+    let provider = shown.provider.clone();
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
-        .map_err(|e| bad("protocol versions")(&e))?;
+        .map_err(|e| bad("protocol versions", &e))?;
     let builder = match &config.server.client_ca {
         None => builder.with_no_client_auth(),
         Some(pem) => {
             let mut roots = RootCertStore::empty();
             for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
-                let certificate = certificate.map_err(|e| bad("client CA")(&e))?;
-                roots.add(certificate).map_err(|e| bad("client CA")(&e))?;
+                let certificate = certificate.map_err(|e| bad("client CA", &e))?;
+                roots.add(certificate).map_err(|e| bad("client CA", &e))?;
             }
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
                 .allow_unauthenticated()
                 .build()
-                .map_err(|e| bad("client CA")(&e))?;
+                .map_err(|e| bad("client CA", &e))?;
             builder.with_client_cert_verifier(verifier)
         }
     };
-    let (chain, key) = match &config.server.certificate {
-        Some((chain, key)) => (chain.clone(), key.clone()),
-        None => self_signed(names)?,
-    };
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain.as_bytes()).collect();
-    let chain = chain.map_err(|e| bad("server certificate")(&e))?;
-    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|e| bad("server key")(&e))?;
-    let mut tls =
-        builder.with_single_cert(chain, key).map_err(|e| bad("server certificate")(&e))?;
+    let mut tls = builder.with_cert_resolver(shown);
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(tls)
 }
 
-fn self_signed(names: Vec<String>) -> Result<(String, String), Error> {
-    let made = rcgen::generate_simple_self_signed(names)
-        .map_err(|e| Error::Certificate { what: "self-signed".into(), reason: e.to_string() })?;
-    Ok((made.cert.pem(), made.signing_key.serialize_pem()))
+/// The certificate to begin with: the one that the cluster signed, the one of the settings, or one that nobody
+/// vouches for.
+pub(super) fn first(config: &Config) -> Result<Pair, Error> {
+    let kept = match &config.server.rotated {
+        Some(store) => store.read().map_err(|e| bad("server certificate", &kit::chain(&e)))?,
+        None => None,
+    };
+    let now = k8s_openapi::jiff::Timestamp::now();
+    let is_valid = |pair: &Pair| {
+        Validity::read(&pair.certificate).is_some_and(|validity| validity.includes(now))
+    };
+    match (kept.filter(is_valid), &config.server.certificate) {
+        (Some(kept), _) => Ok(kept),
+        (None, Some((certificate, key))) => {
+            Ok(Pair { certificate: certificate.clone(), key: key.clone() })
+        }
+        (None, None) => self_signed(config),
+    }
+}
+
+fn self_signed(config: &Config) -> Result<Pair, Error> {
+    let mut names = vec![config.node_name.clone(), "localhost".to_owned()];
+    names.extend(config.node_ips.iter().map(ToString::to_string));
+    let made =
+        rcgen::generate_simple_self_signed(names).map_err(|e| bad("self-signed certificate", &e))?;
+    Ok(Pair { certificate: made.cert.pem(), key: made.signing_key.serialize_pem() })
 }

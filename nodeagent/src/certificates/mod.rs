@@ -1,0 +1,76 @@
+//! The node's certificates: asked for at the cluster, kept in a file, renewed in time, used without a restart.
+//!
+//! Source: kubernetes.io, "TLS bootstrapping" and "Configure Certificate Rotation for the Kubelet".
+
+mod client;
+pub mod plan;
+mod request;
+mod store;
+
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
+use kube::Client;
+
+pub use client::{Renewing, connect};
+pub use request::{Error, Signer, Request, obtain};
+pub use store::{FileError, Store};
+
+use plan::Validity;
+
+/// Longest sleep before the clock on the wall is looked at again: a machine may have slept meanwhile.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// A certificate with its key, both as PEM text.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Pair {
+    /// The certificate.
+    pub certificate: String,
+    /// Its private key.
+    pub key: String,
+}
+
+impl std::fmt::Debug for Pair {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pair").field("certificate", &self.certificate).finish_non_exhaustive()
+    }
+}
+
+/// Asks for a certificate as often as the one at hand nears its end (at once if there is none), keeps it in
+/// `store`, and hands it to `used`. Never returns.
+pub async fn rotate(
+    client: Client,
+    wanted: Request,
+    store: Store,
+    mut validity: Option<Validity>,
+    used: impl Fn(&Pair),
+) {
+    let (mut chance, mut n_failures) = (rand::random(), 0);
+    loop {
+        let wait = plan::wait(validity, chance, n_failures, Timestamp::now());
+        if !wait.is_zero() {
+            tokio::time::sleep(wait.min(LOOK)).await;
+        }
+        if wait > LOOK {
+            continue;
+        }
+        match obtain(&client, &wanted).await {
+            Ok(pair) => {
+                if let Err(error) = store.write(&pair) {
+                    tracing::warn!(error = kit::chain(&error), "certificate is used, but not kept");
+                }
+                used(&pair);
+                validity = Validity::read(&pair.certificate);
+                (chance, n_failures) = (rand::random(), 0);
+                let until = validity.map(|v| v.until.to_string());
+                tracing::info!(signer = wanted.signer.name(), until, "certificate renewed");
+            }
+            Err(error) => {
+                n_failures += 1;
+                let until = validity.map(|v| v.until.to_string());
+                let error = kit::chain(&error);
+                tracing::warn!(signer = wanted.signer.name(), until, error, "certificate not renewed");
+            }
+        }
+    }
+}
