@@ -203,8 +203,7 @@ async fn rotate_serving(
     let node = identity.config.node_name.clone();
     let hosts = std::iter::once(node.clone()).chain(identity.ips.iter().cloned()).collect();
     let wanted = certificates::Request { node, signer: Signer::Serving, hosts };
-    let validity =
-        store.read().ok().flatten().and_then(|pair| Validity::read(&pair.certificate));
+    let validity = store.read().ok().flatten().and_then(|pair| Validity::read(&pair.certificate));
     certificates::rotate(client, wanted, store, validity, |pair| {
         if let Err(error) = shown.show(pair) {
             tracing::warn!(error = kit::chain(&error), "new certificate not shown");

@@ -13,7 +13,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 
 pub use client::{Renewing, connect};
-pub use request::{Error, Signer, Request, obtain};
+pub use request::{Error, Request, Signer, obtain};
 pub use store::{FileError, Store};
 
 use plan::Validity;
@@ -69,7 +69,12 @@ pub async fn rotate(
                 n_failures += 1;
                 let until = validity.map(|v| v.until.to_string());
                 let error = kit::chain(&error);
-                tracing::warn!(signer = wanted.signer.name(), until, error, "certificate not renewed");
+                tracing::warn!(
+                    signer = wanted.signer.name(),
+                    until,
+                    error,
+                    "certificate not renewed"
+                );
             }
         }
     }

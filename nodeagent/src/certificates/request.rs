@@ -8,8 +8,8 @@ use k8s_openapi::api::certificates::v1::{
     CertificateSigningRequest, CertificateSigningRequestSpec,
 };
 use kube::api::{ObjectMeta, PostParams};
-use kube::runtime::watcher::watch_object;
 use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::watch_object;
 use kube::{Api, Client, ResourceExt as _};
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 
@@ -152,8 +152,7 @@ pub async fn obtain(client: &Client, wanted: &Request) -> Result<Pair, Error> {
 
 /// The certificate, once it is issued.
 async fn answer(api: Api<CertificateSigningRequest>, name: &str) -> Result<String, Error> {
-    let failed =
-        |source| Error::Watch { name: name.to_owned(), source: Box::new(source) };
+    let failed = |source| Error::Watch { name: name.to_owned(), source: Box::new(source) };
     let gone = || Error::Refused {
         name: name.to_owned(),
         decision: "deleted".to_owned(),

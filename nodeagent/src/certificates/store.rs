@@ -62,7 +62,8 @@ impl Store {
             let folder = self.0.parent().unwrap_or(Path::new("."));
             fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
             let mut options = fs::OpenOptions::new();
-            let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+            let mut file =
+                options.write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
             file.write_all(pair.certificate.as_bytes())?;
             file.write_all(pair.key.as_bytes())?;
             file.sync_all()?;

@@ -15,7 +15,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams, PostParams};
-use kube::runtime::{wait, watcher};
+use kube::runtime::wait;
 use kube::{Api, Client};
 use tokio::time::Instant;
 
@@ -123,17 +123,14 @@ fn node(config: &Config) -> Node {
     }
 }
 
-/// Registers the node, and waits until it has addresses for its pods: those of the settings, or those that the
-/// cluster gives.
+/// Waits until the registered node has addresses for its pods: those of the settings, or those that the cluster
+/// gives.
 ///
 /// # Errors
-/// The API server refuses, or the watch fails.
-pub async fn pod_cidr(client: &Client, config: &Config) -> Result<String, wait::Error> {
-    let nodes = Api::<Node>::all(client.clone());
-    let registered = register(&nodes, config).await;
-    registered.map_err(|e| wait::Error::ProbeFailed(watcher::Error::InitialListFailed(e)))?;
+/// The watch fails.
+pub async fn pod_cidr(client: &Client, name: &str) -> Result<String, wait::Error> {
     let given = |node: Option<&Node>| node.is_some_and(|node| range(node).is_some());
-    let node = wait::await_condition(nodes, &config.node_name, given).await?;
+    let node = wait::await_condition(Api::<Node>::all(client.clone()), name, given).await?;
     Ok(node.as_ref().and_then(range).unwrap_or_default())
 }
 
@@ -152,10 +149,10 @@ struct Health {
 /// Keeps Node and Lease alive; never returns.
 pub async fn run(client: Client, identity: Arc<Identity>, runtime: Arc<dyn Runtime>) {
     let nodes = Api::<Node>::all(client.clone());
-    let leases = Api::<Lease>::namespaced(client, LEASES);
+    let leases = Api::<Lease>::namespaced(client.clone(), LEASES);
     let mut wait = RETRY;
     let mut known = loop {
-        match register(&nodes, &identity.config).await {
+        match register(&client, &identity.config).await {
             Ok(node) => break node,
             Err(error) => {
                 tracing::warn!(error = %error, "node not registered");
@@ -181,7 +178,7 @@ pub async fn run(client: Client, identity: Arc<Identity>, runtime: Arc<dyn Runti
                 Err(kube::Error::Api(s)) if s.code == 404 => {
                     // Somebody deleted the Node; it is here all the same.
                     sent = None;
-                    if let Ok(node) = register(&nodes, &identity.config).await {
+                    if let Ok(node) = register(&client, &identity.config).await {
                         known = node;
                         continue;
                     }
@@ -199,9 +196,12 @@ pub async fn run(client: Client, identity: Arc<Identity>, runtime: Arc<dyn Runti
 }
 
 /// Makes the Node, or brings the labels of the one that is there up to date.
-async fn register(nodes: &Api<Node>, config: &Config) -> kube::Result<Node> {
-    let node = node(config);
-    match nodes.create(&PostParams::default(), &node).await {
+///
+/// # Errors
+/// The API server refuses.
+pub async fn register(client: &Client, config: &Config) -> kube::Result<Node> {
+    let nodes = Api::<Node>::all(client.clone());
+    match nodes.create(&PostParams::default(), &node(config)).await {
         Err(kube::Error::Api(s)) if s.code == 409 => (),
         other => return other,
     }
@@ -291,7 +291,10 @@ fn status(
         }),
         images: Some(health.images.clone()),
         node_info: Some(NodeSystemInfo {
-            architecture: labels(&identity.config).get("kubernetes.io/arch").cloned().unwrap_or_default(),
+            architecture: labels(&identity.config)
+                .get("kubernetes.io/arch")
+                .cloned()
+                .unwrap_or_default(),
             boot_id: machine.boot_id.clone(),
             container_runtime_version: health.version.clone(),
             kernel_version: machine.kernel.clone(),

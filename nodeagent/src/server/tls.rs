@@ -132,7 +132,28 @@ pub(super) fn first(config: &Config) -> Result<Pair, Error> {
 fn self_signed(config: &Config) -> Result<Pair, Error> {
     let mut names = vec![config.node_name.clone(), "localhost".to_owned()];
     names.extend(config.node_ips.iter().map(ToString::to_string));
-    let made =
-        rcgen::generate_simple_self_signed(names).map_err(|e| bad("self-signed certificate", &e))?;
+    let made = rcgen::generate_simple_self_signed(names)
+        .map_err(|e| bad("self-signed certificate", &e))?;
     Ok(Pair { certificate: made.cert.pem(), key: made.signing_key.serialize_pem() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handshakes_show_the_newest_certificate_that_can_be_used() {
+        let config = Config::new("n");
+        let (first, second) = (self_signed(&config).unwrap(), self_signed(&config).unwrap());
+        let shown = Shown::new(&first).unwrap();
+        let is = |pair: &Pair| {
+            let der = CertificateDer::from_pem_slice(pair.certificate.as_bytes()).unwrap();
+            shown.current.load().cert[0] == der
+        };
+        assert!(is(&first));
+        shown.show(&second).unwrap();
+        assert!(is(&second));
+        let mixed = Pair { certificate: first.certificate.clone(), key: second.key.clone() };
+        assert!(shown.show(&mixed).is_err() && is(&second));
+    }
 }
