@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::rbac::v1::PolicyRule;
+use k8s_openapi::jiff::SignedDuration;
 use kit::{Controller, Flag, Player, Stage, rules};
 use tracing::warn;
 
@@ -34,9 +35,9 @@ static FLAGS: [Flag; 5] = [
     },
     Flag { name: "cluster-signing-key-file", help: "PEM file with its key", default: "" },
     Flag {
-        name: "cluster-signing-hours",
-        help: "Longest life of a certificate, in hours",
-        default: "8760",
+        name: "cluster-signing-duration",
+        help: "Longest life of a certificate, as 24h",
+        default: "8760h",
     },
     Flag { name: "signing-cert", help: "The certificate as text, instead of a file", default: "" },
     Flag { name: "signing-key", help: "The key as text, instead of a file", default: "" },
@@ -82,8 +83,12 @@ fn authority(stage: &Stage) -> Result<Option<Authority>, kit::Error> {
     if certificate.is_empty() {
         return Ok(None);
     }
-    let hours: u64 = stage.option("cluster-signing-hours")?;
-    let longest = Duration::from_secs(hours.saturating_mul(3600));
+    let longest: SignedDuration = stage.option("cluster-signing-duration")?;
+    let longest = Duration::try_from(longest).map_err(|error| kit::Error::Option {
+        option: "cluster-signing-duration",
+        value: longest.to_string(),
+        reason: error.to_string(),
+    })?;
     Authority::new(&certificate, &key, longest).map(Some).map_err(|reason| kit::Error::Option {
         option: "cluster-signing-cert-file",
         value: stage.option("cluster-signing-cert-file").unwrap_or_default(),
