@@ -26,8 +26,7 @@ pub static PLAYER: Player =
 /// Secrets of one namespace, one ConfigMap of another; nothing elsewhere.
 fn rules_in() -> Vec<(&'static str, Vec<PolicyRule>)> {
     let secrets = rules::rule("", &["secrets"], &["get", "list", "watch", "delete"]);
-    let mut cluster_info =
-        rules::rule("", &["configmaps"], &["get", "list", "watch", "update"]);
+    let mut cluster_info = rules::rule("", &["configmaps"], &["get", "list", "watch", "update"]);
     cluster_info.resource_names = Some(vec![plan::CLUSTER_INFO.to_owned()]);
     vec![(token::NAMESPACE, vec![secrets]), (plan::PUBLIC, vec![cluster_info])]
 }

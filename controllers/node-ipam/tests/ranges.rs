@@ -27,7 +27,8 @@ async fn every_node_gets_a_part_of_its_own_until_none_is_left() {
     // One brings its own; of the others, three want the three that are left.
     for (name, cidr) in [("a", Some("10.9.1.0/24")), ("b", None), ("c", None), ("d", None)] {
         let cidrs: Vec<&str> = cidr.into_iter().collect();
-        let node = json!({ "metadata": { "name": name }, "spec": { "podCIDR": cidr, "podCIDRs": cidrs } });
+        let node =
+            json!({ "metadata": { "name": name }, "spec": { "podCIDR": cidr, "podCIDRs": cidrs } });
         nodes.create(&PostParams::default(), &serde_json::from_value(node).unwrap()).await.unwrap();
     }
     let all = BTreeSet::from(["10.9.0.0/24", "10.9.1.0/24", "10.9.2.0/24", "10.9.3.0/24"]);
