@@ -2,9 +2,12 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::time::Duration;
 
+use apiserver::identity::flags::duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::join::discovery::Pin;
 use crate::layout::DEFAULT_DATA_DIR;
 
 /// Kubernetes as a jazz combo: every component in one process, each replaceable alone.
@@ -27,6 +30,12 @@ pub(crate) enum Command {
     Status(Which),
     /// Print the administrator's kubeconfig
     Kubeconfig(Kubeconfig),
+    /// Bootstrap tokens, by which nodes join
+    #[command(subcommand)]
+    Token(Token),
+    /// Nodes on further machines
+    #[command(subcommand)]
+    Node(Node),
     /// Write all objects of a cluster to a file, while it runs or not
     Backup(Backup),
     /// Make a cluster's objects from a backup
@@ -58,6 +67,23 @@ pub(crate) enum Runtime {
     Hollow,
 }
 
+/// How the nodes of this machine are run.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct NodeFlags {
+    /// How containers are run
+    #[arg(long, value_enum, default_value_t = Runtime::Containerd)]
+    pub runtime: Runtime,
+    /// Socket of a containerd to use; without it, one of our own is started
+    #[arg(long, value_name = "SOCKET")]
+    pub containerd: Option<PathBuf>,
+    /// Port of the node agent; with several nodes, of the first
+    #[arg(long, value_name = "PORT", default_value_t = 10250)]
+    pub node_port: u16,
+    /// Registries that are asked over plain http, as host:port with commas between them
+    #[arg(long, value_name = "HOSTS", default_value = "localhost,127.0.0.1")]
+    pub insecure_registries: String,
+}
+
 /// Arguments of `improv up`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Up {
@@ -79,24 +105,18 @@ pub(crate) struct Up {
     /// Number of nodes on this machine; more than one only with --runtime hollow
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub nodes: usize,
-    /// How containers are run
-    #[arg(long, value_enum, default_value_t = Runtime::Containerd)]
-    pub runtime: Runtime,
-    /// Socket of a containerd to use; without it, one of our own is started
-    #[arg(long, value_name = "SOCKET")]
-    pub containerd: Option<PathBuf>,
     /// Addresses of the pods
     #[arg(long, value_name = "CIDR", default_value = "10.244.0.0/16")]
     pub pod_cidr: String,
     /// Addresses of the Services
     #[arg(long, value_name = "CIDR", default_value = "10.96.0.0/16")]
     pub service_cidr: String,
-    /// Port of the node agent; with several nodes, of the first
-    #[arg(long, value_name = "PORT", default_value_t = 10250)]
-    pub node_port: u16,
-    /// Registries that are asked over plain http, as host:port with commas between them
-    #[arg(long, value_name = "HOSTS", default_value = "localhost,127.0.0.1")]
-    pub insecure_registries: String,
+    /// Its nodes.
+    #[command(flatten)]
+    pub node: NodeFlags,
+    /// Longest life of the certificates that the cluster signs, as 24h
+    #[arg(long, value_name = "DURATION", default_value = "8760h", value_parser = duration)]
+    pub cluster_signing_duration: Duration,
     /// Go into the background once the cluster is ready
     #[arg(long)]
     pub detach: bool,
@@ -106,6 +126,135 @@ pub(crate) struct Up {
     /// The API server.
     #[command(flatten)]
     pub server: apiserver::flags::Flags,
+}
+
+/// What to do with bootstrap tokens.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Token {
+    /// Make one, and print it
+    Create(TokenCreate),
+    /// List all
+    List(ByKubeconfig),
+    /// Delete some
+    Delete(TokenDelete),
+}
+
+/// Which cluster is asked, and as whom.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ByKubeconfig {
+    /// Kubeconfig of somebody who may handle Secrets in kube-system; without it, the administrator's
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Which cluster.
+    #[command(flatten)]
+    pub which: Which,
+}
+
+/// Arguments of `improv token create`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct TokenCreate {
+    /// The token; without it, one is made by chance
+    #[arg(value_name = "TOKEN")]
+    pub token: Option<crate::token::Token>,
+    /// How long it holds, as 24h; 0 for ever
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = ttl)]
+    pub ttl: Duration,
+    /// Print the command with which a machine joins instead
+    #[arg(long)]
+    pub print_join_command: bool,
+    /// What it is for, for people
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    pub description: String,
+    /// What it may be used for
+    #[arg(
+        long,
+        value_name = "NAMES",
+        value_delimiter = ',',
+        default_value = "signing,authentication"
+    )]
+    pub usages: Vec<String>,
+    /// Groups of who shows it
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = crate::join::objects::GROUP)]
+    pub groups: Vec<String>,
+    /// Which cluster.
+    #[command(flatten)]
+    pub of: ByKubeconfig,
+}
+
+/// Arguments of `improv token delete`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct TokenDelete {
+    /// Tokens, or their first parts
+    #[arg(required = true, value_name = "TOKEN")]
+    pub tokens: Vec<String>,
+    /// Which cluster.
+    #[command(flatten)]
+    pub of: ByKubeconfig,
+}
+
+/// What to do with nodes.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Node {
+    /// Make this machine a node of a cluster; later starts need no token
+    Join(Box<Join>),
+}
+
+/// Arguments of `improv node join`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Join {
+    /// Folder with the node's data; another folder is another node
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_DATA_DIR)]
+    pub data_dir: PathBuf,
+    /// The API server, as 10.0.0.1:6443; once the node has joined, what it was told then is used
+    #[arg(long, value_name = "ADDRESS", requires = "token")]
+    pub server: Option<String>,
+    /// Bootstrap token, from `improv token create`
+    #[arg(long, value_name = "TOKEN", requires = "server")]
+    pub token: Option<crate::token::Token>,
+    /// Hash of the public key of the cluster's authority, as sha256:<hex>; may be repeated
+    #[arg(long = "discovery-token-ca-cert-hash", alias = "ca-cert-hash", value_name = "HASH")]
+    pub ca_cert_hashes: Vec<Pin>,
+    /// Believe whoever knows the token
+    #[arg(long)]
+    pub discovery_token_unsafe_skip_ca_verification: bool,
+    /// Name of the node; this machine's without it
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// Address of the node; the one that leads out without it
+    #[arg(long, value_name = "IP")]
+    pub node_ip: Option<IpAddr>,
+    /// Address that the node agent listens on
+    #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::UNSPECIFIED))]
+    pub bind: IpAddr,
+    /// Addresses of this node's pods; without it, those that the cluster gives
+    #[arg(long, value_name = "CIDR")]
+    pub pod_cidr: Option<String>,
+    /// Do not make Services reachable from this machine; something else does
+    #[arg(long)]
+    pub disable_kube_proxy: bool,
+    /// Ask the cluster for the agent's serving certificate, too; somebody must approve it
+    #[arg(long)]
+    pub rotate_server_certificates: bool,
+    /// The node.
+    #[command(flatten)]
+    pub node: NodeFlags,
+    /// Go into the background once the node is ready
+    #[arg(long)]
+    pub detach: bool,
+    /// What to log, as `info` or `info,nodeagent=debug`
+    #[arg(
+        long,
+        value_name = "FILTER",
+        env = "RUST_LOG",
+        hide_env = true,
+        default_value = "info,kube_client=off"
+    )]
+    pub log: String,
+}
+
+/// A duration, or 0.
+fn ttl(text: &str) -> Result<Duration, String> {
+    if text == "0" { Ok(Duration::ZERO) } else { duration(text) }
 }
 
 /// Arguments of `improv down`.

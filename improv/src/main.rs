@@ -8,12 +8,14 @@ mod down;
 mod generate;
 mod grants;
 mod image;
+mod join;
 mod layout;
 mod node;
 mod players;
 mod preflight;
 mod process;
 mod status;
+mod token;
 mod up;
 
 use std::process::ExitCode;
@@ -44,21 +46,19 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Generate(generate) => generate::generate(&generate.root, generate.check),
         Command::Image(Image::Build(build)) => image::run_build(&build),
-        Command::Up(mut up) if up.detach => {
-            let layout = Layout::new(&up.data_dir);
-            std::fs::create_dir_all(&layout.data)?;
-            up.detach = false;
-            process::detach(&layout)
+        Command::Up(up) if up.detach => process::detach(&Layout::new(&up.data_dir)),
+        Command::Node(arguments::Node::Join(join)) if join.detach => {
+            process::detach(&Layout::new(&join.data_dir))
         }
         Command::Up(up) => {
-            let filter = tracing_subscriber::EnvFilter::new(&up.log);
-            tracing_subscriber::fmt()
-                .with_env_filter(filter)
-                .with_ansi(false)
-                .with_writer(std::io::stderr)
-                .init();
+            log(&up.log);
             block_on(up::up(*up))
         }
+        Command::Node(arguments::Node::Join(join)) => {
+            log(&join.log);
+            block_on(join::join(*join))
+        }
+        Command::Token(token) => block_on(token::run(&token)),
         Command::Down(down) => block_on(down::down(&down)),
         Command::Status(which) => block_on(status::status(&which)),
         Command::Bench(bench) => bench::run(&bench),
@@ -67,6 +67,15 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Restore(arguments) => backup::restore(&arguments),
         Command::Image(Image::Import(import)) => block_on(image::run_import(&import)),
     }
+}
+
+/// Logs what passes `filter` to stderr.
+fn log(filter: &str) {
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
+        .with_ansi(false)
+        .with_writer(std::io::stderr)
+        .init();
 }
 
 fn block_on(task: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {

@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use apiserver::Server;
 use k8s_openapi::api::core::v1::Node;
 use kit::Tasks;
-use kube::runtime::wait::{Condition, await_condition};
+use kube::runtime::wait::await_condition;
 use kube::{Api, Client};
 use nix::ifaddrs::getifaddrs;
 use nodeagent::probes::action::{NetworkProber, Prober};
@@ -20,7 +20,7 @@ use nodeagent::runtime::{Runtime, hollow};
 use nodeagent::{Agent, network};
 use tokio_util::sync::CancellationToken;
 
-use crate::arguments::{self, Up};
+use crate::arguments::{self, NodeFlags, Up};
 use crate::layout::Layout;
 
 /// How long a node may take to say that it is ready.
@@ -38,6 +38,17 @@ pub(crate) fn host_name() -> String {
     let name: String = name.chars().map(legal).collect();
     let name = name.trim_matches(['-', '.']);
     if name.is_empty() { "node".to_owned() } else { name.to_owned() }
+}
+
+/// Whether a Node may be called so.
+///
+/// Source: kubernetes.io, "Object Names and IDs", "DNS Subdomain Names".
+#[must_use]
+pub(crate) fn is_name(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let legal = |byte: u8| plain(byte) || byte == b'-' || byte == b'.';
+    let ends = [name.bytes().next(), name.bytes().last()];
+    name.len() <= 253 && name.bytes().all(legal) && ends.into_iter().all(|b| b.is_some_and(plain))
 }
 
 /// Name of the node with number `index`; the first one is called as the machine.
@@ -85,7 +96,7 @@ pub(crate) async fn start(
     shutdown: &CancellationToken,
     tasks: &mut Tasks,
 ) -> anyhow::Result<Vec<String>> {
-    let is_real = arguments.runtime == arguments::Runtime::Containerd;
+    let is_real = arguments.node.runtime == arguments::Runtime::Containerd;
     if is_real && arguments.nodes > 1 {
         bail!(
             "--nodes {}: one machine is one node; simulate more with --runtime hollow",
@@ -95,8 +106,14 @@ pub(crate) async fn start(
     if arguments.nodes == 0 {
         return Ok(Vec::new());
     }
-    let real =
-        if is_real { Some(containerd(arguments, layout, shutdown, tasks).await?) } else { None };
+    let real = match is_real {
+        true => {
+            let own = node_cidr(&arguments.pod_cidr, 0);
+            let state = State::new(&arguments.node, &own, &arguments.pod_cidr);
+            Some(containerd(state, layout, shutdown, tasks).await?)
+        }
+        false => None,
+    };
     let mut names = Vec::new();
     for index in 0..arguments.nodes {
         let config = config(arguments, layout, server, index)?;
@@ -123,20 +140,19 @@ pub(crate) async fn start(
 /// Names the first one that does not within a minute.
 pub(crate) async fn wait_until_ready(client: &Client, names: &[String]) -> anyhow::Result<()> {
     for name in names {
-        let ready = await_condition(Api::<Node>::all(client.clone()), name, is_ready());
+        let ready = await_condition(Api::<Node>::all(client.clone()), name, is_ready);
         let waited = tokio::time::timeout(READY_WITHIN, ready).await;
         waited.with_context(|| format!("node {name} is not ready after {READY_WITHIN:?}"))??;
     }
     Ok(())
 }
 
-fn is_ready() -> impl Condition<Node> {
-    |node: Option<&Node>| {
-        let status = node.and_then(|node| node.status.as_ref());
-        let mut conditions =
-            status.into_iter().flat_map(|status| status.conditions.iter().flatten());
-        conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
-    }
+/// Whether a node is there and says that it is ready.
+#[must_use]
+pub(crate) fn is_ready(node: Option<&Node>) -> bool {
+    let status = node.and_then(|node| node.status.as_ref());
+    let mut conditions = status.into_iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 /// Removes all that a node left on this machine, also after it was killed.
@@ -159,14 +175,27 @@ pub(crate) async fn clean_up(layout: &Layout) -> anyhow::Result<()> {
 
 /// What `down` and `image import` must know of how the node was started.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
-struct State {
+pub(crate) struct State {
     /// Socket of a containerd that is not ours.
     containerd: Option<PathBuf>,
+    /// Addresses of this node's pods.
     pod_cidr: String,
+    /// Addresses of all pods.
+    cluster_cidr: String,
     insecure_registries: Vec<String>,
 }
 
 impl State {
+    /// As `flags` say, with these addresses for the node's own pods and for all.
+    pub(crate) fn new(flags: &NodeFlags, pod_cidr: &str, cluster_cidr: &str) -> Self {
+        Self {
+            containerd: flags.containerd.clone(),
+            pod_cidr: pod_cidr.to_owned(),
+            cluster_cidr: cluster_cidr.to_owned(),
+            insecure_registries: flags.insecure_registries.split(',').map(str::to_owned).collect(),
+        }
+    }
+
     fn path(layout: &Layout) -> PathBuf {
         layout.data.join("node.json")
     }
@@ -186,8 +215,8 @@ impl State {
         let network = network::Config {
             mode: network::Mode::Bridge,
             cluster: layout.suffix.clone(),
-            pod_cidr: node_cidr(&self.pod_cidr, 0).parse().context("--pod-cidr is no network")?,
-            cluster_cidr: self.pod_cidr.parse().context("--pod-cidr is no network")?,
+            pod_cidr: self.pod_cidr.parse().context("the node's --pod-cidr is no network")?,
+            cluster_cidr: self.cluster_cidr.parse().context("--pod-cidr is no network")?,
             mtu: None,
             state_dir: layout.run.join("network"),
         };
@@ -209,17 +238,15 @@ fn child(layout: &Layout) -> ChildOptions {
 }
 
 /// The machine's containers: our own containerd, or the one that `--containerd` names.
-async fn containerd(
-    arguments: &Up,
+///
+/// # Errors
+/// containerd does not start, or cannot be used.
+pub(crate) async fn containerd(
+    state: State,
     layout: &Layout,
     shutdown: &CancellationToken,
     tasks: &mut Tasks,
 ) -> anyhow::Result<Arc<Containerd>> {
-    let state = State {
-        containerd: arguments.containerd.clone(),
-        pod_cidr: arguments.pod_cidr.clone(),
-        insecure_registries: arguments.insecure_registries.split(',').map(str::to_owned).collect(),
-    };
     state.write(layout)?;
     if state.containerd.is_none() {
         let child = spawn(child(layout)).await?;
@@ -241,14 +268,11 @@ fn config(
 ) -> anyhow::Result<nodeagent::Config> {
     let name = name(index);
     let address = address();
-    let mut config = nodeagent::Config::new(&name);
-    config.node_ips = address.into_iter().collect();
-    config.root_dir = layout.data.join("pods").join(&name);
-    config.run_dir = layout.run.join("pods").join(&name);
-    config.log_dir = layout.data.join("logs").join(&name);
+    let mut config = settings(layout, &name, address);
     config.pod_cidr = Some(node_cidr(&arguments.pod_cidr, index));
     config.cluster_dns = dns_address(&arguments.service_cidr).parse().into_iter().collect();
-    let port = u16::try_from(index).ok().and_then(|index| arguments.node_port.checked_add(index));
+    let port =
+        u16::try_from(index).ok().and_then(|index| arguments.node.node_port.checked_add(index));
     config.server.bind =
         Some(SocketAddr::new(arguments.bind, port.context("--node-port is too high")?));
     let pki = &server.core().pki;
@@ -258,6 +282,17 @@ fn config(
     config.server.certificate = Some((serving.certificate, serving.key));
     config.server.client_ca = Some(pki.ca_certificate().to_owned());
     Ok(config)
+}
+
+/// The settings of a node that follow from its name, its address, and the folders.
+#[must_use]
+pub(crate) fn settings(layout: &Layout, name: &str, ip: Option<IpAddr>) -> nodeagent::Config {
+    let mut config = nodeagent::Config::new(name);
+    config.node_ips = ip.into_iter().collect();
+    config.root_dir = layout.data.join("pods").join(name);
+    config.run_dir = layout.run.join("pods").join(name);
+    config.log_dir = layout.data.join("logs").join(name);
+    config
 }
 
 /// The part of the pods' addresses that belongs to one node: the `index`-th /24.
@@ -273,8 +308,9 @@ fn node_cidr(pod_cidr: &str, index: usize) -> String {
 /// # Errors
 /// If the cluster has no containerd that answers, or it is no image archive.
 pub(crate) async fn import(layout: &Layout, archive: &Path) -> anyhow::Result<Vec<String>> {
-    let state = State::read(layout)
-        .context("the cluster has no node that runs containers; has `improv up` run?")?;
+    let state = State::read(layout).context(
+        "there is no node here that runs containers; has `improv up` or `improv node join` run?",
+    )?;
     let options = state.options(layout)?;
     let images = import_archive(&options.socket, &options.namespace, archive).await?;
     Ok(images.iter().map(ToString::to_string).collect())
@@ -297,10 +333,10 @@ mod tests {
 
     #[test]
     fn nodes_have_legal_names() {
-        assert!(
-            !host_name().is_empty()
-                && host_name().chars().all(|c| c.is_ascii_alphanumeric() || ".-".contains(c))
-        );
+        assert!(is_name(&host_name()) && is_name("n1.example"));
+        for name in ["", "Bad", "a_b", "-a", "a.", &"a".repeat(254)] {
+            assert!(!is_name(name), "{name}");
+        }
         assert_eq!(name(2), format!("{}-2", host_name()));
     }
 }

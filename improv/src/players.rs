@@ -60,6 +60,16 @@ pub(crate) static ALL: &[Chart] = &[
         workload: Workload::Deployment,
     },
     Chart {
+        player: &node_ipam_controller::PLAYER,
+        description: "Gives each node its part of the pods' addresses",
+        workload: Workload::Deployment,
+    },
+    Chart {
+        player: &bootstrap_token_controller::PLAYER,
+        description: "Lets new nodes find and trust the cluster by their bootstrap token",
+        workload: Workload::Deployment,
+    },
+    Chart {
         player: &kube_proxy::PLAYER,
         description: "Makes Services reachable on every node",
         workload: Workload::EveryNode(&["NET_ADMIN", "NET_RAW"]),

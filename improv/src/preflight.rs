@@ -3,6 +3,8 @@
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
+use crate::arguments::{NodeFlags, Runtime};
+
 /// Programs that a node needs, and the Debian package of each.
 const PROGRAMS: [(&str, &str); 4] = [
     ("containerd", "containerd"),
@@ -80,6 +82,23 @@ pub(crate) fn problems(machine: &Machine, wanted: Wanted) -> Vec<Problem> {
         }
     }
     problems
+}
+
+/// Refuses a machine that cannot run `n_nodes` nodes of this kind.
+///
+/// # Errors
+/// Names everything that is missing, with what to do about it.
+pub(crate) fn check(n_nodes: usize, flags: &NodeFlags) -> anyhow::Result<()> {
+    let wanted = Wanted {
+        containers: n_nodes > 0 && flags.runtime == Runtime::Containerd,
+        own_containerd: flags.containerd.is_none(),
+    };
+    let problems = problems(&look(), wanted);
+    if problems.is_empty() {
+        return Ok(());
+    }
+    let list: Vec<String> = problems.iter().map(|problem| format!("  {problem}")).collect();
+    anyhow::bail!("this machine cannot run a node:\n{}", list.join("\n"))
 }
 
 /// Whether somebody else listens on `address`.

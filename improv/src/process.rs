@@ -10,6 +10,7 @@ use anyhow::{Context, bail};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::layout::Layout;
 
@@ -37,7 +38,7 @@ impl Lock {
             let holder = holder.map_or("unknown".to_owned(), |pid| pid.to_string());
             let data = layout.data.display();
             anyhow::anyhow!(
-                "a cluster already runs from {data} (process {holder}); stop it with `improv down`, or choose \
+                "a cluster or node already runs from {data} (process {holder}); stop it with `improv down`, or choose \
                  another --data-dir"
             )
         })?;
@@ -108,6 +109,7 @@ pub(crate) async fn stop(layout: &Layout, patience: std::time::Duration) {
 /// # Errors
 /// If it ends before; what it said last is in the log file, and shown.
 pub(crate) fn detach(layout: &Layout) -> anyhow::Result<()> {
+    std::fs::create_dir_all(&layout.data)?;
     let log: PathBuf = layout.log_file();
     let log_file = OpenOptions::new().create(true).append(true).open(&log);
     let log_file = log_file.with_context(|| format!("cannot write {}", log.display()))?;
@@ -130,7 +132,7 @@ pub(crate) fn detach(layout: &Layout) -> anyhow::Result<()> {
     log_file.seek(io::SeekFrom::Start(start))?;
     log_file.read_to_string(&mut said)?;
     let last = said.lines().rev().take(5).collect::<Vec<_>>().into_iter().rev();
-    bail!("the cluster did not start ({status}):\n{}", last.collect::<Vec<_>>().join("\n"))
+    bail!("it did not start ({status}):\n{}", last.collect::<Vec<_>>().join("\n"))
 }
 
 /// Tells whoever waits for it that the cluster is ready.
@@ -143,6 +145,32 @@ pub(crate) fn progress(line: &str) {
     let mut stdout = io::stdout().lock();
     drop(writeln!(stdout, "{line}"));
     drop(stdout.flush());
+}
+
+/// Writes a file that only its owner may read, and gives it.
+///
+/// # Errors
+/// The file cannot be written.
+pub(crate) fn write_private(path: &std::path::Path, text: &str) -> anyhow::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let told = || format!("cannot write {}", path.display());
+    let open = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path);
+    let mut file = open.with_context(told)?;
+    file.write_all(text.as_bytes()).with_context(told)?;
+    Ok(file)
+}
+
+/// Ends at SIGTERM or SIGINT.
+pub(crate) async fn termination() {
+    let (Ok(mut term), Ok(mut int)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
 }
 
 #[cfg(test)]

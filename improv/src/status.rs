@@ -45,9 +45,16 @@ pub(crate) async fn status(which: &Which) -> anyhow::Result<()> {
 /// # Errors
 /// If the file is missing or wrong.
 pub(crate) async fn client(layout: &Layout) -> anyhow::Result<Client> {
-    let path = layout.kubeconfig();
+    client_of(&layout.kubeconfig()).await
+}
+
+/// A client with the kubeconfig at `path`.
+///
+/// # Errors
+/// If the file is missing or wrong.
+pub(crate) async fn client_of(path: &std::path::Path) -> anyhow::Result<Client> {
     let kubeconfig =
-        Kubeconfig::read_from(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        Kubeconfig::read_from(path).with_context(|| format!("cannot read {}", path.display()))?;
     let config =
         kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
     Ok(Client::try_from(config)?)

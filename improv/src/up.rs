@@ -8,15 +8,17 @@ use apiserver::Server;
 use kit::chart::Chart;
 use kit::{InProcess, Options, RealClock, Reflectors, Registry, Tasks};
 use kube::Client;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::arguments::Up;
+use crate::join::objects::{self, Networking};
 use crate::layout::Layout;
-use crate::process::{self, progress};
+use crate::process::{self, progress, termination, write_private};
 use crate::{generate, grants, node, players, preflight};
 
+/// The admission plugin that keeps agents to what belongs to their nodes.
+const NODE_RESTRICTION: &str = "NodeRestriction";
 /// How long players and pods' agents may take to put down what they hold.
 const FINISH_WITHIN: Duration = Duration::from_secs(20);
 
@@ -28,7 +30,7 @@ pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
     let began = Instant::now();
     let layout = Layout::new(&arguments.data_dir);
     let chosen = players::chosen(&arguments.players)?;
-    check_machine(&arguments)?;
+    preflight::check(arguments.nodes, &arguments.node)?;
     std::fs::create_dir_all(&layout.data).with_context(|| {
         format!("cannot make {}; choose another with --data-dir", layout.data.display())
     })?;
@@ -43,13 +45,21 @@ pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
     let kubeconfig = arguments.kubeconfig.clone().unwrap_or_else(|| layout.kubeconfig());
     let admin =
         server.core().pki.kubeconfig(&server.url(), "kubernetes-admin", &["system:masters"])?;
-    write_private(&kubeconfig, &admin)?;
+    give_to_invoker(&write_private(&kubeconfig, &admin)?, &kubeconfig)?;
     progress(&format!("API server ready at {} after {}", server.url(), seconds(began)));
 
     let shutdown = CancellationToken::new();
     let mut tasks = Tasks::default();
     let admin = server.client("improv", &["system:masters"]);
     grants::grant(&admin, &chosen).await.context("cannot give the players their rights")?;
+    let networking = Networking {
+        dns_domain: "cluster.local".to_owned(),
+        pod_subnet: arguments.pod_cidr.clone(),
+        service_subnet: arguments.service_cidr.clone(),
+    };
+    let (url, ca) = (public_url(&arguments), server.core().pki.ca_certificate());
+    let published = objects::publish(&admin, &url, ca, &networking).await;
+    published.context("cannot prepare for nodes that join")?;
     let cluster = Cluster {
         arguments: &arguments,
         layout: &layout,
@@ -90,20 +100,6 @@ pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
     Ok(finished?)
 }
 
-fn check_machine(arguments: &Up) -> anyhow::Result<()> {
-    let wanted = preflight::Wanted {
-        containers: arguments.nodes > 0
-            && arguments.runtime == crate::arguments::Runtime::Containerd,
-        own_containerd: arguments.containerd.is_none(),
-    };
-    let problems = preflight::problems(&preflight::look(), wanted);
-    if problems.is_empty() {
-        return Ok(());
-    }
-    let list: Vec<String> = problems.iter().map(|problem| format!("  {problem}")).collect();
-    bail!("this machine cannot run a node:\n{}", list.join("\n"))
-}
-
 fn server_config(
     arguments: &Up,
     layout: &Layout,
@@ -116,8 +112,27 @@ fn server_config(
         crds: generate::definitions()?,
         ..apiserver::Config::default()
     };
+    // As kubeadm has it; the flags have the last word.
+    config.identity.bootstrap_tokens = true;
     arguments.server.apply(&mut config);
+    let plugins = &mut config.admission;
+    if !plugins.enable.iter().chain(&plugins.disable).any(|name| name == NODE_RESTRICTION) {
+        plugins.enable.push(NODE_RESTRICTION.to_owned());
+    }
+    let reached = public_address(arguments).to_string();
+    config.extra_names.extend([node::host_name(), reached]);
     Ok(config)
+}
+
+/// The address at which other machines reach the API server.
+fn public_address(arguments: &Up) -> IpAddr {
+    let bound = Some(arguments.bind).filter(|ip| !ip.is_unspecified());
+    let said = arguments.server.advertise_address.or(bound);
+    said.or_else(node::address).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+}
+
+fn public_url(arguments: &Up) -> String {
+    format!("https://{}", SocketAddr::new(public_address(arguments), arguments.port))
 }
 
 struct Cluster<'a> {
@@ -184,25 +199,25 @@ impl Cluster<'_> {
             "service-account" => options.set("root-ca", self.server.core().pki.ca_certificate()),
             "certificate" => {
                 let pki = &self.server.core().pki;
-                options.set("signing-cert", pki.ca_certificate()).set("signing-key", pki.ca_key())
+                let longest = self.arguments.cluster_signing_duration.as_secs();
+                options
+                    .set("signing-cert", pki.ca_certificate())
+                    .set("signing-key", pki.ca_key())
+                    .set("cluster-signing-duration", format!("{longest}s"))
             }
+            "node-ipam" => options.set("cluster-cidr", &self.arguments.pod_cidr),
             _ => options,
         }
     }
 }
 
-/// Writes a file that only its owner may read: who ran sudo, or who runs this.
-fn write_private(path: &std::path::Path, text: &str) -> anyhow::Result<()> {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
-    let open =
-        std::fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path);
-    let mut file = open.with_context(|| format!("cannot write {}", path.display()))?;
-    if let Some((user, group)) = sudo_invoker(|name| std::env::var(name).ok()) {
-        std::os::unix::fs::fchown(&file, Some(user), Some(group))
-            .with_context(|| format!("cannot give {} to user {user}", path.display()))?;
-    }
-    file.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
+/// Gives a file to whoever ran sudo, if somebody did.
+fn give_to_invoker(file: &std::fs::File, path: &std::path::Path) -> anyhow::Result<()> {
+    let Some((user, group)) = sudo_invoker(|name| std::env::var(name).ok()) else {
+        return Ok(());
+    };
+    std::os::unix::fs::fchown(file, Some(user), Some(group))
+        .with_context(|| format!("cannot give {} to user {user}", path.display()))
 }
 
 /// The user and group that ran `sudo`. Source: sudo(8).
@@ -217,19 +232,6 @@ fn seconds(since: Instant) -> String {
 
 fn plural(n: usize) -> &'static str {
     if n == 1 { "" } else { "s" }
-}
-
-/// Ends at SIGTERM or SIGINT.
-async fn termination() {
-    let (Ok(mut term), Ok(mut int)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
-    }
 }
 
 #[cfg(test)]

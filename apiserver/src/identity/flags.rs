@@ -26,8 +26,8 @@ pub struct IdentityFlags {
     #[arg(long, value_name = "FILE")]
     token_auth_file: Option<PathBuf>,
     /// Take bootstrap tokens, which Secrets in kube-system hold
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true, default_value_t = false)]
-    enable_bootstrap_token_auth: bool,
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    enable_bootstrap_token_auth: Option<bool>,
     #[command(flatten)]
     accounts: AccountFlags,
     #[command(flatten)]
@@ -186,7 +186,9 @@ impl IdentityFlags {
         options.anonymous = self.anonymous_auth;
         options.authentication_config.clone_from(&self.authentication_config);
         options.token_file.clone_from(&self.token_auth_file);
-        options.bootstrap_tokens = self.enable_bootstrap_token_auth;
+        if let Some(said) = self.enable_bootstrap_token_auth {
+            options.bootstrap_tokens = said;
+        }
         options.accounts.accepted_issuers = issuers.iter().skip(1).cloned().collect();
         self.accounts.apply(options);
         options.oidc = self.oidc.options();
