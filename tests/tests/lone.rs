@@ -14,7 +14,7 @@ use improv_tests::{Cluster, eventually, free_port, program, repository, run};
 const SOON: Duration = Duration::from_secs(60);
 
 /// Player, its binary, and the flags without which it would meet others on this machine.
-const PLAYERS: [(&str, &str, &[&str]); 13] = [
+const PLAYERS: [(&str, &str, &[&str]); 15] = [
     ("namespace", "namespace-controller", &[]),
     ("service-account", "serviceaccount-controller", &[]),
     ("certificate", "certificate-controller", &[]),
@@ -26,6 +26,8 @@ const PLAYERS: [(&str, &str, &[&str]); 13] = [
     ("resource-quota", "resource-quota-controller", &[]),
     ("volume-protection", "volume-protection-controller", &[]),
     ("node-lifecycle", "node-lifecycle-controller", &[]),
+    ("node-ipam", "node-ipam-controller", &["--cluster-cidr=10.245.0.0/16"]),
+    ("bootstrap-token", "bootstrap-token-controller", &[]),
     ("proxy", "kube-proxy", &["--table=improv-test-lone", "--node-name=lone"]),
     ("dns", "kube-dns", &["--listen=127.0.0.1:0"]),
 ];
@@ -165,6 +167,20 @@ fn lone_players_need_no_more_than_their_charts_rights() {
         let signed = cluster.try_kubectl("get csr lone -o jsonpath={.status.certificate}")?;
         if signed.is_empty() { Err("not signed") } else { Ok(()) }.map_err(str::to_owned)
     });
+
+    cluster.apply("apiVersion: v1\nkind: Node\nmetadata: {name: further}\n");
+    eventually("a new node has addresses", SOON, || {
+        let cidr = cluster.kubectl("get node further -o jsonpath={.spec.podCIDR}");
+        if cidr == "10.245.1.0/24" { Ok(()) } else { Err(cidr) }
+    });
+    run(&mut cluster.improv("token create abcdef.0123456789abcdef"));
+    eventually("a token signs", SOON, || {
+        let info = cluster.kubectl("get configmap cluster-info -n kube-public -o yaml");
+        if info.contains("jws-kubeconfig-abcdef") { Ok(()) } else { Err(info) }
+    });
+    let over = "{\"stringData\":{\"expiration\":\"2020-01-01T00:00:00Z\"}}";
+    cluster.kubectl(&format!("patch secret bootstrap-token-abcdef -n kube-system -p {over}"));
+    cluster.kubectl("wait --for=delete secret/bootstrap-token-abcdef -n kube-system --timeout=60s");
 
     let refusals: Vec<String> = players.iter().flat_map(Lone::refusals).collect();
     assert!(refusals.is_empty(), "{refusals:#?}");
