@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use apiserver::identity::authn::is_bootstrap_group;
 use bootstrap_token_controller::plan::{CLUSTER_INFO, KUBECONFIG, PUBLIC};
 use bootstrap_token_controller::token::{self, End, NAMESPACE, PREFIX, TYPE, text};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
@@ -132,7 +133,7 @@ fn secret(token: &Token, arguments: &TokenCreate, now: Timestamp) -> anyhow::Res
         }
         data[format!("usage-bootstrap-{usage}")] = "true".into();
     }
-    if let Some(group) = arguments.groups.iter().find(|group| !is_group(group)) {
+    if let Some(group) = arguments.groups.iter().find(|group| !is_bootstrap_group(group)) {
         bail!(
             "--groups: {group:?} does not begin with system:bootstrappers: or has other letters than a-z0-9:-"
         );
@@ -142,15 +143,6 @@ fn secret(token: &Token, arguments: &TokenCreate, now: Timestamp) -> anyhow::Res
     }
     let name = format!("{PREFIX}{}", token.id);
     Ok(json!({ "metadata": { "name": name }, "type": TYPE, "stringData": data }))
-}
-
-/// As the API server takes it.
-fn is_group(group: &str) -> bool {
-    let Some(tail) = group.strip_prefix("system:bootstrappers:") else { return false };
-    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    tail.len() <= 256
-        && tail.bytes().all(|byte| plain(byte) || byte == b':' || byte == b'-')
-        && tail.bytes().last().is_some_and(plain)
 }
 
 /// What to type on a machine that shall join.

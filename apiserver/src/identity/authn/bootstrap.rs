@@ -53,8 +53,9 @@ fn split(token: &str) -> Option<(&str, &str)> {
     (id.len() == 6 && secret.len() == 16 && plain(id) && plain(secret)).then_some((id, secret))
 }
 
-/// Further groups stay below the one that all have, so that a Secret cannot make an administrator.
-fn is_group(group: &str) -> bool {
+/// Whether a bootstrap token may bring this group: further ones stay below the one that all have, so that a Secret
+/// cannot make an administrator.
+pub fn is_group(group: &str) -> bool {
     let Some(tail) = group.strip_prefix("system:bootstrappers:") else { return false };
     let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b':' || b == b'-';
     let ends_well = tail.bytes().last().is_some_and(|b| legal(b) && b != b':' && b != b'-');

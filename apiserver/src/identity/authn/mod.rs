@@ -29,6 +29,7 @@ use crate::request::User;
 use crate::status::ApiError;
 
 pub use accounts::Accounts;
+pub use bootstrap::is_group as is_bootstrap_group;
 pub use config::Structured;
 pub use impersonate::{impersonate, wanted_user};
 pub use peer::Peer;
