@@ -5,12 +5,12 @@
 
 use bootstrap_token_controller::plan::{CLUSTER_INFO, KUBECONFIG, PUBLIC};
 use k8s_openapi::api::core::v1::ConfigMap;
+use kit::chart::to_yaml;
 use kit::rules;
 use kube::{Api, Client};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::generate::to_yaml;
 use crate::grants::{Grant, apply};
 
 /// Group of those who show a token that was made without saying more.
@@ -69,11 +69,11 @@ fn cluster_info(url: &str, ca: &str) -> anyhow::Result<String> {
     use base64::Engine as _;
     let ca = base64::engine::general_purpose::STANDARD.encode(ca);
     let cluster = json!({ "server": url, "certificate-authority-data": ca });
-    to_yaml(&json!({
+    Ok(to_yaml(&json!({
         "apiVersion": "v1",
         "kind": "Config",
         "clusters": [{ "name": "", "cluster": cluster }],
-    }))
+    }))?)
 }
 
 async fn rights(admin: &Client) -> Result<(), kube::Error> {

@@ -1,7 +1,5 @@
 //! The chart is the one of the player, with its rights: `UPDATE=1 cargo test -p hello-reconciler` writes it.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-
 use std::path::Path;
 
 use kit::chart::{Chart, Workload};

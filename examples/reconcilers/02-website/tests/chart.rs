@@ -1,8 +1,6 @@
 //! The chart is the one of the operator, with its rights and its type: `UPDATE=1 cargo test -p website-operator`
 //! writes it.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-
 use std::path::Path;
 
 use kit::chart::{Chart, Workload, to_yaml};
