@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::handlers::proxy;
 use crate::{admission, audit, fairness, identity};
 
 /// Everything that a [`crate::Server`] needs to know before it starts.
@@ -37,6 +38,8 @@ pub struct Config {
     pub admission: admission::Options,
     /// What is recorded of requests.
     pub audit: audit::Options,
+    /// Where requests may be passed on to.
+    pub proxy: proxy::address::Options,
     /// Limits of requests as a whole.
     pub fairness: fairness::Options,
 }
@@ -57,6 +60,7 @@ impl Default for Config {
             max_body_bytes: 3 * 1024 * 1024,
             admission: admission::Options::default(),
             audit: audit::Options::default(),
+            proxy: proxy::address::Options::default(),
             fairness: fairness::Options::default(),
         }
     }

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use clap::Args;
 
+use crate::handlers::proxy;
 use crate::identity::flags::IdentityFlags;
 use crate::{Config, admission, audit, fairness};
 
@@ -35,6 +36,9 @@ pub struct Flags {
     /// What is recorded of requests
     #[command(flatten)]
     pub audit: audit::Flags,
+    /// Where requests may be passed on to
+    #[command(flatten)]
+    pub proxy: proxy::address::Flags,
     /// Limits of requests
     #[command(flatten)]
     pub fairness: fairness::Flags,
@@ -55,6 +59,7 @@ impl Flags {
         config.extra_names.clone_from(&self.tls_sans);
         self.admission.apply(&mut config.admission);
         self.audit.apply(config);
+        self.proxy.apply(&mut config.proxy);
         self.fairness.apply(config);
         self.storage.apply(&mut config.storage);
     }

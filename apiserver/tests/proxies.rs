@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
 
+mod support;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -52,6 +54,14 @@ async fn serve(mut stream: TlsStream<TcpStream>) {
     let n = stream.read(&mut head).await.unwrap();
     let text = String::from_utf8_lossy(&head[..n]).into_owned();
     assert!(!text.to_lowercase().contains("authorization:"), "credentials were passed on: {text}");
+    if let Some(answer) = canned(&text) {
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        // Whatever came behind the answer would have been smuggled.
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest).await;
+        assert!(rest.is_empty(), "smuggled: {}", String::from_utf8_lossy(&rest));
+        return;
+    }
     if text.starts_with("GET /containerLogs/") {
         let line = text.lines().next().unwrap();
         let body = format!("{line}\n");
@@ -73,6 +83,21 @@ async fn serve(mut stream: TlsStream<TcpStream>) {
     let status = [b"\x03".as_slice(), br#"{"metadata":{},"status":"Success"}"#].concat();
     socket.send(Message::binary(status)).await.unwrap();
     socket.close(None).await.unwrap();
+}
+
+/// Answers that an honest agent would not give; all of them leave the connection open.
+fn canned(head: &str) -> Option<String> {
+    let path = head.split(' ').nth(1)?;
+    let (status, headers) = match path {
+        "/containerLogs/default/moved/c" => ("302 Found", "location: http://169.254.169.254/\r\n"),
+        "/containerLogs/default/early/c" => ("400 Bad Request", ""),
+        "/elsewhere" => ("302 Found", "location: http://169.254.169.254/\r\n"),
+        "/here" => ("302 Found", "location: /login?a=b\r\naccess-control-allow-origin: *\r\n"),
+        "/refused" => ("403 Forbidden", ""),
+        "/unmoved" => ("302 Found", "location: https://127.0.0.1/\r\n"),
+        _ => return None,
+    };
+    Some(format!("HTTP/1.1 {status}\r\n{headers}content-length: 3\r\n\r\nno\n"))
 }
 
 /// A stream whose first bytes were read already.
@@ -135,14 +160,33 @@ async fn pod_on_agent(server: &TestServer) -> Api<Pod> {
     let account = serde_json::from_value(json!({"metadata": {"name": "default"}})).unwrap();
     accounts.create(&PostParams::default(), &account).await.unwrap();
     let pods: Api<Pod> = Api::namespaced(server.client(), "default");
-    let pod = json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n", "containers": [{"name": "c", "image": "i"}]}});
-    pods.create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap();
+    for name in ["p", "moved", "early"] {
+        let pod = json!({"metadata": {"name": name}, "spec": {"nodeName": "n", "containers": [{"name": "c", "image": "i"}]}});
+        pods.create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap();
+    }
     pods
+}
+
+/// A server that is told that its nodes are on this machine, which they are here.
+async fn start() -> TestServer {
+    let here = TestServer::builder().with_socket();
+    here.configure(|config| config.proxy.allow_loopback_nodes = true).start().await.unwrap()
+}
+
+/// An answer's status, its `Location`, and its text.
+async fn get(server: &TestServer, path: &str) -> (u16, Option<String>, String) {
+    let request = http::Request::get(path).body(Vec::new().into()).unwrap();
+    let response = server.client().send(request).await.unwrap();
+    let location = response.headers().get("location").map(|l| l.to_str().unwrap().to_owned());
+    assert!(!response.headers().contains_key("access-control-allow-origin"));
+    let status = response.status().as_u16();
+    let body = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
+    (status, location, String::from_utf8_lossy(&body).into_owned())
 }
 
 #[tokio::test]
 async fn logs_come_from_the_agent() {
-    let server = TestServer::start().await.unwrap();
+    let server = start().await;
     let pods = pod_on_agent(&server).await;
     let params = LogParams { follow: true, tail_lines: Some(7), ..LogParams::default() };
     let mut lines = pods.log_stream("p", &params).await.unwrap().lines();
@@ -152,7 +196,7 @@ async fn logs_come_from_the_agent() {
 
 #[tokio::test]
 async fn exec_is_passed_through() {
-    let server = TestServer::start().await.unwrap();
+    let server = start().await;
     let pods = pod_on_agent(&server).await;
     let params = AttachParams::default().stdout(true).stderr(false);
     let mut process = pods.exec("p", ["true"], &params).await.unwrap();
@@ -165,7 +209,7 @@ async fn exec_is_passed_through() {
 
 #[tokio::test]
 async fn an_absent_agent_is_told() {
-    let server = TestServer::start().await.unwrap();
+    let server = start().await;
     let pods = pod_on_agent(&server).await;
     let nodes: Api<Node> = Api::all(server.client());
     let nowhere = json!({"status": {"daemonEndpoints": {"kubeletEndpoint": {"Port": 1}}}});
@@ -174,4 +218,104 @@ async fn an_absent_agent_is_told() {
     assert!(
         matches!(error, kube::Error::Api(s) if s.code == 503 && s.message.contains("127.0.0.1:1"))
     );
+}
+
+#[tokio::test]
+async fn redirects_are_shown_and_never_followed() {
+    let server = start().await;
+    pod_on_agent(&server).await;
+    let proxy = "/api/v1/nodes/n/proxy";
+    let at = |location: &str| Some(location.to_owned());
+    let (status, location, _) = get(&server, &format!("{proxy}/elsewhere")).await;
+    assert_eq!((status, location), (302, at("http://169.254.169.254/")));
+    let (status, location, _) = get(&server, &format!("{proxy}/here")).await;
+    assert_eq!((status, location), (302, at("/api/v1/nodes/n/proxy/login?a=b")));
+    let (status, location, _) = get(&server, &format!("{proxy}?a=b")).await;
+    assert_eq!((status, location), (301, at("/api/v1/nodes/n/proxy/?a=b")));
+    let (status, location, text) = get(&server, "/api/v1/namespaces/default/pods/moved/log").await;
+    assert_eq!((status, location), (500, None), "{text}");
+    assert!(text.contains("redirects forbidden"), "{text}");
+}
+
+#[tokio::test]
+async fn an_agent_s_refusal_of_a_log_is_a_status() {
+    let server = start().await;
+    let pods = pod_on_agent(&server).await;
+    let error = pods.logs("early", &LogParams::default()).await.unwrap_err();
+    assert!(
+        matches!(&error, kube::Error::Api(s) if s.code == 400 && s.reason == "BadRequest" && s.message == "no\n"),
+        "{error}"
+    );
+}
+
+/// A client whose upgrade failed cannot speak to the agent behind the server's back (CVE-2018-1002105): what
+/// it sends next is a request to the server. The agent asserts that nothing comes behind its answer.
+#[tokio::test]
+async fn a_failed_upgrade_leaves_no_road_to_the_agent() {
+    let server = start().await;
+    pod_on_agent(&server).await;
+    for (path, expected) in [("refused", "403 Forbidden"), ("unmoved", "500 Internal Server Error")]
+    {
+        let user = ("admin", ["system:masters"].as_slice());
+        let mut stream = support::dial(&server, user, "http/1.1").await;
+        let upgrade = format!(
+            "GET /api/v1/nodes/n/proxy/{path} HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n"
+        );
+        let smuggled = "GET /exec/default/p/c HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+        stream.write_all(upgrade.as_bytes()).await.unwrap();
+        stream.write_all(smuggled.as_bytes()).await.unwrap();
+        let mut answers = Vec::new();
+        let read = stream.read_to_end(&mut answers);
+        let read = tokio::time::timeout(std::time::Duration::from_secs(10), read).await;
+        let _ = read.expect("the server ends the connection");
+        let answers = String::from_utf8_lossy(&answers);
+        let mut lines = answers.lines().filter(|line| line.contains("HTTP/1.1 "));
+        assert!(lines.next().unwrap().ends_with(expected), "{answers}");
+        assert!(lines.all(|line| line.ends_with("404 Not Found")), "{answers}");
+    }
+}
+
+/// Neither a node's address nor an endpoint's can turn the server's rights against its own machine.
+#[tokio::test]
+async fn addresses_of_this_machine_are_refused() {
+    let server = TestServer::start().await.unwrap();
+    pod_on_agent(&server).await;
+    let paths = [
+        "/api/v1/nodes/n/proxy/healthz",
+        "/api/v1/nodes/n:1/proxy/healthz",
+        "/api/v1/namespaces/default/pods/p/log",
+    ];
+    for path in paths {
+        let (status, _, text) = get(&server, path).await;
+        assert_eq!(status, 400, "{path}: {text}");
+        assert!(text.contains("address not allowed"), "{path}: {text}");
+    }
+    let (status, _, text) = get(&server, "/api/v1/nodes/ftp:n:1/proxy/").await;
+    assert!(status == 400 && text.contains("invalid node request"), "{text}");
+}
+
+/// Who may write Endpoints does not choose where the server connects to: an endpoint is a pod, or none.
+#[tokio::test]
+async fn endpoints_that_are_no_pods_are_not_dialled() {
+    use k8s_openapi::api::core::v1::{Endpoints, Service};
+    let server = start().await;
+    pod_on_agent(&server).await;
+    let client = server.client();
+    let service = json!({"metadata": {"name": "s"}, "spec": {"ports": [{"port": 80}]}});
+    let services: Api<Service> = Api::namespaced(client.clone(), "default");
+    services
+        .create(&PostParams::default(), &serde_json::from_value(service).unwrap())
+        .await
+        .unwrap();
+    let foreign = json!({"metadata": {"name": "s"}, "subsets": [{"ports": [{"port": 80}], "addresses": [
+        {"ip": "192.0.2.7"},
+        {"ip": "192.0.2.7", "targetRef": {"kind": "Pod", "name": "p", "namespace": "default"}},
+        {"ip": "192.0.2.7", "targetRef": {"kind": "Pod", "name": "p", "namespace": "other"}}]}]});
+    let endpoints: Api<Endpoints> = Api::namespaced(client, "default");
+    endpoints
+        .create(&PostParams::default(), &serde_json::from_value(foreign).unwrap())
+        .await
+        .unwrap();
+    let (status, _, text) = get(&server, "/api/v1/namespaces/default/services/s:80/proxy/").await;
+    assert!(status == 503 && text.contains("no endpoints available for service"), "{text}");
 }

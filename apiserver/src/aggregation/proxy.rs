@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use super::Backend;
 use crate::backend;
-use crate::handlers::proxy::{Target, Tls, forward};
+use crate::handlers::proxy::{Manner, Target, Tls, forward};
 use crate::request::User;
 use crate::server::Core;
 use crate::status::ApiError;
@@ -48,10 +48,13 @@ pub(crate) async fn answer(
     }
     let uri = request.uri();
     let path = uri.path_and_query().map_or_else(|| uri.path(), |p| p.as_str()).to_owned();
-    let target = Target { address, host: backend.host(), path, tls: Tls::Given(tls) };
+    let (host, tls) = (backend.host(), Tls::Given(tls));
+    let target = Target { address, host, path, tls, manner: Manner::Api };
     match forward(core, &target, request).await {
         Ok(response) => no_redirect(response),
-        Err(ApiError::Unavailable(text)) => plain(StatusCode::SERVICE_UNAVAILABLE, &text),
+        Err(ApiError::Unavailable(text) | ApiError::Unknown(text)) => {
+            plain(StatusCode::SERVICE_UNAVAILABLE, &text)
+        }
         Err(other) => other.into_response(),
     }
 }

@@ -1,16 +1,22 @@
 //! Streaming proxies: to the node agents (log, exec, attach, port-forward) and to pods, services
 //! and nodes. Bytes pass through; redirects are never followed, a connection is never used twice.
 
+pub mod address;
+mod answer;
 mod target;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use answer::Manner;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, Version, header};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::client::conn::http1::SendRequest;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
@@ -18,6 +24,7 @@ use serde_json::{Value, json};
 use tracing::debug;
 
 use super::options::Query;
+use crate::audit::layer::Remote;
 use crate::backend::{self, BoxedStream, DialError};
 use crate::registry::Resource;
 use crate::request::RequestInfo;
@@ -38,6 +45,9 @@ const NOT_FORWARDED: [HeaderName; 8] = [
     header::PROXY_AUTHORIZATION,
     header::HOST,
 ];
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
 
 /// Whether a request is answered by somebody else.
 pub fn is_proxied(resource: &Resource, info: &RequestInfo) -> bool {
@@ -83,6 +93,8 @@ pub struct Target {
     pub path: String,
     /// How the backend is talked to.
     pub tls: Tls,
+    /// What it is asked for.
+    pub manner: Manner,
 }
 
 /// How a backend is talked to.
@@ -109,10 +121,43 @@ pub async fn proxy(
     request: Request,
 ) -> Result<Response, ApiError> {
     let query = Query::parse(request.uri().query());
-    match target::find(core, resource, info, &query, request.uri().query()).await? {
-        Some(target) => forward(core, &target, request).await,
-        None => Ok(StatusCode::NO_CONTENT.into_response()),
+    let Some(target) = target::find(core, resource, info, &query, request.uri().query()).await?
+    else {
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    };
+    if let Some(response) = to_root(&target, &request) {
+        return Ok(response);
     }
+    let response = forward(core, &target, request).await?;
+    match target.manner {
+        Manner::Log => log(response).await,
+        _ => Ok(response),
+    }
+}
+
+/// A page at `…/proxy` would name its neighbours wrongly; it is at `…/proxy/`.
+///
+/// Source: `proxyRedirectsforRootPath` in upstream `apimachinery/pkg/util/proxy/upgradeaware.go`.
+fn to_root(target: &Target, request: &Request) -> Option<Response> {
+    let is_read = matches!(*request.method(), http::Method::GET | http::Method::HEAD);
+    let bare = target.path.is_empty() || target.path.starts_with('?');
+    if !is_read || !bare || upgrade_of(request.headers()).is_some() {
+        return None;
+    }
+    let location = format!("{}/{}", request.uri().path(), target.path);
+    Some((StatusCode::MOVED_PERMANENTLY, [(header::LOCATION, location)]).into_response())
+}
+
+/// A log, or in Kubernetes' form why there is none.
+async fn log(response: Response) -> Result<Response, ApiError> {
+    let status = response.status();
+    if answer::refusal(status, "").is_none() {
+        return Ok(response);
+    }
+    let body = Limited::new(response.into_body(), answer::REFUSAL).collect().await;
+    let body = body.map_err(|error| ApiError::Internal(error.to_string()))?.to_bytes();
+    let refusal = answer::refusal(status, &String::from_utf8_lossy(&body));
+    Err(refusal.unwrap_or(ApiError::NoResource))
 }
 
 async fn connect(core: &Arc<Core>, target: &Target) -> Result<BoxedStream, DialError> {
@@ -129,61 +174,72 @@ async fn connect(core: &Arc<Core>, target: &Target) -> Result<BoxedStream, DialE
     backend::connect(target.address, config.map(|config| (config, name()))).await
 }
 
-/// Passes a request on, and the answer back; an upgraded connection is joined.
-///
-/// # Errors
-/// [`ApiError::Unavailable`] if the backend cannot be reached.
-pub(crate) async fn forward(
-    core: &Arc<Core>,
-    target: &Target,
-    mut request: Request,
-) -> Result<Response, ApiError> {
-    let unreachable = |what: &dyn std::fmt::Display| {
-        ApiError::Unavailable(format!("error trying to reach service: {what}"))
-    };
+fn unreachable(what: impl std::fmt::Display) -> ApiError {
+    ApiError::Unavailable(format!("error trying to reach service: {what}"))
+}
+
+/// A connection of this request's own: what a backend makes of it can never meet another request.
+async fn open(core: &Arc<Core>, target: &Target) -> Result<SendRequest<Body>, ApiError> {
     let stream = match tokio::time::timeout(CONNECT, connect(core, target)).await {
-        Ok(stream) => stream.map_err(|e| unreachable(&e))?,
+        Ok(stream) => stream.map_err(unreachable)?,
         Err(_elapsed) => {
-            return Err(unreachable(&format_args!("dial tcp {}: i/o timeout", target.address)));
+            return Err(unreachable(format_args!("dial tcp {}: i/o timeout", target.address)));
         }
     };
-    let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
+    let (sender, connection) = hyper::client::conn::http1::Builder::new()
         .preserve_header_case(true)
         .handshake(TokioIo::new(stream))
         .await
-        .map_err(|e| unreachable(&e))?;
+        .map_err(unreachable)?;
     tokio::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {
             debug!(%error, "proxied connection ended");
         }
     });
+    Ok(sender)
+}
+
+/// Passes a request on, and the answer back; an upgraded connection is joined.
+///
+/// # Errors
+/// [`ApiError::Unavailable`] if the backend cannot be reached, or what [`Manner::check`] says of its answer.
+pub(crate) async fn forward(
+    core: &Arc<Core>,
+    target: &Target,
+    mut request: Request,
+) -> Result<Response, ApiError> {
     let upgrade = upgrade_of(request.headers());
-    let client = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
-    let outgoing = outgoing(target, request, upgrade)?;
-    let mut response = sender.send_request(outgoing).await.map_err(|e| unreachable(&e))?;
-    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        let mut response = response.map(Body::new);
-        for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE] {
-            response.headers_mut().remove(name);
-        }
-        return Ok(response);
+    if target.manner == Manner::Stream && upgrade.is_none() {
+        return Err(ApiError::BadRequest("Upgrade request required".to_owned()));
     }
-    let Some(client) = client else {
-        return Err(unreachable(&"the backend switched protocols without being asked"));
-    };
-    let backend = hyper::upgrade::on(&mut response);
-    tokio::spawn(async move {
-        match tokio::try_join!(client, backend) {
-            Ok((client, backend)) => {
-                let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));
-                if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut backend).await {
-                    debug!(%error, "upgraded connection ended");
-                }
+    let mut sender = open(core, target).await?;
+    let client = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
+    let asked = request.headers().get(header::HOST).cloned();
+    let asked = asked.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let outgoing = outgoing(target, request, upgrade)?;
+    let mut response = sender.send_request(outgoing).await.map_err(unreachable)?;
+    let url = format!("https://{}{}", target.address, target.path);
+    target.manner.check(client.is_some(), response.status(), response.headers(), &url)?;
+    if let (StatusCode::SWITCHING_PROTOCOLS, Some(client)) = (response.status(), client) {
+        tokio::spawn(join(client, hyper::upgrade::on(&mut response)));
+        return Ok(response.map(|_| Body::empty()));
+    }
+    let mut response = response.map(Body::new);
+    target.manner.adopt(response.headers_mut(), [&target.host, asked]);
+    Ok(response)
+}
+
+/// Carries bytes both ways until one side ends.
+async fn join(client: OnUpgrade, backend: OnUpgrade) {
+    match tokio::try_join!(client, backend) {
+        Ok((client, backend)) => {
+            let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));
+            if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut backend).await {
+                debug!(%error, "upgraded connection ended");
             }
-            Err(error) => debug!(%error, "upgrade failed"),
         }
-    });
-    Ok(response.map(|_| Body::empty()))
+        Err(error) => debug!(%error, "upgrade failed"),
+    }
 }
 
 /// The protocol that a client wants to switch to.
@@ -211,11 +267,31 @@ fn outgoing(
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         parts.headers.insert(header::UPGRADE, upgrade);
     }
+    vouch(&mut parts, target);
     let host =
         HeaderValue::from_str(&target.host).map_err(|e| ApiError::BadRequest(e.to_string()))?;
     parts.headers.insert(header::HOST, host);
-    parts.uri = target.path.parse::<Uri>().map_err(|e| ApiError::BadRequest(e.to_string()))?;
+    let path = if target.path.starts_with('/') { "" } else { "/" };
+    parts.uri = format!("{path}{}", target.path)
+        .parse::<Uri>()
+        .map_err(|e| ApiError::BadRequest(e.to_string()))?;
     parts.version = Version::HTTP_11;
     parts.extensions.clear();
     Ok(Request::from_parts(parts, body))
+}
+
+/// Says for whom the request is passed on, and what it was here.
+fn vouch(parts: &mut http::request::Parts, target: &Target) {
+    if let Some(Remote(ip)) = parts.extensions.get::<Remote>() {
+        let before = parts.headers.get(&FORWARDED_FOR).and_then(|v| v.to_str().ok());
+        let chain = before.map_or_else(|| ip.to_string(), |before| format!("{before}, {ip}"));
+        if let Ok(chain) = HeaderValue::from_str(&chain) {
+            parts.headers.insert(FORWARDED_FOR, chain);
+        }
+    }
+    if let Manner::Content { .. } = &target.manner
+        && let Ok(path) = HeaderValue::from_str(parts.uri.path())
+    {
+        parts.headers.insert(FORWARDED_URI, path);
+    }
 }

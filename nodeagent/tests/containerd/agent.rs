@@ -26,7 +26,12 @@ impl Cluster {
             .with_test_writer()
             .try_init();
         let mut world = World::start().await;
-        let server = TestServer::builder().with_socket().start().await.unwrap();
+        let server = TestServer::builder()
+            .with_socket()
+            .configure(|config| config.proxy.allow_loopback_nodes = true)
+            .start()
+            .await
+            .unwrap();
         let kubeconfig = world.folder.path().join("kubeconfig");
         std::fs::write(&kubeconfig, server.server().kubeconfig("system:admin").unwrap()).unwrap();
         let runtime = world.runtime.take().unwrap();

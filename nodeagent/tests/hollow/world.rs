@@ -26,7 +26,12 @@ impl World {
             .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
             .with_test_writer()
             .try_init();
-        let server = TestServer::builder().with_socket().start().await.unwrap();
+        let server = TestServer::builder()
+            .with_socket()
+            .configure(|config| config.proxy.allow_loopback_nodes = true)
+            .start()
+            .await
+            .unwrap();
         let text = server.server().kubeconfig("system:admin").unwrap();
         let file = kube::config::Kubeconfig::from_yaml(&text).unwrap();
         let options = kube::config::KubeConfigOptions::default();

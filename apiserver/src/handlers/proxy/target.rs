@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::super::options::Query;
-use super::{Target, Tls};
+use super::{Manner, Target, Tls, address};
 use crate::registry::Resource;
 use crate::request::RequestInfo;
 use crate::server::Core;
@@ -52,7 +52,8 @@ pub(super) async fn find(
         other => other,
     })?;
     let path = kubelet_path(info, &container, raw_query);
-    Ok(Some(Target { address, host, path, tls: Tls::Kubelet }))
+    let manner = if info.subresource == "log" { Manner::Log } else { Manner::Stream };
+    Ok(Some(Target { address, host, path, tls: Tls::Kubelet, manner }))
 }
 
 /// Path and query that the node agent understands.
@@ -201,18 +202,26 @@ async fn kubelet(core: &Arc<Core>, node: &str) -> Result<(SocketAddr, String), A
     };
     let port = node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64();
     let port = port.and_then(|p| u16::try_from(p).ok()).unwrap_or(KUBELET_PORT);
-    Ok((resolve(host, port).await?, host.to_owned()))
+    let address = address::of_node(host, port, &core.config.proxy).await?;
+    Ok((address, host.to_owned()))
 }
 
-async fn resolve(host: &str, port: u16) -> Result<SocketAddr, ApiError> {
-    if let Ok(ip) = host.parse::<IpAddr>() {
-        return Ok(SocketAddr::new(ip, port));
+/// What is asked of a target of `…/proxy`.
+struct Place {
+    /// Path, without a leading slash if none was asked for, and query.
+    path: String,
+    manner: Manner,
+}
+
+impl Place {
+    fn new(info: &RequestInfo, raw_query: Option<&str>) -> Self {
+        let query = raw_query.map(|q| format!("?{q}")).unwrap_or_default();
+        let is_root = info.rest.is_empty() && !info.path.ends_with('/');
+        let path = if is_root { query } else { format!("/{}{query}", info.rest) };
+        let prefix = info.path.strip_suffix(&info.rest).unwrap_or(&info.path);
+        let prefix = prefix.trim_end_matches('/').to_owned();
+        Self { path, manner: Manner::Content { prefix } }
     }
-    let unknown = || {
-        ApiError::Unavailable(format!("error trying to reach service: lookup {host}: no such host"))
-    };
-    let mut found = tokio::net::lookup_host((host, port)).await.map_err(|_| unknown())?;
-    found.next().ok_or_else(unknown)
 }
 
 /// Targets of `…/proxy`: a node's agent, a pod's port, or an endpoint of a service.
@@ -222,36 +231,56 @@ async fn proxied(
     info: &RequestInfo,
     raw_query: Option<&str>,
 ) -> Result<Target, ApiError> {
-    let path = format!("/{}{}", info.rest, raw_query.map(|q| format!("?{q}")).unwrap_or_default());
-    let (scheme, name, port) = split_name(&info.name);
+    let place = Place::new(info, raw_query);
+    let (scheme, name, port) = split_name(&info.name).ok_or_else(|| {
+        let kind = resource.name.trim_end_matches('s');
+        ApiError::BadRequest(format!("invalid {kind} request {:?}", info.name))
+    })?;
     match resource.name.as_str() {
-        "nodes" => {
-            let (address, host) = kubelet(core, name).await?;
-            let tls = if scheme == "http" { Tls::None } else { Tls::Kubelet };
-            let port = port.parse().unwrap_or(address.port());
-            Ok(Target { address: SocketAddr::new(address.ip(), port), host, path, tls })
-        }
+        "nodes" => node(core, (scheme, name, port), place).await,
         "pods" => {
             let pod = object(core, "pods", &info.namespace, name).await?;
             let ip = pod["status"]["podIP"].as_str().and_then(|ip| ip.parse::<IpAddr>().ok());
-            let ip = ip.ok_or_else(|| {
-                ApiError::BadRequest(format!("address not allowed: pod {name} has no IP"))
-            })?;
-            let port = pod_port(&pod, port);
-            guarded(ip, port, scheme, path)
+            let ip = ip.ok_or_else(|| ApiError::BadRequest("address not allowed".to_owned()))?;
+            target(ip, pod_port(&pod, port), scheme, place)
         }
-        _ => service(core, info, (scheme, name, port), path).await,
+        _ => service(core, info, (scheme, name, port), place).await,
     }
 }
 
-/// `[scheme:]name[:port]`.
-fn split_name(text: &str) -> (&str, &str, &str) {
-    match text.split(':').collect::<Vec<_>>().as_slice() {
-        [name] => ("", name, ""),
-        [name, port] => ("", name, port),
-        [scheme, name, port] => (scheme, name, port),
-        _ => ("", "", ""),
+/// A node's agent; or another port of the node, which is not shown who we are.
+///
+/// Source: `ResourceLocation` in upstream `pkg/registry/core/node/strategy.go`.
+async fn node(
+    core: &Arc<Core>,
+    (scheme, name, port): (&str, &str, &str),
+    Place { path, manner }: Place,
+) -> Result<Target, ApiError> {
+    let (agent, host) = kubelet(core, name).await?;
+    if port.is_empty() || port == agent.port().to_string() {
+        return Ok(Target { address: agent, host, path, tls: Tls::Kubelet, manner });
     }
+    let number = port.parse().map_err(|_| {
+        ApiError::Unavailable(format!(
+            "error trying to reach service: dial tcp: lookup tcp/{port}: unknown port"
+        ))
+    })?;
+    let tls = if scheme == "https" { Tls::Anonymous } else { Tls::None };
+    Ok(Target { address: SocketAddr::new(agent.ip(), number), host, path, tls, manner })
+}
+
+/// `[scheme:]name[:port]`; `None` for anything else.
+///
+/// Source: `SplitSchemeNamePort` in upstream `apimachinery/pkg/util/net/port_split.go`.
+fn split_name(text: &str) -> Option<(&str, &str, &str)> {
+    let (scheme, name, port) = match text.split(':').collect::<Vec<_>>().as_slice() {
+        [name] => ("", *name, ""),
+        [name, port] => ("", *name, *port),
+        [scheme, name, port] => (*scheme, *name, *port),
+        _ => return None,
+    };
+    let is_known = matches!(scheme, "" | "http" | "https");
+    (is_known && !name.is_empty()).then_some((scheme, name, port))
 }
 
 fn pod_port(pod: &Value, port: &str) -> u16 {
@@ -267,70 +296,81 @@ fn pod_port(pod: &Value, port: &str) -> u16 {
         .unwrap_or(80)
 }
 
-/// Refuses addresses of this machine and of the link, which no pod or endpoint has.
-fn guarded(ip: IpAddr, port: u16, scheme: &str, path: String) -> Result<Target, ApiError> {
-    let forbidden = match ip {
-        IpAddr::V4(ip) => {
-            ip.is_loopback() || ip.is_link_local() || ip.is_multicast() || ip.is_unspecified()
-        }
-        IpAddr::V6(ip) => {
-            ip.is_loopback()
-                || ip.is_unicast_link_local()
-                || ip.is_multicast()
-                || ip.is_unspecified()
-        }
-    };
-    if forbidden {
-        return Err(ApiError::BadRequest("address not allowed".to_owned()));
-    }
+/// Pods and endpoints: told nothing about us, and anybody may answer.
+fn target(ip: IpAddr, port: u16, scheme: &str, place: Place) -> Result<Target, ApiError> {
     let tls = if scheme == "https" { Tls::Anonymous } else { Tls::None };
-    let address = SocketAddr::new(ip, port);
-    Ok(Target { address, host: address.to_string(), path, tls })
+    let address = SocketAddr::new(address::of_pod(ip)?, port);
+    Ok(Target { address, host: address.to_string(), path: place.path, tls, manner: place.manner })
 }
 
 async fn service(
     core: &Arc<Core>,
     info: &RequestInfo,
     (scheme, name, port): (&str, &str, &str),
-    path: String,
+    place: Place,
 ) -> Result<Target, ApiError> {
     let none =
         || ApiError::Unavailable(format!("no endpoints available for service \"{}\"", info.name));
-    let service;
     let port_name = match port.parse::<u64>() {
-        Err(_) => port,
-        Ok(number) => {
-            service = object(core, "services", &info.namespace, name).await?;
-            let mut ports = service["spec"]["ports"].as_array().into_iter().flatten();
-            let found = ports.find(|p| p["port"] == number).ok_or_else(|| {
-                ApiError::Unavailable(format!(
-                    "no service port {number} found for service \"{name}\""
-                ))
-            })?;
-            found["name"].as_str().unwrap_or_default()
-        }
+        Err(_) => port.to_owned(),
+        Ok(number) => port_of_service(core, info, name, number).await?,
     };
     let endpoints = object(core, "endpoints", &info.namespace, name).await.map_err(|_| {
         ApiError::NotFound { resource: GroupResource::new("", "services"), name: name.to_owned() }
     })?;
-    let mut candidates = Vec::new();
+    let mut candidates = candidates(&endpoints, &port_name);
+    // At random, until one is found to be a pod.
+    while !candidates.is_empty() {
+        let (endpoint, port) = candidates.swap_remove(rand::random_range(0..candidates.len()));
+        if let Some(ip) = pod_at(core, &info.namespace, endpoint).await {
+            return target(ip, port, scheme, place);
+        }
+    }
+    Err(none())
+}
+
+async fn port_of_service(
+    core: &Arc<Core>,
+    info: &RequestInfo,
+    name: &str,
+    number: u64,
+) -> Result<String, ApiError> {
+    let service = object(core, "services", &info.namespace, name).await?;
+    let mut ports = service["spec"]["ports"].as_array().into_iter().flatten();
+    let found = ports.find(|p| p["port"] == number).ok_or_else(|| {
+        ApiError::Unavailable(format!("no service port {number} found for service \"{name}\""))
+    })?;
+    Ok(found["name"].as_str().unwrap_or_default().to_owned())
+}
+
+/// Addresses of an Endpoints object that have a port of that name.
+fn candidates<'a>(endpoints: &'a Value, port_name: &str) -> Vec<(&'a Value, u16)> {
+    let mut found = Vec::new();
     for subset in endpoints["subsets"].as_array().into_iter().flatten() {
         let ports = subset["ports"].as_array().into_iter().flatten();
         for p in ports.filter(|p| p["name"].as_str().unwrap_or_default() == port_name) {
-            for address in subset["addresses"].as_array().into_iter().flatten() {
-                let ip = address["ip"].as_str().and_then(|ip| ip.parse::<IpAddr>().ok());
-                let port = p["port"].as_u64().and_then(|p| u16::try_from(p).ok());
-                candidates.extend(ip.zip(port));
-            }
+            let Some(port) = p["port"].as_u64().and_then(|p| u16::try_from(p).ok()) else {
+                continue;
+            };
+            let addresses = subset["addresses"].as_array().into_iter().flatten();
+            found.extend(addresses.map(|address| (address, port)));
         }
     }
-    let at = if candidates.is_empty() {
-        return Err(none());
-    } else {
-        rand::random_range(0..candidates.len())
-    };
-    let (ip, port) = candidates[at];
-    guarded(ip, port, scheme, path)
+    found
+}
+
+/// The address of an endpoint, if a pod of the namespace has it: whoever may write Endpoints could else
+/// send this server anywhere.
+///
+/// Source: `isValidAddress` in upstream `pkg/registry/core/service/storage/storage.go`.
+async fn pod_at(core: &Arc<Core>, namespace: &str, endpoint: &Value) -> Option<IpAddr> {
+    let of = &endpoint["targetRef"];
+    if of["namespace"] != *namespace {
+        return None;
+    }
+    let pod = object(core, "pods", namespace, of["name"].as_str()?).await.ok()?;
+    let mut ips = pod["status"]["podIPs"].as_array()?.iter();
+    ips.find(|ip| ip["ip"] == endpoint["ip"])?["ip"].as_str()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -362,9 +402,39 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_is_no_backend() {
-        assert!(guarded("127.0.0.1".parse().unwrap(), 80, "", String::new()).is_err());
-        assert!(guarded("169.254.169.254".parse().unwrap(), 80, "", String::new()).is_err());
-        assert!(guarded("10.0.0.1".parse().unwrap(), 80, "", String::new()).is_ok());
+    fn names_of_proxied_objects() {
+        let cases = [
+            ("a", Some(("", "a", ""))),
+            ("a:http", Some(("", "a", "http"))),
+            ("https:a:443", Some(("https", "a", "443"))),
+            ("https:a:", Some(("https", "a", ""))),
+            ("ftp:a:1", None),
+            (":80", None),
+            ("a:b:c:d", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(split_name(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn places_below_a_proxy() {
+        let place = |path: &str, query| {
+            let info = RequestInfo::parse(&http::Method::GET, path, query);
+            let Place { path, manner } = Place::new(&info, query);
+            let Manner::Content { prefix } = manner else { panic!("{manner:?}") };
+            (path, prefix)
+        };
+        let of = "/api/v1/namespaces/x/pods/p/proxy";
+        let cases = [
+            ("", None, ""),
+            ("", Some("a=b"), "?a=b"),
+            ("/", None, "/"),
+            ("/a%2Fb/", Some("c"), "/a%2Fb/?c"),
+        ];
+        for (rest, query, expected) in cases {
+            let seen = place(&format!("{of}{rest}"), query);
+            assert_eq!(seen, (expected.to_owned(), of.to_owned()), "{rest}");
+        }
     }
 }
