@@ -17,6 +17,7 @@ pub struct Options {
 
 /// Flags of [`Options`].
 #[derive(Debug, Clone, Args)]
+#[group(id = "proxy")]
 pub struct Flags {
     /// Reach node agents at loopback addresses, too; only for clusters whose nodes all run on this machine
     #[arg(long)]

@@ -91,7 +91,7 @@ impl Manner {
 /// `prefix`; what is relative, or elsewhere, stays as it is.
 fn relocate(location: &str, prefix: &str, [backend, asked]: [&str; 2]) -> String {
     let after_scheme = match location.split_once("//") {
-        Some((scheme, rest)) if scheme.is_empty() || scheme.ends_with(':') => Some(rest),
+        Some((scheme, rest)) if scheme.is_empty() || is_scheme(scheme) => Some(rest),
         _ => None,
     };
     let (host, path) = match after_scheme {
@@ -108,6 +108,12 @@ fn relocate(location: &str, prefix: &str, [backend, asked]: [&str; 2]) -> String
     };
     let prefix = if path.starts_with(prefix) { "" } else { prefix };
     format!("{origin}{prefix}{path}")
+}
+
+/// Whether the text is a URL's scheme and the colon behind it.
+fn is_scheme(text: &str) -> bool {
+    let name = text.strip_suffix(':');
+    name.is_some_and(|name| name.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b)))
 }
 
 /// What a node agent's refusal to show a log means to the client.
