@@ -37,6 +37,7 @@ fn options(folder: &Path, policy: &str) -> Options {
         format: Format::Json,
         mode: Mode::Blocking,
         batch: BATCH,
+        truncate: None,
     };
     Options { policy_file: Some(file), log: Some(log), webhook: None }
 }
@@ -355,8 +356,13 @@ async fn a_webhook_gets_all_events_even_at_the_end() {
     std::fs::write(&config_file, kubeconfig.to_string()).unwrap();
     let initial_backoff = Duration::from_millis(20);
     audit.log = None;
-    audit.webhook =
-        Some(WebhookOptions { config_file, initial_backoff, mode: Mode::Batch, batch: BATCH });
+    audit.webhook = Some(WebhookOptions {
+        truncate: None,
+        config_file,
+        initial_backoff,
+        mode: Mode::Batch,
+        batch: BATCH,
+    });
     let server =
         TestServer::builder().configure(|config| config.audit = audit).start().await.unwrap();
     for n in 0..20 {

@@ -7,9 +7,10 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::event::Event;
-use super::flags::{BatchOptions, Format, Mode};
+use super::flags::{BatchOptions, Format, Mode, TruncateOptions};
 use super::log::Log;
 use super::metrics::Metrics;
+use super::truncate;
 use super::webhook::Webhook;
 
 /// What takes events.
@@ -46,27 +47,69 @@ fn write(log: &Log, format: Format, event: &Event) -> Result<(), String> {
     log.write(&line).map_err(|error| error.to_string())
 }
 
-/// A target with its manner of being fed.
+/// A target, what it can bear, and who counts what it loses.
+pub struct Destination {
+    target: Target,
+    truncate: Option<TruncateOptions>,
+    metrics: Metrics,
+}
+
+impl Destination {
+    /// All of it.
+    pub fn new(target: Target, truncate: Option<TruncateOptions>, metrics: Metrics) -> Self {
+        Self { target, truncate, metrics }
+    }
+
+    /// The event in a size that the target can bear; one that has none is lost.
+    fn fit(&self, event: &Arc<Event>) -> Option<Arc<Event>> {
+        let Some(limits) = &self.truncate else { return Some(event.clone()) };
+        let fitting = truncate::fit(event, limits);
+        if fitting.is_none() {
+            self.metrics.failed("truncate", 1);
+            let error = "event is too large even after truncating";
+            tracing::error!(backend = self.target.name(), error, "audit event lost");
+        }
+        fitting
+    }
+
+    async fn deliver(&self, batch: &mut Vec<Arc<Event>>) {
+        let parts = match &self.truncate {
+            Some(limits) => truncate::split(batch, limits),
+            None => vec![batch.as_slice()],
+        };
+        for part in parts {
+            if let Err(error) = self.target.take(part).await {
+                self.failed(part.len() as u64, &error);
+            }
+        }
+        batch.clear();
+    }
+
+    fn failed(&self, events: u64, error: &str) {
+        self.metrics.failed(self.target.name(), events);
+        tracing::error!(backend = self.target.name(), events, error, "audit events lost");
+    }
+}
+
+/// A destination with its manner of being fed.
 pub struct Backend {
-    target: Arc<Target>,
+    to: Arc<Destination>,
     mode: Mode,
     queue: mpsc::Sender<Arc<Event>>,
-    metrics: Metrics,
 }
 
 impl Backend {
     /// A backend and the task that feeds it, which ends once `stop` is cancelled and all is delivered.
     pub fn new(
-        target: Target,
+        to: Destination,
         mode: Mode,
         options: BatchOptions,
-        metrics: Metrics,
         stop: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (queue, events) = mpsc::channel(options.buffer_size.max(1));
-        let target = Arc::new(target);
-        let feed = feed(target.clone(), events, options, metrics.clone(), stop);
-        (Self { target, mode, queue, metrics }, feed)
+        let to = Arc::new(to);
+        let feed = feed(to.clone(), events, options, stop);
+        (Self { to, mode, queue }, feed)
     }
 
     /// Takes an event; depending on the mode it has arrived when this returns.
@@ -74,46 +117,42 @@ impl Backend {
     /// # Errors
     /// Only in the strict mode: the event is lost, so the request must not go on.
     pub async fn accept(&self, event: &Arc<Event>) -> Result<(), String> {
+        let Some(event) = self.to.fit(event) else { return Ok(()) };
         if self.mode == Mode::Batch {
             self.enqueue(event);
             return Ok(());
         }
-        let taken = self.target.take(std::slice::from_ref(event)).await;
+        let taken = self.to.target.take(std::slice::from_ref(&event)).await;
         let Err(error) = taken else { return Ok(()) };
-        failed(&self.metrics, &self.target, 1, &error);
+        self.to.failed(1, &error);
         if self.mode == Mode::BlockingStrict { Err(error) } else { Ok(()) }
     }
 
     /// Takes an event where nobody can wait: when an answer ends, or breaks off.
     pub fn accept_late(&self, event: &Arc<Event>) {
-        match (&*self.target, self.mode) {
+        let Some(event) = self.to.fit(event) else { return };
+        match (&self.to.target, self.mode) {
             (Target::Log(log, format), Mode::Blocking | Mode::BlockingStrict) => {
-                if let Err(error) = write(log, *format, event) {
-                    failed(&self.metrics, &self.target, 1, &error);
+                if let Err(error) = write(log, *format, &event) {
+                    self.to.failed(1, &error);
                 }
             }
             _ => self.enqueue(event),
         }
     }
 
-    fn enqueue(&self, event: &Arc<Event>) {
-        if self.queue.try_send(event.clone()).is_err() {
-            failed(&self.metrics, &self.target, 1, "the buffer is full");
+    fn enqueue(&self, event: Arc<Event>) {
+        if self.queue.try_send(event).is_err() {
+            self.to.failed(1, "the buffer is full");
         }
     }
 }
 
-fn failed(metrics: &Metrics, target: &Target, events: u64, error: &str) {
-    metrics.failed(target.name(), events);
-    tracing::error!(backend = target.name(), events, error, "audit events lost");
-}
-
 /// Collects events into batches and delivers them, not faster than allowed.
 async fn feed(
-    target: Arc<Target>,
+    to: Arc<Destination>,
     mut events: mpsc::Receiver<Arc<Event>>,
     options: BatchOptions,
-    metrics: Metrics,
     stop: CancellationToken,
 ) {
     let mut allowance = Allowance::new(options.qps, options.burst);
@@ -135,11 +174,11 @@ async fn feed(
             () = stop.cancelled() => (),
         }
         tokio::time::sleep_until(allowance.take(tokio::time::Instant::now())).await;
-        deliver(&target, &metrics, &mut batch).await;
+        to.deliver(&mut batch).await;
     }
     events.close();
     while events.recv_many(&mut batch, most).await > 0 {
-        deliver(&target, &metrics, &mut batch).await;
+        to.deliver(&mut batch).await;
     }
 }
 
@@ -150,13 +189,6 @@ async fn fill(events: &mut mpsc::Receiver<Arc<Event>>, batch: &mut Vec<Arc<Event
             return;
         }
     }
-}
-
-async fn deliver(target: &Target, metrics: &Metrics, batch: &mut Vec<Arc<Event>>) {
-    if let Err(error) = target.take(batch).await {
-        failed(metrics, target, batch.len() as u64, &error);
-    }
-    batch.clear();
 }
 
 /// Lets through `burst` at once, then so many a second.

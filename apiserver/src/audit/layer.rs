@@ -331,4 +331,47 @@ mod tests {
         AuditId::of(&HeaderMap::new()).put(&mut response);
         assert_eq!(response.headers()["audit-id"], "mine");
     }
+
+    #[tokio::test]
+    async fn a_panic_is_recorded_with_its_request() {
+        use crate::audit::flags::{BatchOptions, Format, LogOptions, Mode, Options};
+        use crate::audit::log::Rotation;
+        use tower::ServiceExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let (policy, path) = (folder.path().join("policy"), folder.path().join("log"));
+        std::fs::write(
+            &policy,
+            "{apiVersion: audit.k8s.io/v1, kind: Policy, rules: [{level: Metadata}]}",
+        )
+        .unwrap();
+        let rotation = Rotation { max_size: 0, max_backups: 0, max_age: None, compress: false };
+        let batch = BatchOptions {
+            buffer_size: 1,
+            max_size: 1,
+            max_wait: Default::default(),
+            qps: 0.0,
+            burst: 1,
+        };
+        let (format, mode) = (Format::Json, Mode::Blocking);
+        let log = LogOptions { path: path.clone(), rotation, format, mode, batch, truncate: None };
+        let audit = Options { policy_file: Some(policy), log: Some(log), webhook: None };
+        let server = crate::testing::TestServer::builder().configure(|config| config.audit = audit);
+        let server = server.start().await.unwrap();
+        let core = server.server().core().clone();
+        let router = axum::Router::new()
+            .fallback(async || -> &'static str { panic!("this panic is part of a test") })
+            .layer(axum::middleware::from_fn_with_state(core, layer));
+        let mut request = Request::get("/boom").body(Body::empty()).unwrap();
+        let info = RequestInfo::parse(&http::Method::GET, "/boom", None);
+        request.extensions_mut().insert(info);
+        assert!(tokio::spawn(router.oneshot(request)).await.unwrap_err().is_panic());
+        let text = std::fs::read_to_string(&path).unwrap();
+        let events = text.lines().map(|line| serde_json::from_str(line).unwrap());
+        let event = events.into_iter().find(|e: &serde_json::Value| e["stage"] == "Panic").unwrap();
+        assert_eq!(
+            (&event["requestURI"], &event["responseStatus"]["code"]),
+            (&"/boom".into(), &500.into())
+        );
+        assert!(event["responseStatus"]["message"].as_str().unwrap().contains("panic'd"));
+    }
 }

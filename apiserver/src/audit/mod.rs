@@ -14,6 +14,7 @@ pub mod layer;
 pub mod log;
 mod metrics;
 pub mod policy;
+mod truncate;
 pub mod webhook;
 
 use std::path::PathBuf;
@@ -23,7 +24,7 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::backend::{Backend, Target};
+use self::backend::{Backend, Destination, Target};
 use self::event::Event;
 use self::log::Log;
 use self::metrics::Metrics;
@@ -79,12 +80,12 @@ impl Audit {
             let opened = Log::open(&log.path, log.rotation.clone());
             let opened =
                 opened.map_err(|source| AuditError::Log { path: log.path.clone(), source })?;
-            targets.push((Target::Log(opened, log.format), log.mode, log.batch));
+            targets.push((Target::Log(opened, log.format), log.mode, log.batch, log.truncate));
         }
         if let Some(hook) = &options.webhook {
             let opened = Webhook::open(&hook.config_file, hook.initial_backoff).await;
             let opened = opened.map_err(AuditError::Webhook)?;
-            targets.push((Target::Webhook(opened), hook.mode, hook.batch));
+            targets.push((Target::Webhook(opened), hook.mode, hook.batch, hook.truncate));
         }
         let policy = match (policy, targets.is_empty()) {
             (Some(policy), false) => policy,
@@ -101,8 +102,9 @@ impl Audit {
             }
         };
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let backends = targets.into_iter().map(|(target, mode, batch)| {
-            let (backend, feed) = Backend::new(target, mode, batch, metrics.clone(), stop.clone());
+        let backends = targets.into_iter().map(|(target, mode, batch, truncate)| {
+            let target = Destination::new(target, truncate, metrics.clone());
+            let (backend, feed) = Backend::new(target, mode, batch, stop.clone());
             tasks.spawn(feed);
             backend
         });
