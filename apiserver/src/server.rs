@@ -2,6 +2,7 @@
 
 mod deadline;
 mod events;
+mod files;
 mod follow;
 mod identify;
 mod listen;
@@ -359,9 +360,7 @@ impl Server {
         admission::start_checking(&server);
         fairness::follow::start(&server).await.map_err(read("flow schemas"))?;
         server.spawn(events::expire(Arc::downgrade(&server.core)));
-        let every = server.core.config.identity.reload_every;
-        let core = server.core.clone();
-        server.spawn(async move { core.reloads.follow(every).await });
+        server.spawn(files::follow(server.clone()));
         server.core.health.objects_are_there();
         Ok(server)
     }

@@ -13,8 +13,9 @@ use kube::Client;
 use serde_json::Value;
 
 use self::plan::{FIXED, Settings, Step, own, step};
+use crate::identity::options::RequestHeaderOptions;
 use crate::registry::{Registry, Resource};
-use crate::server::{Server, StartError};
+use crate::server::{Core, Server, StartError};
 use crate::status::ApiError;
 
 /// How many objects are written at once: enough to share the store's syncs.
@@ -106,15 +107,35 @@ fn settings(server: &Server) -> Settings {
     let reachable = |ip: &IpAddr| !ip.is_unspecified() && !ip.is_loopback();
     let ip = known.map(|address| address.ip()).filter(reachable).or_else(host_address);
     let first = crate::server::first_address(&config.service_cidr);
+    let (front_proxy_ca, front_proxy) = front_proxy(server.core());
     Settings {
         advertise: ip.map(|ip| SocketAddr::new(ip, port)),
         port,
         service_cidr: config.service_cidr.clone(),
         service_ip: first.unwrap_or(IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1))),
-        client_ca: server.core().pki.ca_certificate().to_owned(),
-        front_proxy_ca: server.core().pki.front_proxy_ca_certificate().to_owned(),
+        client_ca: server.core().authenticator.client_ca.get().pem().to_owned(),
+        front_proxy_ca,
+        front_proxy,
         today: Timestamp::now().strftime("%Y-%m-%d").to_string(),
     }
+}
+
+/// Who may speak for users to extension servers: whoever may speak so to this one, and this one.
+fn front_proxy(core: &Core) -> (String, RequestHeaderOptions) {
+    let mut options = core.config.identity.request_header.clone();
+    let own = core.pki.front_proxy_ca_certificate();
+    let given = core.authenticator.request_header.as_ref().map(|proxy| proxy.authority.get());
+    let authorities = match given.as_ref().map(|given| given.pem()).filter(|pem| *pem != own) {
+        Some(given) => format!("{}\n{own}", given.trim_end()),
+        None => own.to_owned(),
+    };
+    // An empty list lets everybody pass whom the authorities vouch for.
+    let ours = RequestHeaderOptions::default().allowed_names;
+    if !options.allowed_names.is_empty() {
+        let missing = ours.into_iter().filter(|name| !options.allowed_names.contains(name));
+        options.allowed_names.extend(missing.collect::<Vec<_>>());
+    }
+    (authorities, options)
 }
 
 /// The address from which the host would speak to the world; nothing is sent.

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::identity::aggregate;
 use crate::identity::escalation::missing_rules;
+use crate::identity::options::RequestHeaderOptions;
 
 /// An object with this annotation set to `false` is left as it is.
 const AUTOUPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
@@ -23,10 +24,12 @@ pub struct Settings {
     pub service_cidr: String,
     /// First address of that range.
     pub service_ip: IpAddr,
-    /// Authority of client certificates, PEM.
+    /// Authorities of client certificates, PEM.
     pub client_ca: String,
-    /// Authority of the aggregation layer, PEM.
+    /// Authorities of proxies in front of extension servers, PEM; ours among them.
     pub front_proxy_ca: String,
+    /// Which of those proxies are believed, and where they say for whom they ask.
+    pub front_proxy: RequestHeaderOptions,
     /// The day of today, `2026-01-01`.
     pub today: String,
 }
@@ -59,19 +62,7 @@ pub fn own(settings: &Settings) -> Vec<Value> {
     let family = if settings.service_ip.is_ipv4() { "IPv4" } else { "IPv6" };
     let service_ip = settings.service_ip.to_string();
     let mut objects = vec![
-        json!({
-            "apiVersion": "v1", "kind": "ConfigMap",
-            "metadata": { "name": "extension-apiserver-authentication", "namespace": "kube-system" },
-            "data": {
-                "client-ca-file": settings.client_ca,
-                "requestheader-allowed-names": "[\"front-proxy-client\"]",
-                "requestheader-client-ca-file": settings.front_proxy_ca,
-                "requestheader-extra-headers-prefix": "[\"X-Remote-Extra-\"]",
-                "requestheader-group-headers": "[\"X-Remote-Group\"]",
-                "requestheader-uid-headers": "[\"X-Remote-Uid\"]",
-                "requestheader-username-headers": "[\"X-Remote-User\"]",
-            },
-        }),
+        trust(settings),
         json!({
             "apiVersion": "v1", "kind": "ConfigMap",
             "metadata": {
@@ -105,6 +96,27 @@ pub fn own(settings: &Settings) -> Vec<Value> {
         objects.extend(endpoints(advertise));
     }
     objects
+}
+
+/// What extension servers need to know whom they may believe.
+///
+/// Source: upstream `pkg/controlplane/controller/clusterauthenticationtrust`.
+fn trust(settings: &Settings) -> Value {
+    let list = |names: &[String]| Value::from(names).to_string();
+    let front_proxy = &settings.front_proxy;
+    json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": { "name": "extension-apiserver-authentication", "namespace": "kube-system" },
+        "data": {
+            "client-ca-file": settings.client_ca,
+            "requestheader-allowed-names": list(&front_proxy.allowed_names),
+            "requestheader-client-ca-file": settings.front_proxy_ca,
+            "requestheader-extra-headers-prefix": list(&front_proxy.extra_headers_prefix),
+            "requestheader-group-headers": list(&front_proxy.group_headers),
+            "requestheader-uid-headers": list(&front_proxy.uid_headers),
+            "requestheader-username-headers": list(&front_proxy.username_headers),
+        },
+    })
 }
 
 fn endpoints(advertise: SocketAddr) -> [Value; 2] {
@@ -283,6 +295,7 @@ mod tests {
             service_ip: [10, 96, 0, 1].into(),
             client_ca: "CA".into(),
             front_proxy_ca: "FP".into(),
+            front_proxy: RequestHeaderOptions::default(),
             today: "2026-01-01".into(),
         }
     }

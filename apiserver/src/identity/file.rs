@@ -4,7 +4,6 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -182,33 +181,37 @@ impl Reloads {
         );
     }
 
-    /// Looks at all files once.
-    pub fn reload(&self) {
+    /// Looks at all files once; answers what has changed, and whether it is in force.
+    pub fn reload(&self) -> Vec<Change> {
         let all: Vec<_> = self.watched.lock().iter().filter_map(Weak::upgrade).collect();
+        let mut changes = Vec::new();
         for watched in all {
             let config = watched.kind();
-            let status = match watched.reload() {
+            let (status, outcome) = match watched.reload() {
                 Ok(false) => continue,
                 Ok(true) => {
                     info!(config, "configuration read anew");
-                    "success"
+                    ("success", Ok(()))
                 }
                 Err(problem) => {
                     error!(config, %problem, "configuration not read anew, the old one stays");
-                    "failure"
+                    ("failure", Err(problem))
                 }
             };
             self.total.get_or_create(&Labels { config, status }).inc();
+            changes.push(Change { config, outcome });
         }
+        changes
     }
+}
 
-    /// Looks again and again, for ever.
-    pub async fn follow(&self, every: Duration) {
-        loop {
-            tokio::time::sleep(every).await;
-            self.reload();
-        }
-    }
+/// A configuration whose files have changed.
+#[derive(Debug)]
+pub struct Change {
+    /// Which one, as the metric names it.
+    pub config: &'static str,
+    /// What is wrong with it, if it is not in force.
+    pub outcome: Result<(), Problem>,
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ use crate::request::User;
 #[derive(Clone, Debug)]
 pub struct ClientAuthority {
     verifier: Arc<dyn ClientCertVerifier>,
+    pem: Arc<str>,
 }
 
 impl ClientAuthority {
@@ -51,7 +52,12 @@ impl ClientAuthority {
             WebPkiClientVerifier::builder_with_provider(Arc::new(roots), ring_provider())
                 .build()
                 .map_err(|e| unusable(&e))?;
-        Ok(Self { verifier })
+        Ok(Self { verifier, pem: pem.into() })
+    }
+
+    /// The authorities' certificates, PEM.
+    pub fn pem(&self) -> &str {
+        &self.pem
     }
 
     /// Whether the authority vouches for `chain` now.
