@@ -322,7 +322,8 @@ fn set_kernel_parameters(bridge: &str) -> io::Result<()> {
     // Host ports on 127.0.0.1 lead to the bridge with that source address until they are masqueraded.
     set(format!("conf/{bridge}/route_localnet"), "1")?;
     // Neighbours are reached through the node on purpose; it must not tell pods of a shorter way.
-    set(format!("conf/{bridge}/send_redirects"), "0")
+    set(format!("conf/{bridge}/send_redirects"), "0")?;
+    namespaces::distrust_routers(bridge)
 }
 
 fn saved_forwards(config: &Config, addresses: &Addresses) -> io::Result<Vec<Forward>> {

@@ -157,12 +157,24 @@ fn security(pod: &Pod, container: &Container, seccomp_root: &std::path::Path) ->
     }
 }
 
+/// What nobody understands is no reason to run without a filter (CVE-2023-2431).
 fn seccomp(profile: Option<&SeccompProfile>, root: &std::path::Path) -> Seccomp {
-    match profile.map(|p| (p.type_.as_str(), p.localhost_profile.as_deref())) {
-        Some(("RuntimeDefault", _)) => Seccomp::RuntimeDefault,
-        Some(("Localhost", Some(file))) => Seccomp::Localhost(root.join(file)),
-        _ => Seccomp::Unconfined,
+    let Some(profile) = profile else { return Seccomp::Unconfined };
+    match (profile.type_.as_str(), profile.localhost_profile.as_deref().unwrap_or_default()) {
+        ("Unconfined", _) => Seccomp::Unconfined,
+        ("RuntimeDefault", _) => Seccomp::RuntimeDefault,
+        ("Localhost", file) if is_below(file) => Seccomp::Localhost(root.join(file)),
+        ("Localhost", file) => Seccomp::Unusable(format!(
+            "localhostProfile {file:?} is no file below the profiles' folder"
+        )),
+        (other, _) => Seccomp::Unusable(format!("type {other:?} is unknown")),
     }
+}
+
+/// Whether a path names something below a folder.
+fn is_below(path: &str) -> bool {
+    let mut parts = std::path::Path::new(path).components().peekable();
+    parts.peek().is_some() && parts.all(|part| matches!(part, std::path::Component::Normal(_)))
 }
 
 /// How soon the kernel kills a container when memory runs out: later for those that asked for more.
@@ -177,6 +189,39 @@ fn oom_score(pod: &Pod, container: &Container, capacity: u64) -> i32 {
             let asked = requests.and_then(|r| r.get("memory")).and_then(|q| thousandths(&q.0));
             let share = asked.unwrap_or(0) / i128::from(capacity.max(1));
             i32::try_from(1000 - share).unwrap_or(2).clamp(3, 999)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_filter_is_lost_on_the_way() {
+        let of = |kind: &str, file: Option<&str>| {
+            let profile = SeccompProfile {
+                type_: kind.to_owned(),
+                localhost_profile: file.map(str::to_owned),
+            };
+            seccomp(Some(&profile), "/profiles".as_ref())
+        };
+        assert_eq!(seccomp(None, "/profiles".as_ref()), Seccomp::Unconfined);
+        assert_eq!(of("Unconfined", None), Seccomp::Unconfined);
+        assert_eq!(of("RuntimeDefault", None), Seccomp::RuntimeDefault);
+        assert_eq!(
+            of("Localhost", Some("a/b.json")),
+            Seccomp::Localhost("/profiles/a/b.json".into())
+        );
+        for (kind, file) in [
+            ("Localhost", None),
+            ("Localhost", Some("")),
+            ("Localhost", Some("../b.json")),
+            ("Localhost", Some("/etc/b.json")),
+            ("Default", None),
+            ("", None),
+        ] {
+            assert!(matches!(of(kind, file), Seccomp::Unusable(_)), "{kind} {file:?}");
         }
     }
 }

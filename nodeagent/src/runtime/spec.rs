@@ -195,6 +195,8 @@ pub enum Seccomp {
     RuntimeDefault,
     /// A profile file on the node (JSON in the OCI format).
     Localhost(PathBuf),
+    /// A profile that cannot be had, and why: the container is not started.
+    Unusable(String),
 }
 
 /// The merged securityContext of pod and container.

@@ -13,6 +13,8 @@ use http::StatusCode;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::stat::Mode;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::sync::mpsc;
 
@@ -116,7 +118,8 @@ pub(super) async fn serve(
     };
     let path = crate::pods::log_path(&shared.ctx, &wanted, container, attempt);
     let (sender, receiver) = mpsc::channel::<Result<Bytes, io::Error>>(4);
-    let live = Live { handle, container: container.to_owned(), attempt };
+    let root = shared.ctx.config.log_dir.clone();
+    let live = Live { handle, container: container.to_owned(), attempt, root };
     tokio::spawn(async move {
         let mut out = Out::new(sender, options.limit);
         if let Err(error) = copy(&path, &options, &live, &mut out).await {
@@ -157,6 +160,8 @@ struct Live {
     handle: Handle,
     container: String,
     attempt: u32,
+    /// Folder of all logs.
+    root: PathBuf,
 }
 
 impl Live {
@@ -169,6 +174,20 @@ impl Live {
         let newest = view.attempts.get(&self.container).is_none_or(|a| *a == self.attempt + 1);
         newest && view.containers.get(&self.container).is_none_or(|(_, running)| *running)
     }
+}
+
+/// Opens a log below the folder of logs. No part of the path may be a symbolic link: a pod that sees this folder of
+/// the node could make one, and have any file of the node read to it.
+fn open(root: &Path, path: &Path) -> io::Result<tokio::fs::File> {
+    let below = path.strip_prefix(root).map_err(io::Error::other)?;
+    let folder = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let root = nix::fcntl::open(root, folder, Mode::empty())?;
+    let how = OpenHow::new()
+        // Nor does a pipe in its place make us wait.
+        .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
+    let file = std::fs::File::from(openat2(&root, below, how)?);
+    Ok(tokio::fs::File::from_std(file))
 }
 
 /// The file and the older ones that rotation has set aside, oldest first.
@@ -188,7 +207,7 @@ async fn copy(path: &Path, options: &Options, live: &Live, out: &mut Out) -> io:
     let mut tail: Option<VecDeque<String>> = options.tail.map(|_| VecDeque::new());
     let mut current = None;
     for file in files(path) {
-        let mut reader = match tokio::fs::File::open(&file).await {
+        let mut reader = match open(&live.root, &file) {
             Ok(file) => BufReader::with_capacity(64 << 10, file),
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
             Err(e) => return Err(e),
@@ -252,7 +271,7 @@ async fn follow(
         // Asked before the read, so that what was written until the end is read.
         let runs = live.runs();
         if current.is_none() {
-            match tokio::fs::File::open(path).await {
+            match open(&live.root, path) {
                 Ok(file) => current = Some((BufReader::new(file), String::new())),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => (),
                 Err(e) => return Err(e),
@@ -282,7 +301,8 @@ async fn follow(
 }
 
 async fn is_other_file(open: &tokio::fs::File, path: &Path) -> bool {
-    let (Ok(open), Ok(named)) = (open.metadata().await, tokio::fs::metadata(path).await) else {
+    let (Ok(open), Ok(named)) = (open.metadata().await, tokio::fs::symlink_metadata(path).await)
+    else {
         return false;
     };
     (open.dev(), open.ino()) != (named.dev(), named.ino())
@@ -417,5 +437,21 @@ mod tests {
         check(Options { stream: Some("stderr".into()), ..all.clone() }, "two\n").await;
         let timed = "2026-01-01T00:00:03Z three\n2026-01-01T00:00:04Z \n";
         check(Options { since, timestamps: true, ..all }, timed).await;
+    }
+
+    #[tokio::test]
+    async fn links_among_the_logs_are_not_followed() {
+        use std::os::unix::fs::symlink;
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("logs");
+        std::fs::create_dir_all(root.join("pod/c")).unwrap();
+        std::fs::write(root.join("pod/c/0.log"), "x").unwrap();
+        std::fs::write(folder.path().join("0.log"), "secret").unwrap();
+        symlink(folder.path().join("0.log"), root.join("pod/c/1.log")).unwrap();
+        symlink(folder.path(), root.join("pod/d")).unwrap();
+        assert!(open(&root, &root.join("pod/c/0.log")).is_ok());
+        for trap in ["pod/c/1.log", "pod/d/0.log", "../0.log"] {
+            assert!(open(&root, &root.join(trap)).is_err(), "{trap}");
+        }
     }
 }

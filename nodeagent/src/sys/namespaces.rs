@@ -56,6 +56,7 @@ pub(crate) fn pin(
             for scope in ["all", "default"] {
                 fs::write(format!("/proc/sys/net/ipv4/conf/{scope}/accept_redirects"), "0")?;
             }
+            distrust_routers("default")?;
         }
         for (key, value) in sysctls {
             let path = Path::new("/proc/sys").join(key.replace('.', "/"));
@@ -65,6 +66,20 @@ pub(crate) fn pin(
         }
         names.iter().try_for_each(|name| pin_one(folder, name))
     })
+}
+
+/// Makes an interface, or those to come (`default`), deaf to router advertisements, which any pod can send to
+/// draw its neighbours' traffic to itself (CVE-2020-10749).
+pub(crate) fn distrust_routers(interface: &str) -> io::Result<()> {
+    let path = format!("/proc/sys/net/ipv6/conf/{interface}/accept_ra");
+    match fs::write(&path, "0") {
+        // The kernel may do without IPv6.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => {
+            Err(io::Error::new(error.kind(), format!("cannot write 0 to {path}: {error}")))
+        }
+        Ok(()) => Ok(()),
+    }
 }
 
 fn pin_one(folder: &Path, name: &str) -> io::Result<()> {

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::payload::Payload;
@@ -31,7 +31,7 @@ pub struct Owner {
 pub(super) fn write(dir: &Path, files: &Payload, owner: Owner) -> io::Result<bool> {
     let mut builder = std::fs::DirBuilder::new();
     builder.recursive(true).mode(0o755).create(dir)?;
-    let current = std::fs::read_link(dir.join(DATA)).ok();
+    let current = current(dir);
     if current.as_ref().is_some_and(|c| same(&dir.join(c), files)) {
         link_names(dir, files)?;
         return Ok(false);
@@ -62,6 +62,17 @@ pub(super) fn write(dir: &Path, files: &Payload, owner: Owner) -> io::Result<boo
         std::fs::remove_dir_all(dir.join(old))?;
     }
     Ok(true)
+}
+
+/// The folder that `..data` points to, if it is one that was made here. Whoever may write to the volume could
+/// point elsewhere, and what is pointed to is read and deleted (CVE-2017-1002102).
+fn current(dir: &Path) -> Option<PathBuf> {
+    let target = std::fs::read_link(dir.join(DATA)).ok()?;
+    let mut parts = target.components();
+    let Some(Component::Normal(name)) = parts.next() else { return None };
+    let is_ours = name.to_str().is_some_and(|name| name.starts_with("..") && name != DATA);
+    let is_folder = dir.join(name).symlink_metadata().is_ok_and(|found| found.is_dir());
+    (is_ours && is_folder && parts.next().is_none()).then_some(target)
 }
 
 /// Names that users see: the first part of every path.
@@ -137,5 +148,30 @@ mod tests {
         let mode = std::fs::metadata(dir.join("a")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o640);
         std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn nothing_outside_of_the_volume_is_deleted() {
+        let outside = tempfile::tempdir().unwrap();
+        let precious = outside.path().join("precious");
+        std::fs::write(&precious, "x").unwrap();
+        let volume = tempfile::tempdir().unwrap();
+        let dir = volume.path();
+        let read = |path: &str| std::fs::read_to_string(dir.join(path)).unwrap();
+        let climbing = Path::new("../..").join(outside.path().strip_prefix("/").unwrap());
+        let trap = dir.join("..trap");
+        symlink(outside.path(), &trap).unwrap();
+        for (n, target) in [outside.path(), &climbing, Path::new("..trap"), Path::new("..")]
+            .into_iter()
+            .enumerate()
+        {
+            write(dir, &files(&[("a", "1")]), Owner::default()).unwrap();
+            std::fs::remove_file(dir.join(DATA)).unwrap();
+            symlink(target, dir.join(DATA)).unwrap();
+            let next = n.to_string();
+            assert!(write(dir, &files(&[("a", &next)]), Owner::default()).unwrap());
+            assert_eq!(read("a"), next);
+            assert!(precious.exists(), "{} was followed", target.display());
+        }
     }
 }

@@ -126,6 +126,23 @@ async fn pods_do_not_reach_the_loopback_of_their_node() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn router_advertisements_of_pods_are_not_believed() {
+    if !std::path::Path::new("/proc/sys/net/ipv6").exists() {
+        return eprintln!("skipped: this kernel has no IPv6");
+    }
+    let world = World::start().await;
+    world.sandbox("p").await;
+    let namespace = world.options.state_dir.join("sandboxes").join(uid("p")).join("net");
+    let net = format!("--net={}", namespace.display());
+    let of_pod = output("nsenter", &[&net, "cat", "/proc/sys/net/ipv6/conf/eth0/accept_ra"]);
+    let bridge = world.options.network.bridge();
+    let of_node =
+        std::fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{bridge}/accept_ra")).unwrap();
+    assert_eq!((of_pod.as_str(), of_node.as_str()), ("0\n", "0\n"));
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn forwarded_ports_lead_to_loopback() {
     let world = World::start().await;
     world.sandbox("p").await;

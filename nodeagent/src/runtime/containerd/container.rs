@@ -514,11 +514,46 @@ fn log_uri(agent: &std::path::Path, task: &logger::Task) -> String {
     )
 }
 
+/// The filter in a profile's file. A file that holds no filter is as bad as none.
 fn read_profile(seccomp: &Seccomp) -> Result<Option<Value>, Error> {
-    let Seccomp::Localhost(path) = seccomp else { return Ok(None) };
+    let path = match seccomp {
+        Seccomp::Localhost(path) => path,
+        Seccomp::Unusable(why) => {
+            return Err(Error::ContainerConfig(format!("cannot load seccomp profile: {why}")));
+        }
+        Seccomp::Unconfined | Seccomp::RuntimeDefault => return Ok(None),
+    };
     let failed = |error: &dyn std::fmt::Display| {
         Error::ContainerConfig(format!("cannot load seccomp profile {}: {error}", path.display()))
     };
     let text = fs::read_to_string(path).map_err(|error| failed(&error))?;
-    serde_json::from_str(&text).map(Some).map_err(|error| failed(&error))
+    let profile: Value = serde_json::from_str(&text).map_err(|error| failed(&error))?;
+    match profile["defaultAction"].is_string() {
+        true => Ok(Some(profile)),
+        false => Err(failed(&"it has no defaultAction")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_profile_that_filters_nothing_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let read = |text: &str| {
+            let file = folder.path().join("profile.json");
+            fs::write(&file, text).unwrap();
+            read_profile(&Seccomp::Localhost(file))
+        };
+        for text in ["", "null", "{}", "[]", "{\"defaultAction\":null}"] {
+            assert!(matches!(read(text), Err(Error::ContainerConfig(_))), "{text}");
+        }
+        assert!(read("{\"defaultAction\":\"SCMP_ACT_ERRNO\"}").unwrap().is_some());
+        let absent = Seccomp::Localhost(folder.path().join("absent"));
+        for profile in [absent, Seccomp::Unusable("why".to_owned())] {
+            assert!(matches!(read_profile(&profile), Err(Error::ContainerConfig(_))));
+        }
+        assert!(read_profile(&Seccomp::RuntimeDefault).unwrap().is_none());
+    }
 }

@@ -106,7 +106,8 @@ pub(super) fn build(inputs: &Inputs<'_>) -> Result<Value, Error> {
         _ if privileged => (),
         Seccomp::Unconfined => (),
         Seccomp::RuntimeDefault => linux["seccomp"] = seccomp::runtime_default(&capabilities),
-        Seccomp::Localhost(_) => {
+        // Neither comes here without a profile: the container is refused before.
+        Seccomp::Localhost(_) | Seccomp::Unusable(_) => {
             linux["seccomp"] = inputs.seccomp_profile.clone().unwrap_or_default()
         }
     }
