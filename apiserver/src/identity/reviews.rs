@@ -1,28 +1,21 @@
 //! Questions that clients post: who am I, whose token is this, may they do that; and the one that
 //! asks for a token. Nothing of it is stored.
 
-use jiff::{SignedDuration, Timestamp};
+mod token_request;
+
+use jiff::Timestamp;
 use serde_json::{Value, json};
-use uuid::Uuid;
+pub use token_request::token_request;
 
 use super::authn::{Authenticator, Lookup};
 use super::authz::{Attributes, Authorizer};
 use super::options::AccountOptions;
-use super::tokens::{Binding, Claims, Reference};
 use crate::handlers::selector::{Fields, Labels};
 use crate::request::User;
 use crate::status::{ApiError, GroupResource, StatusCause};
 
 const AUTHENTICATION: &str = "authentication.k8s.io";
 const AUTHORIZATION: &str = "authorization.k8s.io";
-
-/// What a kubelet asks for a mounted token; pods of old clients get a year instead, so that those
-/// which never read the file again keep working.
-///
-/// Source: upstream `pkg/serviceaccount/claims.go`, `WarnOnlyBoundTokenExpirationSeconds`, and the
-/// flag `--service-account-extend-token-expiration`, which is on by default.
-const MOUNTED_TOKEN_SECONDS: i64 = 3607;
-const EXTENDED_TOKEN_SECONDS: i64 = 365 * 24 * 3600;
 
 /// What a review may look at.
 pub struct Context<'a> {
@@ -313,146 +306,6 @@ fn rules_review(ctx: &Context<'_>, body: &Value) -> Result<Value, ApiError> {
         answer["status"]["evaluationError"] = list.gaps.join(", ").into();
     }
     Ok(with_metadata(answer))
-}
-
-/// Answers a TokenRequest for the account `name` in the context's namespace.
-///
-/// # Errors
-/// [`ApiError::NotFound`] if the account or the object to bind to does not exist,
-/// [`ApiError::Invalid`] for a life too short, [`ApiError::BadRequest`] for an object of a type
-/// that tokens cannot be bound to, [`ApiError::Conflict`] if it is another object of that name.
-pub fn token_request(ctx: &Context<'_>, name: &str, body: &Value) -> Result<Value, ApiError> {
-    let account = ctx.objects.find("serviceaccounts", ctx.namespace, name);
-    let account = account.ok_or_else(|| not_found("serviceaccounts", name))?;
-    let asked = body.pointer("/spec/expirationSeconds").and_then(Value::as_i64).unwrap_or(3600);
-    check_expiration(asked)?;
-    let asked = ctx.limits.max_seconds.map_or(asked, |most| asked.min(most));
-    let mut binding = Binding {
-        namespace: ctx.namespace.to_owned(),
-        serviceaccount: Some(Reference { name: name.to_owned(), uid: account.uid }),
-        ..Binding::default()
-    };
-    let bound_to = body.pointer("/spec/boundObjectRef").filter(|r| !r.is_null());
-    if let Some(reference) = bound_to {
-        bind(ctx, name, reference, &mut binding)?;
-    }
-    let issuer = ctx.authenticator.keys().issuer();
-    let ours = ctx.authenticator.keys().audiences();
-    let audiences: Vec<String> = match texts(body, "/spec/audiences").as_slice() {
-        [] => ours.to_vec(),
-        some => some.iter().map(|a| (*a).to_owned()).collect(),
-    };
-    let now = ctx.now.as_second();
-    let mut life = asked;
-    let mounted = binding.pod.is_some() && asked == MOUNTED_TOKEN_SECONDS && audiences == ours;
-    if ctx.limits.extend && mounted {
-        life = EXTENDED_TOKEN_SECONDS;
-        binding.warnafter = Some(now + asked);
-    }
-    let claims = Claims {
-        aud: audiences.clone(),
-        exp: now + life,
-        iat: now,
-        iss: issuer.to_owned(),
-        jti: Uuid::new_v4().to_string(),
-        binding,
-        nbf: now,
-        sub: format!("system:serviceaccount:{}:{name}", ctx.namespace),
-    };
-    let token = ctx.authenticator.keys().sign(&claims).map_err(ApiError::internal)?;
-    let expires = ctx.now.saturating_add(SignedDuration::from_secs(asked)).unwrap_or(ctx.now);
-    Ok(json!({
-        "kind": "TokenRequest",
-        "apiVersion": "authentication.k8s.io/v1",
-        "metadata": {
-            "name": name,
-            "namespace": ctx.namespace,
-            "uid": Uuid::new_v4().to_string(),
-            "creationTimestamp": seconds(ctx.now),
-        },
-        "spec": {
-            "audiences": audiences,
-            "expirationSeconds": asked,
-            "boundObjectRef": bound_to,
-        },
-        "status": { "token": token, "expirationTimestamp": seconds(expires) },
-    }))
-}
-
-fn check_expiration(seconds: i64) -> Result<(), ApiError> {
-    let problem = match seconds {
-        ..600 => "may not specify a duration less than 10 minutes",
-        600..=0x1_0000_0000 => return Ok(()),
-        _ => "may not specify a duration larger than 2^32 seconds",
-    };
-    Err(ApiError::Invalid {
-        kind: GroupResource::new(AUTHENTICATION, "TokenRequest"),
-        name: String::new(),
-        causes: vec![StatusCause {
-            reason: "FieldValueInvalid".to_owned(),
-            message: format!("Invalid value: {seconds}: {problem}"),
-            field: "spec.expirationSeconds".to_owned(),
-        }],
-    })
-}
-
-/// Ties the token to the pod, node or secret that `reference` names.
-fn bind(
-    ctx: &Context<'_>,
-    account: &str,
-    reference: &Value,
-    binding: &mut Binding,
-) -> Result<(), ApiError> {
-    let part = |field: &str| reference.get(field).and_then(Value::as_str).unwrap_or_default();
-    let (kind, version, name) = (part("kind"), part("apiVersion"), part("name"));
-    let (resource, namespace) = match (kind, version) {
-        ("Pod", "v1") => ("pods", ctx.namespace),
-        ("Secret", "v1") => ("secrets", ctx.namespace),
-        ("Node", "v1") => ("nodes", ""),
-        _ => {
-            let (group, version) = version.split_once('/').unwrap_or(("", version));
-            return Err(ApiError::BadRequest(format!(
-                "cannot bind token to object of type {group}/{version}, Kind={kind}"
-            )));
-        }
-    };
-    let object = ctx.objects.object(resource, namespace, name);
-    let object = object.ok_or_else(|| not_found(resource, name))?;
-    let uid = text(&object, "/metadata/uid").to_owned();
-    if !part("uid").is_empty() && part("uid") != uid {
-        return Err(ApiError::Conflict {
-            resource: GroupResource::new("", kind),
-            name: name.to_owned(),
-            message: format!(
-                "the UID in the bound object reference ({}) does not match the UID in record. \
-                 The object might have been deleted and then recreated",
-                part("uid")
-            ),
-        });
-    }
-    let bound = Some(Reference { name: name.to_owned(), uid });
-    match kind {
-        "Secret" => binding.secret = bound,
-        "Node" => binding.node = bound,
-        _ => {
-            if text(&object, "/spec/serviceAccountName") != account {
-                return Err(ApiError::BadRequest(format!(
-                    "cannot bind token for serviceaccount {account:?} to pod running with \
-                     different serviceaccount name."
-                )));
-            }
-            let node = text(&object, "/spec/nodeName");
-            let uid = ctx.objects.find("nodes", "", node).map(|found| found.uid);
-            binding.node = (!node.is_empty())
-                .then(|| Reference { name: node.to_owned(), uid: uid.unwrap_or_default() });
-            binding.pod = bound;
-        }
-    }
-    Ok(())
-}
-
-fn not_found(resource: &str, name: &str) -> ApiError {
-    ApiError::NotFound { resource: GroupResource::new("", resource), name: name.to_owned() }
 }
 
 fn with_metadata(mut answer: Value) -> Value {
