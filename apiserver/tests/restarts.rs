@@ -47,6 +47,34 @@ async fn objects_definitions_and_certificates_stay() {
     assert!(seen.windows(2).all(|pair| pair[0] == pair[1]));
 }
 
+#[tokio::test]
+async fn flow_schemas_of_older_servers_go() {
+    use k8s_openapi::api::flowcontrol::v1::FlowSchema;
+    let folder = tempfile::tempdir().unwrap();
+    let config = Config { data_dir: Some(folder.path().to_owned()), ..Config::default() };
+    let schema = |name: &str, kept: &str| {
+        let level = json!({"name": "global-default"});
+        let object = json!({"metadata": {"name": name, "annotations": {"apf.kubernetes.io/autoupdate-spec": kept}},
+            "spec": {"priorityLevelConfiguration": level}});
+        serde_json::from_value::<FlowSchema>(object).unwrap()
+    };
+    let server = start(&config).await;
+    let schemas: Api<FlowSchema> = Api::all(server.client("system:admin", &["system:masters"]));
+    for (name, kept) in [("old", "true"), ("mine", "false"), ("unclear", "perhaps")] {
+        schemas.create(&PostParams::default(), &schema(name, kept)).await.unwrap();
+    }
+    let before = schemas.list(&ListParams::default()).await.unwrap().items.len();
+    server.shutdown().await;
+    drop((server, schemas));
+    let server = start(&config).await;
+    let schemas: Api<FlowSchema> = Api::all(server.client("system:admin", &["system:masters"]));
+    let after = schemas.list(&ListParams::default()).await.unwrap();
+    let names: Vec<String> = after.iter().map(|schema| schema.name_any()).collect();
+    assert_eq!(names.len(), before - 1, "{names:?}");
+    assert!(!names.contains(&"old".to_owned()), "{names:?}");
+    server.shutdown().await;
+}
+
 /// The file is free as soon as the last task of the server before has ended.
 async fn start(config: &Config) -> Server {
     for _ in 0..100 {

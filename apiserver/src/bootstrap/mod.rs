@@ -12,11 +12,13 @@ use jiff::Timestamp;
 use kube::Client;
 use serde_json::Value;
 
-use self::plan::{FIXED, Settings, Step, own, step};
+use self::plan::{FIXED, Settings, Step, is_obsolete, own, step};
 use crate::identity::options::RequestHeaderOptions;
 use crate::registry::{Registry, Resource};
 use crate::server::{Core, Server, StartError};
 use crate::status::ApiError;
+
+const FLOWCONTROL: &str = "flowcontrol.apiserver.k8s.io";
 
 /// How many objects are written at once: enough to share the store's syncs.
 const AT_ONCE: usize = 64;
@@ -37,7 +39,28 @@ pub async fn install(server: &Server) -> Result<(), StartError> {
     let wanted: Vec<&Value> = FIXED.iter().collect();
     let missing = ensure(server, &client, &wanted).await?;
     follow_up(server, &client, &missing);
+    remove_obsolete(server, &client).await?;
     aggregation::start(server, client);
+    Ok(())
+}
+
+/// Deletes what an older server has made for fairness and this one does not know.
+async fn remove_obsolete(server: &Server, client: &Client) -> Result<(), StartError> {
+    let registry = server.core().registry();
+    for kind in ["FlowSchema", "PriorityLevelConfiguration"] {
+        let Some(resource) = registry.by_kind(FLOWCONTROL, "v1", kind) else { continue };
+        let wrong = |error| StartError::Bootstrap { what: kind.to_owned(), error: Box::new(error) };
+        let storage = resource.storage().map_err(wrong)?;
+        let cache = storage.cache().await.map_err(wrong)?;
+        for object in cache.list(None).iter() {
+            let present: Value = serde_json::from_slice(object.stored())
+                .map_err(|error| wrong(ApiError::internal(error)))?;
+            if is_obsolete(kind, &present) {
+                let path = format!("{}/{}", path_of(resource, &present), object.name());
+                send(client, Method::DELETE, &path, None).await.map_err(wrong)?;
+            }
+        }
+    }
     Ok(())
 }
 

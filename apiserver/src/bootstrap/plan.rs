@@ -185,24 +185,41 @@ pub fn step(wanted: &Value, present: Option<&Value>) -> Step {
     }
 }
 
+/// By this annotation a FlowSchema or PriorityLevelConfiguration is the server's to keep.
+const KEPT: &str = "apf.kubernetes.io/autoupdate-spec";
+
+/// What the annotation says, if it says anything.
+fn is_kept_for(object: &Value) -> Option<bool> {
+    match object["metadata"]["annotations"][KEPT].as_str()? {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+/// Whether a FlowSchema or PriorityLevelConfiguration is one that an older server has made and kept, and that
+/// this one does not know any more.
+///
+/// Source: `RemoveUnwantedObjects` in upstream `pkg/registry/flowcontrol/ensurer/strategy.go`.
+pub fn is_obsolete(kind: &str, object: &Value) -> bool {
+    let same = |wanted: &&Value| {
+        wanted["kind"] == *kind && wanted["metadata"]["name"] == object["metadata"]["name"]
+    };
+    is_kept_for(object) == Some(true) && !FIXED.iter().any(|wanted| same(&wanted))
+}
+
 /// What holds the server together is always as recorded; the rest only while nobody has said otherwise: by the
 /// annotation, or by a change of the object.
 ///
 /// Source: upstream `pkg/registry/flowcontrol/ensurer/strategy.go`.
 fn flowcontrol_step(wanted: &Value, present: &Value) -> Step {
-    const KEEP: &str = "apf.kubernetes.io/autoupdate-spec";
     let mandatory = matches!(wanted["metadata"]["name"].as_str(), Some("exempt" | "catch-all"));
-    let said = present["metadata"]["annotations"][KEEP].as_str();
-    let said = match said {
-        Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Some(true),
-        Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Some(false),
-        _ => None,
-    };
+    let said = is_kept_for(present);
     let unchanged = present["metadata"]["generation"] == 1;
     let update = mandatory || said.unwrap_or(unchanged);
     let mut next = present.clone();
     if said != Some(update) {
-        let annotation: Value = json!({ KEEP: update.to_string() });
+        let annotation: Value = json!({ KEPT: update.to_string() });
         add_members(&mut next["metadata"], "annotations", &annotation);
     }
     if update && !contains(&present["spec"], &wanted["spec"]) {

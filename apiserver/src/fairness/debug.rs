@@ -36,7 +36,7 @@ fn levels(fairness: &Fairness) -> String {
     ])];
     for (name, level) in &fairness.table.load().levels {
         rows.push(level.look(|set| {
-            let active = set.queues().filter(|(waiting, ..)| *waiting > 0).count();
+            let active = set.queues().filter(|queue| queue.waiting > 0).count();
             let counts = set.counts();
             let idle = set.n_waiting() + set.n_running() == 0;
             vec![
@@ -65,18 +65,23 @@ fn queues(fairness: &Fairness) -> String {
         "SeatsInUse",
         "NextDispatchR",
         "InitialSeatsSum",
+        "MaxSeatsSum",
+        "TotalWorkSum",
     ])];
     for (name, level) in &fairness.table.load().levels {
         level.look(|set| {
-            for (index, (waiting, running, seats, next, wanted)) in set.queues().enumerate() {
+            for (index, queue) in set.queues().enumerate() {
                 rows.push(vec![
                     name.clone(),
                     index.to_string(),
-                    waiting.to_string(),
-                    running.to_string(),
-                    seats.to_string(),
-                    format!("{next:.8}ss"),
-                    wanted.to_string(),
+                    queue.waiting.to_string(),
+                    queue.running.to_string(),
+                    queue.seats.to_string(),
+                    format!("{:.8}ss", queue.next),
+                    queue.wanted.to_string(),
+                    // A request has as many seats at its end as at its beginning here.
+                    queue.wanted.to_string(),
+                    format!("{:.8}ss", queue.work),
                 ]);
             }
         });

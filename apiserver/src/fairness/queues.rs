@@ -79,6 +79,23 @@ pub struct Counts {
     pub cancelled: u64,
 }
 
+/// A queue as people see it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Look {
+    /// Requests that wait.
+    pub waiting: usize,
+    /// Requests that run.
+    pub running: usize,
+    /// Seats in use.
+    pub seats: u32,
+    /// Virtual time at which its next request begins.
+    pub next: f64,
+    /// Seats waited for.
+    pub wanted: u32,
+    /// Work waited for, in seat-seconds.
+    pub work: f64,
+}
+
 #[derive(Debug)]
 struct Waiting<T> {
     ticket: Ticket,
@@ -276,9 +293,16 @@ impl<T> QueueSet<T> {
         self.limit
     }
 
-    /// Each queue, for people who look: (waiting, running, seats in use, virtual start, seats waited for).
-    pub fn queues(&self) -> impl Iterator<Item = (usize, usize, u32, f64, u32)> {
-        self.queues.iter().map(|q| (q.waiting.len(), q.running, q.seats, q.next, q.wanted))
+    /// Each queue, for people who look.
+    pub fn queues(&self) -> impl Iterator<Item = Look> {
+        self.queues.iter().map(|q| Look {
+            waiting: q.waiting.len(),
+            running: q.running,
+            seats: q.seats,
+            next: q.next,
+            wanted: q.wanted,
+            work: q.waiting.iter().map(|waiting| work(&waiting.asked, GUESS)).sum(),
+        })
     }
 
     /// Each request, for people who look: queue, place in it if it waits, and seats.
