@@ -441,6 +441,8 @@ fn core(
     let registry = Registry::hosted(&store);
     reloads.register(metrics.registry());
     let fairness = Fairness::new(config.fairness.clone(), metrics.registry());
+    let admission_metrics = admission::Metrics::register(metrics.registry());
+    let admission = admission::Chain::new(&config.admission, admission_metrics);
     let kubelet_trust = match &kubelet_ca {
         Some(pem) => backend::Trust::Bundle(pem.as_bytes()),
         None => backend::Trust::Anyone,
@@ -454,7 +456,7 @@ fn core(
         authenticator,
         authorizer: Arc::new(authorizer),
         reloads,
-        admission: admission::Chain::new(&config.admission).map_err(StartError::Admission)?,
+        admission: admission.map_err(StartError::Admission)?,
         health: Health::default(),
         metrics,
         documents: Documents::default(),

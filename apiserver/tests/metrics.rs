@@ -115,6 +115,72 @@ async fn the_text_is_what_scrapers_and_dashboards_expect() {
     assert!(value("apiserver_flowcontrol_dispatched_requests_total", &exempt) >= 4.0);
 }
 
+const POLICIES: &str = "/apis/admissionregistration.k8s.io/v1";
+
+/// A policy that warns and refuses, and two webhooks that nobody answers: one of them must.
+async fn forbid(server: &TestServer) {
+    let rules = json!([{"apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"],
+        "operations": ["CREATE"]}]);
+    let policy = json!({"metadata": {"name": "no"}, "spec": {"failurePolicy": "Fail",
+        "matchConstraints": {"resourceRules": rules},
+        "validations": [{"expression": "object.metadata.name != 'no'"}]}});
+    let binding = json!({"metadata": {"name": "no"},
+        "spec": {"policyName": "no", "validationActions": ["Deny", "Audit"]}});
+    let hook = |name: &str, failure: &str, only: &str| {
+        json!({"name": name, "failurePolicy": failure, "sideEffects": "None", "admissionReviewVersions": ["v1"],
+            "clientConfig": {"url": "https://127.0.0.1:1/"}, "rules": rules, "timeoutSeconds": 1,
+            "matchConditions": [{"name": "n", "expression": format!("object.metadata.name == '{only}'")}]})
+    };
+    let hooks = json!({"metadata": {"name": "h"}, "webhooks":
+        [hook("open.example.com", "Ignore", "yes"), hook("closed.example.com", "Fail", "closed")]});
+    for (kind, object) in [
+        ("validatingadmissionpolicies", policy),
+        ("validatingadmissionpolicybindings", binding),
+        ("validatingwebhookconfigurations", hooks),
+    ] {
+        let made =
+            send(server, Method::POST, &format!("{POLICIES}/{kind}"), object.to_string()).await;
+        assert!(made.contains("uid"), "{made}");
+    }
+}
+
+#[tokio::test]
+async fn admission_is_measured() {
+    let server = TestServer::start().await.unwrap();
+    forbid(&server).await;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    for name in ["yes", "no", "closed"] {
+        let object = json!({ "metadata": { "name": name } }).to_string();
+        send(&server, Method::POST, maps, object).await;
+    }
+    let labels = json!({"metadata": {"name": "strict",
+        "labels": {"pod-security.kubernetes.io/enforce": "baseline"}}});
+    send(&server, Method::POST, "/api/v1/namespaces", labels.to_string()).await;
+    let account = json!({"metadata": {"name": "default"}}).to_string();
+    send(&server, Method::POST, "/api/v1/namespaces/strict/serviceaccounts", account).await;
+    let pod = json!({"metadata": {"name": "p"},
+        "spec": {"hostNetwork": true, "containers": [{"name": "c", "image": "i"}]}});
+    let pods = "/api/v1/namespaces/strict/pods";
+    let refused = send(&server, Method::POST, pods, pod.to_string()).await;
+    assert!(refused.contains("violates PodSecurity"), "{refused}");
+    let text = send(&server, Method::GET, "/metrics", "").await;
+    for line in [
+        r#"apiserver_admission_controller_admission_duration_seconds_count{name="PodSecurity",type="validate",operation="CREATE",rejected="true"} 1"#,
+        r#"apiserver_admission_step_admission_duration_seconds_count{type="validate",operation="CREATE",rejected="true"} "#,
+        r#"apiserver_admission_webhook_admission_duration_seconds_count{name="closed.example.com",type="validating",operation="CREATE",rejected="true"} 1"#,
+        r#"apiserver_admission_webhook_request_total{name="open.example.com",type="validating",operation="CREATE",code="503",rejected="false"} 1"#,
+        r#"apiserver_admission_webhook_rejection_count{name="closed.example.com",type="validating",operation="CREATE",error_type="calling_webhook_error",rejection_code="503"} 1"#,
+        r#"apiserver_admission_webhook_fail_open_count{name="open.example.com",type="validating"} 1"#,
+        r#"apiserver_validating_admission_policy_check_total{policy="no",policy_binding="no",error_type="no_error",enforcement_action="deny"} 1"#,
+        r#"apiserver_validating_admission_policy_check_duration_seconds_count{policy="no",policy_binding="no",error_type="no_error",enforcement_action="audit"} 1"#,
+        r#"pod_security_evaluations_total{decision="deny",policy_level="baseline",policy_version="latest",mode="enforce",request_operation="create",resource="pod",subresource="",ocp_namespace=""} 1"#,
+        r#"authorization_attempts_total{result="allowed"} "#,
+    ] {
+        assert!(text.contains(line), "{line} is missing in\n{text}");
+    }
+    parse(&text);
+}
+
 #[tokio::test]
 async fn buckets_only_grow() {
     let server = TestServer::start().await.unwrap();

@@ -2,11 +2,13 @@
 //!
 //! Labels come from what is served, never from what clients send: unknown resources share one label.
 
+mod checks;
 mod scraped;
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
+pub use checks::{Checks, Verdict};
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -96,11 +98,6 @@ struct OfStore {
     operation: &'static str,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Outcome {
-    result: &'static str,
-}
-
 /// Everything the server counts.
 pub struct Metrics {
     registry: Registry,
@@ -111,7 +108,7 @@ pub struct Metrics {
     watches: Family<Labels, Gauge>,
     store: Family<OfStore, Histogram, fn() -> Histogram>,
     watch_events: Family<OfResource, Counter>,
-    authentications: Family<Outcome, Counter>,
+    checks: Checks,
 }
 
 impl fmt::Debug for Metrics {
@@ -132,7 +129,7 @@ impl Default for Metrics {
             watches: Family::default(),
             store: Family::new_with_constructor(histogram),
             watch_events: Family::default(),
-            authentications: Family::default(),
+            checks: Checks::default(),
         };
         let running = Family::<OfKind, Gauge>::default();
         let registry = &mut metrics.registry;
@@ -164,11 +161,7 @@ impl Default for Metrics {
             "Events that watches were sent",
             metrics.watch_events.clone(),
         );
-        registry.register(
-            "authentication_attempts",
-            "Requests by what became of their credentials",
-            metrics.authentications.clone(),
-        );
+        metrics.checks.register(registry);
         metrics
     }
 }
@@ -220,10 +213,9 @@ impl Metrics {
         answer
     }
 
-    /// A request's credentials were good or not.
-    pub fn authenticated(&self, good: bool) {
-        let result = if good { "success" } else { "failure" };
-        self.authentications.get_or_create(&Outcome { result }).inc();
+    /// What becomes of requests before they are answered.
+    pub fn checks(&self) -> &Checks {
+        &self.checks
     }
 
     /// Counts the events of watches of one resource.
@@ -282,14 +274,19 @@ mod tests {
             let _watching = metrics.watching(&labels);
             metrics.answered(&labels, 200, Duration::from_millis(3));
             metrics.timed("get", async {}).await;
-            metrics.authenticated(true);
+            metrics.checks().authenticated(Some("jane@example.com"), Duration::ZERO);
+            metrics.checks().authorized(Verdict::NoOpinion, Duration::ZERO);
             let text = metrics.render(None).unwrap();
             for line in [
                 "apiserver_request_total{verb=\"LIST\",group=\"\",version=\"v1\",resource=\"pods\",subresource=\"\",scope=\"namespace\",component=\"apiserver\",code=\"200\"} 1",
                 "apiserver_current_inflight_requests{request_kind=\"mutating\"} 1",
                 "apiserver_longrunning_requests{verb=\"LIST\",group=\"\",version=\"v1\",resource=\"pods\",subresource=\"\",scope=\"namespace\",component=\"apiserver\"} 1",
                 "etcd_request_duration_seconds_count{operation=\"get\"} 1",
-                "authentication_attempts_total{result=\"success\"} 1",
+                "authentication_attempts{result=\"success\"} 1",
+                "authenticated_user_requests{username=\"email_id\"} 1",
+                "authentication_duration_seconds_count{result=\"success\"} 1",
+                "authorization_attempts_total{result=\"no-opinion\"} 1",
+                "authorization_duration_seconds_count{result=\"no-opinion\"} 1",
             ] {
                 assert!(text.contains(line), "{line} is missing in\n{text}");
             }

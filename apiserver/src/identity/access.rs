@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 
 use super::authz::{Attributes, Authorizer, Decision};
+use crate::discovery::metrics::Verdict;
 use crate::request::{RequestInfo, User};
 use crate::status::ApiError;
 
@@ -27,6 +28,15 @@ impl Judged {
     /// Whether the request may go on.
     pub fn is_allowed(&self) -> bool {
         self.refusal.is_none()
+    }
+
+    /// What the authorizers say.
+    pub fn verdict(&self) -> Verdict {
+        match (self.is_allowed(), self.decision.denied) {
+            (true, _) => Verdict::Allowed,
+            (false, true) => Verdict::Denied,
+            (false, false) => Verdict::NoOpinion,
+        }
     }
 
     /// Why, in words for the audit log; may be empty.

@@ -91,9 +91,11 @@ async fn user(core: &Arc<Core>, parts: &Parts) -> Result<User, ApiError> {
     }
     let (peer, path) = (parts.extensions.get::<Peer>(), parts.uri.path());
     let now = Timestamp::now().as_second();
+    let begun = Instant::now();
     let user =
         core.authenticator.authenticate(&parts.headers, path, peer, core.as_ref(), now).await;
-    core.metrics.authenticated(user.is_ok());
+    let name = user.as_ref().ok().map(|user| user.name.as_str());
+    core.metrics.checks().authenticated(name, begun.elapsed());
     user
 }
 
@@ -123,7 +125,9 @@ async fn authorize(State(core): State<Arc<Core>>, request: Request, next: Next) 
     let (user, info) = (parts.extensions.get::<User>(), parts.extensions.get::<RequestInfo>());
     let refused = match (user, info) {
         (Some(user), Some(info)) => {
+            let begun = Instant::now();
             let judged = access::judge(&core.authorizer, user, info, parts.uri.query()).await;
+            core.metrics.checks().authorized(judged.verdict(), begun.elapsed());
             let word = if judged.is_allowed() { "allow" } else { "forbid" };
             audit::annotate("authorization.k8s.io/decision", || word);
             audit::annotate("authorization.k8s.io/reason", || judged.reason());

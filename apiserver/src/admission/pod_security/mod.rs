@@ -7,6 +7,7 @@ mod baseline;
 mod checks;
 mod config;
 mod look;
+mod metrics;
 mod namespaces;
 mod policy;
 mod restricted;
@@ -21,6 +22,7 @@ use crate::status::ApiError;
 use crate::types::check::{items, text};
 use checks::{Pod, details, violations};
 use config::Config;
+pub(super) use metrics::Metrics;
 use policy::{PREFIX, Policy, Standard};
 
 /// Parts of a pod that cannot change what it may do.
@@ -96,19 +98,22 @@ impl PodSecurity {
         let (policy, faults) = self.policy(attributes).await?;
         if policy.is_privileged() && faults.is_empty() {
             note("enforce-policy", Standard::PRIVILEGED);
+            counts(attributes).evaluated(attributes, ("enforce", Standard::PRIVILEGED), true);
             return Ok(());
         }
         if attributes.old.is_some_and(|old| !is_significant(&pod["spec"], &old["spec"])) {
             return Ok(());
         }
-        note_faults(&faults);
+        note_faults(attributes, &faults);
         let pod_of = Pod { metadata: &pod["metadata"], spec: &pod["spec"] };
-        if self.is_exempt_class(pod_of) {
+        if self.is_exempt_class(attributes, pod_of) {
             return Ok(());
         }
         note("enforce-policy", policy.enforce);
         let found = violations(policy.enforce, pod_of);
-        audit(policy.audit, pod_of);
+        let enforced = ("enforce", policy.enforce);
+        counts(attributes).evaluated(attributes, enforced, found.is_empty());
+        audit(attributes, policy.audit, pod_of);
         if found.is_empty() {
             warn(attributes, policy.warn, pod_of);
             return Ok(());
@@ -133,11 +138,11 @@ impl PodSecurity {
             _ => &object["spec"]["template"],
         };
         let pod = Pod { metadata: &template["metadata"], spec: &template["spec"] };
-        if template.is_null() || self.is_exempt_class(pod) {
+        if template.is_null() || self.is_exempt_class(attributes, pod) {
             return Ok(());
         }
-        note_faults(&faults);
-        audit(policy.audit, pod);
+        note_faults(attributes, &faults);
+        audit(attributes, policy.audit, pod);
         warn(attributes, policy.warn, pod);
         Ok(())
     }
@@ -154,6 +159,7 @@ impl PodSecurity {
         let namespace = attributes.namespace;
         let found = attributes.lookup("", "namespaces", "", namespace).await?;
         let found = found.ok_or_else(|| {
+            counts(attributes).failed(attributes, true);
             ApiError::Internal(format!(
                 "Internal error occurred: failed to lookup namespace {namespace:?}"
             ))
@@ -170,13 +176,15 @@ impl PodSecurity {
             return false;
         };
         note("exempt", reason);
+        counts(attributes).exempted(attributes);
         true
     }
 
-    fn is_exempt_class(&self, pod: Pod<'_>) -> bool {
+    fn is_exempt_class(&self, attributes: &Attributes<'_>, pod: Pod<'_>) -> bool {
         let exempt = self.0.runtime_classes.contains(text(pod.spec, "runtimeClassName"));
         if exempt {
             note("exempt", "runtimeClass");
+            counts(attributes).exempted(attributes);
         }
         exempt
     }
@@ -186,22 +194,31 @@ fn note(key: &str, value: impl ToString) {
     audit::annotate(&format!("{PREFIX}{key}"), || value.to_string());
 }
 
-fn note_faults(faults: &[schema::Cause]) {
+fn counts<'a>(attributes: &Attributes<'a>) -> &'a Metrics {
+    &attributes.core.admission.metrics.pods
+}
+
+fn note_faults(attributes: &Attributes<'_>, faults: &[schema::Cause]) {
     if !faults.is_empty() {
+        counts(attributes).failed(attributes, false);
         let faults: Vec<String> =
             faults.iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect();
         note("error", format!("Failed to parse policy: {}", faults.join(", ")));
     }
 }
 
-fn audit(standard: Standard, pod: Pod<'_>) {
+fn audit(attributes: &Attributes<'_>, standard: Standard, pod: Pod<'_>) {
     if let Some(text) = would_violate(standard, pod) {
+        counts(attributes).evaluated(attributes, ("audit", standard), false);
         note("audit-violations", text);
     }
 }
 
 fn warn(attributes: &mut Attributes<'_>, standard: Standard, pod: Pod<'_>) {
-    attributes.warnings.extend(would_violate(standard, pod));
+    if let Some(text) = would_violate(standard, pod) {
+        counts(attributes).evaluated(attributes, ("warn", standard), false);
+        attributes.warnings.push(text);
+    }
 }
 
 fn would_violate(standard: Standard, pod: Pod<'_>) -> Option<String> {

@@ -114,6 +114,11 @@ impl Mutation {
 }
 
 impl Binding {
+    /// Whether `action` is to be done about violations.
+    pub(super) fn wants(&self, action: &str) -> bool {
+        self.actions.as_array().is_some_and(|actions| actions.iter().any(|a| a == action))
+    }
+
     pub(in crate::admission) fn compile(object: &Value) -> Self {
         let spec = &object["spec"];
         Self {

@@ -1,11 +1,12 @@
 //! `MutatingAdmissionPolicy`: the plugin. Policies run one after the other; each sees what those before it made.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures::FutureExt as _;
 use serde_json::Value;
 
-use super::{Invocation, Policy, invocations, mutate};
+use super::{Invocation, Policy, invocations, mutate, validate};
 use crate::admission::attributes::{Attributes, Operation};
 use crate::admission::expressions::Subject;
 use crate::admission::plugin::{Admitted, Plugin, Resources, admitted};
@@ -56,7 +57,11 @@ async fn admit(
     }
     attributes.policy_rounds.begin(attributes.reinvoked, object);
     for invocation in &found {
+        let begun = Instant::now();
         let failed = run(invocation, attributes, object).await?;
+        let of = (invocation.policy.definition.name.as_str(), invocation.binding.name.as_str());
+        let error_type = failed.first().map_or(validate::NO_ERROR, |f| validate::error_type(f));
+        attributes.core.admission.metrics.changed(of, error_type, begun.elapsed());
         if strict(invocation.policy) {
             let name = &invocation.policy.definition.name;
             let words = |fault: String| denial(name, Some(&invocation.binding.name), &fault);

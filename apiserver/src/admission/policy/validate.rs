@@ -21,6 +21,8 @@ pub(super) struct Violation {
     pub(super) index: usize,
     pub(super) message: String,
     pub(super) reason: String,
+    /// Whether the rule could be evaluated, as metrics have it.
+    pub(super) error_type: &'static str,
 }
 
 /// What a policy says.
@@ -31,6 +33,20 @@ pub(super) struct Verdict {
     pub(super) annotations: Vec<(String, String)>,
     /// Audit annotations that failed, which refuses the request.
     pub(super) faults: Vec<String>,
+    /// Of each rule that could not be evaluated without an effect, why, as metrics have it.
+    pub(super) ignored: Vec<&'static str>,
+}
+
+/// Kinds of errors of expressions, in metrics.
+///
+/// Source: `ValidationErrorType` in upstream's `plugin/policy/validating/metrics`.
+pub(super) const NO_ERROR: &str = "no_error";
+pub(super) const INVALID: &str = "invalid_error";
+const SPENT: &str = "out_of_budget";
+
+/// What kind of error a fault is.
+pub(super) fn error_type(fault: &str) -> &'static str {
+    if fault.contains(OUT_OF_BUDGET) { SPENT } else { INVALID }
 }
 
 /// Judges a request by one use of a policy.
@@ -49,13 +65,19 @@ pub(super) fn judge(invocation: &Invocation<'_>, attributes: &Attributes<'_>) ->
     let mut verdict = Verdict::default();
     let mut budget = Budget::new(PER_POLICY);
     for (index, validation) in definition.validations.iter().enumerate() {
-        let violated =
-            |message: String, reason: &str| Violation { index, message, reason: reason.to_owned() };
+        let violated = |message: String, reason: &str, error_type: &'static str| Violation {
+            index,
+            message,
+            reason: reason.to_owned(),
+            error_type,
+        };
         match validation.rule.run(&variables, &mut budget) {
             None => return failed(definition, OUT_OF_BUDGET.to_owned()),
             Some(Ok(Cel::Bool(true))) => (),
             Some(Ok(_)) => match message(validation, &variables, &mut budget) {
-                Some(message) => verdict.violations.push(violated(message, &validation.reason)),
+                Some(message) => {
+                    verdict.violations.push(violated(message, &validation.reason, NO_ERROR));
+                }
                 None => {
                     return failed(
                         definition,
@@ -63,8 +85,8 @@ pub(super) fn judge(invocation: &Invocation<'_>, attributes: &Attributes<'_>) ->
                     );
                 }
             },
-            Some(Err(_)) if definition.fails_open => (),
-            Some(Err(fault)) => verdict.violations.push(violated(fault, "Invalid")),
+            Some(Err(_)) if definition.fails_open => verdict.ignored.push(INVALID),
+            Some(Err(fault)) => verdict.violations.push(violated(fault, "Invalid", INVALID)),
         }
     }
     annotate(definition, &variables, &mut verdict);
@@ -74,8 +96,15 @@ pub(super) fn judge(invocation: &Invocation<'_>, attributes: &Attributes<'_>) ->
 /// The verdict of a policy that failed as a whole.
 fn failed(definition: &Definition, message: String) -> Verdict {
     let mut verdict = Verdict::default();
-    if !definition.fails_open {
-        verdict.violations.push(Violation { index: 0, message, reason: "Invalid".to_owned() });
+    let error_type = error_type(&message);
+    match definition.fails_open {
+        true => verdict.ignored.push(error_type),
+        false => verdict.violations.push(Violation {
+            index: 0,
+            message,
+            reason: "Invalid".to_owned(),
+            error_type,
+        }),
     }
     verdict
 }

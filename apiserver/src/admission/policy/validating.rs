@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures::FutureExt as _;
 use serde_json::{Value, json};
@@ -44,6 +45,9 @@ impl Plugin for ValidatingAdmissionPolicy {
     }
 }
 
+/// What a binding may want done, and how metrics call it.
+const ACTIONS: [(&str, &str); 3] = [("Deny", "deny"), ("Warn", "warn"), ("Audit", "audit")];
+
 /// A refusal that is still to be put into words.
 struct Refusal {
     policy: String,
@@ -70,8 +74,23 @@ async fn validate(
     let mut notes: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for invocation in &found {
         let (policy, binding) = (&invocation.policy.definition.name, invocation.binding);
+        let begun = Instant::now();
         let verdict = validate::judge(invocation, attributes);
+        let elapsed = begun.elapsed();
+        let metrics = &attributes.core.admission.metrics;
+        let of = (policy.as_str(), binding.name.as_str());
+        for error_type in verdict.ignored {
+            metrics.checked(of, error_type, "allow", elapsed);
+        }
+        for _ in &verdict.faults {
+            metrics.checked(of, validate::INVALID, "deny", elapsed);
+        }
         for violation in verdict.violations {
+            for (action, label) in ACTIONS {
+                if binding.wants(action) {
+                    metrics.checked(of, violation.error_type, label, elapsed);
+                }
+            }
             refusals.extend(act(attributes, policy, binding, violation));
         }
         for (key, value) in verdict.annotations {
@@ -103,16 +122,13 @@ fn act(
     binding: &Binding,
     violation: Violation,
 ) -> Option<Refusal> {
-    let wants = |action: &str| {
-        binding.actions.as_array().is_some_and(|actions| actions.iter().any(|a| a == action))
-    };
-    if wants("Warn") {
+    if binding.wants("Warn") {
         attributes.warnings.push(format!(
             "Validation failed for ValidatingAdmissionPolicy '{policy}' with binding '{}': {}",
             binding.name, violation.message
         ));
     }
-    if wants("Audit") {
+    if binding.wants("Audit") {
         let note = json!([{
             "message": violation.message,
             "policy": policy,
@@ -123,7 +139,7 @@ fn act(
         let key = "validation.policy.admission.k8s.io/validation_failure";
         audit::annotate(key, || note.to_string());
     }
-    wants("Deny").then(|| Refusal {
+    binding.wants("Deny").then(|| Refusal {
         policy: policy.to_owned(),
         binding: Some(binding.name.clone()),
         message: violation.message,

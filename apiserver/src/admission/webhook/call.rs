@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::Webhook;
 use super::response::{self, Response};
 use crate::admission::attributes::Attributes;
+use crate::admission::metrics::{Called, Phase};
 use crate::admission::{matching, review};
 use crate::audit;
 use crate::registry::Resource;
@@ -20,6 +21,8 @@ pub(super) enum Fault {
     Call(String),
     /// The request ends here, whatever `failurePolicy` says.
     Refused(ApiError),
+    /// The webhook refuses the request.
+    Rejected(ApiError),
 }
 
 impl Webhook {
@@ -66,6 +69,25 @@ impl Webhook {
         Ok(response)
     }
 
+    /// Counts a call that began at `begun`, and what became of it.
+    pub(super) fn count<T>(
+        &self,
+        attributes: &Attributes<'_>,
+        phase: Phase,
+        begun: Instant,
+        outcome: Result<&T, &Fault>,
+    ) {
+        let called = match outcome {
+            Ok(_) => Called::Allowed,
+            Err(Fault::Rejected(error)) => Called::Refused(error.code().as_u16()),
+            Err(Fault::Refused(_)) => Called::Broken,
+            Err(Fault::Call(_)) if self.fails_open => Called::FailedOpen,
+            Err(Fault::Call(_)) => Called::FailedClosed,
+        };
+        let metrics = &attributes.core.admission.metrics;
+        metrics.called(&self.name, phase, attributes.operation, called, begun.elapsed());
+    }
+
     /// What a fault does to the request: nothing, if the webhook fails open.
     ///
     /// `place` is the key of the audit annotation for webhooks that were passed over.
@@ -76,7 +98,7 @@ impl Webhook {
         place: &str,
     ) -> Result<(), ApiError> {
         match fault {
-            Fault::Refused(error) => Err(error),
+            Fault::Refused(error) | Fault::Rejected(error) => Err(error),
             Fault::Call(text) if !self.fails_open => Err(ApiError::Internal(text)),
             Fault::Call(text) => {
                 tracing::warn!(webhook = self.name, text, "webhook failed, the request goes on");

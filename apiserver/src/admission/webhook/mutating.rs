@@ -1,6 +1,7 @@
 //! `MutatingAdmissionWebhook`: webhooks are asked one after the other; each sees what those before it made.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures::FutureExt as _;
 use serde_json::{Value, json};
@@ -9,6 +10,7 @@ use super::Webhook;
 use super::call::Fault;
 use super::response::refusal;
 use crate::admission::attributes::{Attributes, Operation};
+use crate::admission::metrics::Phase;
 use crate::admission::plugin::{Admitted, Plugin, Resources, admitted};
 use crate::admission::{matching, mutation};
 use crate::audit;
@@ -57,7 +59,10 @@ async fn admit(
             continue;
         }
         was_asked = true;
-        let changed = match mutate(hook, attributes, &resource, object, at).await {
+        let begun = Instant::now();
+        let outcome = mutate(hook, attributes, &resource, object, at).await;
+        hook.count(attributes, Phase::Admit, begun, outcome.as_ref());
+        let changed = match outcome {
             Ok(changed) => changed,
             Err(fault) => {
                 let place = format!("failed-open.{}", place(attributes, at));
@@ -97,7 +102,7 @@ async fn mutate(
     let response = hook.ask(attributes, resource, &shown, true).await?;
     attributes.warnings.extend(response.warnings);
     if !response.allowed {
-        return Err(Fault::Refused(refusal(&hook.name, &response.result)));
+        return Err(Fault::Rejected(refusal(&hook.name, &response.result)));
     }
     let patched = patch(hook, attributes, resource, &shown, &response.patch)?;
     let changed = patched.is_some();

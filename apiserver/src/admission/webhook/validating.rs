@@ -1,15 +1,18 @@
 //! `ValidatingAdmissionWebhook`: all webhooks that match are asked at the same time; each may refuse.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures::FutureExt as _;
 use futures::future::join_all;
 use serde_json::Value;
 
 use super::Webhook;
+use super::call::Fault;
 use super::response::refusal;
 use crate::admission::attributes::{Attributes, Operation};
 use crate::admission::matching;
+use crate::admission::metrics::Phase;
 use crate::admission::plugin::{Admitted, Plugin, Resources, admitted};
 use crate::registry::Resource;
 use crate::status::ApiError;
@@ -82,9 +85,19 @@ async fn judge(
     at: usize,
 ) -> Result<(Vec<String>, Result<(), ApiError>), ApiError> {
     let shown = matching::convert(attributes, resource, object).await?;
-    match hook.ask(attributes, resource, &shown, false).await {
-        Ok(response) if response.allowed => Ok((response.warnings, Ok(()))),
-        Ok(response) => Ok((response.warnings, Err(refusal(&hook.name, &response.result)))),
+    let begun = Instant::now();
+    let mut warnings = Vec::new();
+    let outcome = hook.ask(attributes, resource, &shown, false).await.and_then(|response| {
+        warnings = response.warnings;
+        match response.allowed {
+            true => Ok(()),
+            false => Err(Fault::Rejected(refusal(&hook.name, &response.result))),
+        }
+    });
+    hook.count(attributes, Phase::Validate, begun, outcome.as_ref());
+    match outcome {
+        Ok(()) => Ok((warnings, Ok(()))),
+        Err(Fault::Rejected(refusal)) => Ok((warnings, Err(refusal))),
         Err(fault) => {
             let place =
                 format!("failed-open.validating.webhook.admission.k8s.io/round_0_index_{at}");
