@@ -147,7 +147,7 @@ impl Called {
 
 /// What admission counts and times.
 #[derive(Clone, Debug)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     steps: Histograms<OfStep>,
     plugins: Histograms<OfPlugin>,
     calls: Histograms<OfCall>,

@@ -1,6 +1,6 @@
 //! Tokens that clients ask for: for how long, for whom, and what they end with.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
