@@ -5,13 +5,12 @@
 //! times get their canonical form. In custom resources only unknown fields and nulls go; wrong
 //! types are left to validation.
 
-use jiff::Timestamp;
 use serde_json::{Map, Number, Value};
 
-use crate::facts::{self, Zero};
+use crate::facts::Zero;
 use crate::node::{Edge, Kind, Node};
 use crate::path::Path;
-use crate::{formats, quantity};
+use crate::{formats, go, quantity, time};
 
 /// Why a body is not an object of its type.
 ///
@@ -45,51 +44,51 @@ pub enum DecodeError {
     Text(String),
 }
 
-pub(crate) struct Decoder {
+pub(crate) struct Decoder<'r> {
+    root: &'r Node,
     pub(crate) unknown: Vec<String>,
     error: Option<DecodeError>,
 }
 
 /// Decodes in place; returns the paths of the fields that were removed as unknown.
 pub(crate) fn decode(node: &Node, value: &mut Value) -> Result<Vec<String>, DecodeError> {
-    let mut decoder = Decoder { unknown: Vec::new(), error: None };
-    decoder.value(node, value, &Path::ROOT, "");
+    let mut decoder = Decoder { root: node, unknown: Vec::new(), error: None };
+    decoder.value(node, value, &Path::ROOT);
     match decoder.error {
         Some(error) => Err(error),
         None => Ok(decoder.unknown),
     }
 }
 
-impl Decoder {
-    fn value(&mut self, node: &Node, value: &mut Value, path: &Path<'_>, structure: &str) {
+impl Decoder<'_> {
+    fn value(&mut self, node: &Node, value: &mut Value, path: &Path<'_>) {
         match node.kind {
-            Kind::Object => self.object(node, value, path, structure),
-            Kind::Array => self.array(node, value, path, structure),
+            Kind::Object => self.object(node, value, path),
+            Kind::Array => self.array(node, value, path),
             Kind::Any
                 // Fields that are declared below an untyped value are still looked into.
                 if value.is_object() && (!node.fields.is_empty() || node.items.is_some()) => {
-                    self.object(node, value, path, structure);
+                    self.object(node, value, path);
                 }
             Kind::Any => (),
-            _ if node.typed => self.scalar(node, value, path, structure),
+            _ if node.typed => self.scalar(node, value, path),
             _ => (),
         }
     }
 
-    fn object(&mut self, node: &Node, value: &mut Value, path: &Path<'_>, outer: &str) {
+    fn object(&mut self, node: &Node, value: &mut Value, path: &Path<'_>) {
         let Value::Object(map) = value else {
             if node.typed {
-                self.wrong_type(node, value, path, outer);
+                self.wrong_type(value, path);
             }
             return;
         };
-        let structure = node.definition.as_deref().map_or(outer, facts::short_name);
         let unlisted_goes = !node.preserve_unknown && node.items.is_none();
         map.retain(|name, value| match node.field(name) {
             Some(field) => {
                 let path = path.field(name);
                 let edge = &field.edge;
-                self.field(node, edge, field.zero, value, &path, structure)
+                self.field(node, edge, field.zero, value, &path)
             }
             None if unlisted_goes => {
                 self.unknown.push(path.field(name).dotted());
@@ -97,7 +96,7 @@ impl Decoder {
             }
             None => {
                 let Some(items) = &node.items else { return true };
-                self.map_value(items, value, &path.key(name), structure);
+                self.map_value(items, value, &path.key(name));
                 true
             }
         });
@@ -111,35 +110,35 @@ impl Decoder {
         zero: Zero,
         value: &mut Value,
         path: &Path<'_>,
-        structure: &str,
     ) -> bool {
         let node = edge.node();
         if value.is_null() {
             return node.nullable || zero == Zero::Null || !parent.typed && edge.default.is_some();
         }
-        self.value(&node, value, path, structure);
+        self.value(&node, value, path);
         match zero {
             Zero::Omitted => !is_zero(value),
-            Zero::Null if is_zero(value) => false,
+            // An empty string is what a pointer points to.
+            Zero::Null if is_zero(value) && !value.is_string() => false,
             _ => true,
         }
     }
 
-    fn array(&mut self, node: &Node, value: &mut Value, path: &Path<'_>, structure: &str) {
+    fn array(&mut self, node: &Node, value: &mut Value, path: &Path<'_>) {
         let Value::Array(list) = value else {
             if node.typed {
-                self.wrong_type(node, value, path, structure);
+                self.wrong_type(value, path);
             }
             return;
         };
         let Some(items) = &node.items else { return };
         for (index, value) in list.iter_mut().enumerate() {
-            self.entry(items, value, &path.index(index), structure);
+            self.entry(items, value, &path.index(index));
         }
     }
 
     /// An entry of a list or a value of a map; Go makes a zero value of a null.
-    fn entry(&mut self, edge: &Edge, value: &mut Value, path: &Path<'_>, structure: &str) {
+    fn entry(&mut self, edge: &Edge, value: &mut Value, path: &Path<'_>) {
         let node = edge.node();
         if value.is_null() && node.typed {
             *value = match node.kind {
@@ -150,17 +149,17 @@ impl Decoder {
                 _ => return,
             };
         }
-        self.value(&node, value, path, structure);
+        self.value(&node, value, path);
     }
 
     /// A value of a map; resource lists keep no less than a thousandth.
-    fn map_value(&mut self, edge: &Edge, value: &mut Value, path: &Path<'_>, structure: &str) {
+    fn map_value(&mut self, edge: &Edge, value: &mut Value, path: &Path<'_>) {
         let node = edge.node();
         let is_text = node.kind == Kind::String && format(&node) != Some("byte");
         if value.is_null() && node.typed && is_text && !node.nullable {
             *value = "".into(); // As Go has it.
         }
-        self.entry(edge, value, path, structure);
+        self.entry(edge, value, path);
         if let (Kind::Quantity, Value::String(text)) = (edge.node().kind, &*value)
             && let Ok(rounded) = quantity::canonical_milli(text)
         {
@@ -168,7 +167,7 @@ impl Decoder {
         }
     }
 
-    fn scalar(&mut self, node: &Node, value: &mut Value, path: &Path<'_>, structure: &str) {
+    fn scalar(&mut self, node: &Node, value: &mut Value, path: &Path<'_>) {
         let fits = match (node.kind, &*value) {
             (Kind::String, Value::String(text)) => {
                 if format(node) == Some("byte") {
@@ -180,7 +179,7 @@ impl Decoder {
             (Kind::Integer, Value::Number(number)) => integer_fits(number, format(node)),
             (Kind::IntOrString, Value::String(_)) => true,
             (Kind::IntOrString, Value::Number(number)) => integer_fits(number, Some("int32")),
-            (Kind::Quantity, Value::String(_) | Value::Number(_)) => {
+            (Kind::Quantity, _) => {
                 self.quantity(value);
                 true
             }
@@ -191,7 +190,7 @@ impl Decoder {
             _ => false,
         };
         if !fits {
-            self.wrong_type(node, value, path, structure);
+            self.wrong_type(value, path);
         }
     }
 
@@ -208,7 +207,7 @@ impl Decoder {
 
     fn time(&mut self, kind: Kind, value: &mut Value) {
         let Value::String(text) = &*value else { return };
-        match parse_time(text, kind == Kind::MicroTime) {
+        match time::parse(text, kind == Kind::MicroTime) {
             Ok(canonical) => *value = canonical.into(),
             Err(error) => self.check(Err(error)),
         }
@@ -220,27 +219,16 @@ impl Decoder {
         }
     }
 
-    fn wrong_type(&mut self, node: &Node, value: &Value, path: &Path<'_>, structure: &str) {
+    fn wrong_type(&mut self, value: &Value, path: &Path<'_>) {
         if self.error.is_some() {
             return;
         }
-        let special = match node.kind {
-            Kind::Time | Kind::MicroTime => Some("string"),
-            Kind::IntOrString if value.is_number() => Some("int32"),
-            Kind::IntOrString => Some("int32"),
-            _ => None,
-        };
-        let fields = path.fields();
         let value = go_value(value);
-        self.error = Some(match special {
-            Some(expected) => DecodeError::Root { value, expected: expected.to_owned() },
-            None if fields.is_empty() => DecodeError::Root { value, expected: go_type(node) },
-            None => DecodeError::Type {
-                value,
-                structure: structure.to_owned(),
-                path: fields,
-                expected: go_type(node),
-            },
+        let go::Place { structure, path, expected } = go::place(self.root, &path.steps());
+        self.error = Some(if path.is_empty() {
+            DecodeError::Root { value, expected }
+        } else {
+            DecodeError::Type { value, structure, path, expected }
         });
     }
 }
@@ -281,68 +269,4 @@ fn go_value(value: &Value) -> String {
         Value::Array(_) => "array".to_owned(),
         Value::Object(_) => "object".to_owned(),
     }
-}
-
-fn go_type(node: &Node) -> String {
-    if let Some(definition) = &node.definition {
-        return facts::go_name(definition);
-    }
-    let inner = |edge: &Option<Edge>| match edge {
-        Some(edge) => go_type(&edge.node()),
-        None => "interface {}".to_owned(),
-    };
-    match node.kind {
-        Kind::Array => format!("[]{}", inner(&node.items)),
-        Kind::Object => format!("map[string]{}", inner(&node.items)),
-        Kind::String if format(node) == Some("byte") => "[]uint8".to_owned(),
-        Kind::String => "string".to_owned(),
-        Kind::Integer => format(node).unwrap_or("int64").to_owned(),
-        Kind::Number => "float64".to_owned(),
-        Kind::Boolean => "bool".to_owned(),
-        Kind::IntOrString => "intstr.IntOrString".to_owned(),
-        Kind::Quantity => "resource.Quantity".to_owned(),
-        Kind::Time => "v1.Time".to_owned(),
-        Kind::MicroTime => "v1.MicroTime".to_owned(),
-        Kind::Any => "interface {}".to_owned(),
-    }
-}
-
-/// Canonical text of a time, in UTC.
-fn parse_time(text: &str, micro: bool) -> Result<String, String> {
-    let layout =
-        if micro { "2006-01-02T15:04:05.000000Z07:00" } else { "2006-01-02T15:04:05Z07:00" };
-    let rest = match (seconds_end(text), micro) {
-        (None, _) => Some((text, "2006")),
-        // Some fraction must be there; Go does not mind how many digits.
-        (Some(end), true) if !has_fraction(&text[end..]) => Some((&text[end..], ".000000")),
-        _ => None,
-    };
-    if let Some((rest, wanted)) = rest {
-        return Err(format!(
-            "parsing time {text:?} as {layout:?}: cannot parse {rest:?} as {wanted:?}"
-        ));
-    }
-    let time: Timestamp = text.parse().map_err(|_| {
-        format!("parsing time {text:?} as {layout:?}: cannot parse {text:?} as \"2006\"")
-    })?;
-    Ok(if micro {
-        time.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
-    } else {
-        time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
-    })
-}
-
-/// Where the seconds of `2006-01-02T15:04:05` end, if the text begins so.
-fn seconds_end(text: &str) -> Option<usize> {
-    const SHAPE: &[u8] = b"0000-00-00T00:00:00";
-    let begins = text.len() >= SHAPE.len()
-        && SHAPE.iter().zip(text.bytes()).all(|(shape, byte)| match shape {
-            b'0' => byte.is_ascii_digit(),
-            shape => byte == *shape,
-        });
-    begins.then_some(SHAPE.len())
-}
-
-fn has_fraction(rest: &str) -> bool {
-    rest.strip_prefix('.').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
 }

@@ -45,17 +45,6 @@ impl<'a> Path<'a> {
         self.render(|out, key| _ = write!(out, "[{key}]"))
     }
 
-    /// Declared fields only: `spec.containers.name`, as Go's JSON errors have it.
-    pub(crate) fn fields(&self) -> String {
-        let mut out = String::new();
-        for step in self.steps() {
-            if let Step::Field(name) = step {
-                dot(&mut out, name);
-            }
-        }
-        out
-    }
-
     fn render(&self, key: impl Fn(&mut String, &str)) -> String {
         let mut out = String::new();
         for step in self.steps() {
@@ -69,7 +58,8 @@ impl<'a> Path<'a> {
         out
     }
 
-    fn steps(&self) -> Vec<Step<'a>> {
+    /// From the object to the value.
+    pub(crate) fn steps(&self) -> Vec<Step<'a>> {
         let mut steps = vec![self.step];
         let mut parent = self.parent;
         while let Some(path) = parent {

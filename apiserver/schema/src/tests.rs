@@ -278,14 +278,44 @@ fn unchanged_parts_are_not_judged_again() {
 }
 
 #[test]
-fn enums_of_upstream_types_are_checked() {
+fn upstream_types_are_judged_by_their_own_rules() {
     let services = Schema::for_gvk("", "v1", "Service").unwrap();
-    assert_eq!(
-        causes(&services, json!({"spec": {"sessionAffinity": "Cookie"}})),
-        [
-            "spec.sessionAffinity: Unsupported value: \"Cookie\": supported values: \"ClientIP\", \"None\""
-        ]
-    );
+    assert!(causes(&services, json!({"spec": {"sessionAffinity": "Cookie"}})).is_empty());
+}
+
+#[test]
+fn wrong_types_are_told_with_the_names_of_go() {
+    let check = |kind: &str, mut object: Value, expected: &str| {
+        let schema = Schema::for_gvk("", "v1", kind).unwrap();
+        let error = schema.decode(&mut object).unwrap_err().to_string();
+        assert_eq!(error, format!("json: cannot unmarshal {expected}"));
+    };
+    let cases = [
+        ("Secret", json!({"type": 1}), "number into Go struct field Secret.type of type v1.SecretType"),
+        (
+            "Service",
+            json!({"spec": {"ports": [{"targetPort": {}}]}}),
+            "object into Go struct field ServicePort.spec.ports.targetPort of type int32",
+        ),
+        (
+            "Namespace",
+            json!({"spec": {"finalizers": {}}}),
+            "object into Go struct field NamespaceSpec.spec.finalizers of type []v1.FinalizerName",
+        ),
+        (
+            "Pod",
+            json!({"spec": {"volumes": [{"configMap": {"name": 1}}]}}),
+            "number into Go struct field ConfigMapVolumeSource.spec.volumes.VolumeSource.configMap.LocalObjectReference.name of type string",
+        ),
+        (
+            "Node",
+            json!({"spec": {"taints": [{"timeAdded": 1}]}}),
+            "number into Go struct field Taint.spec.taints.timeAdded of type string",
+        ),
+    ];
+    for (kind, object, expected) in cases {
+        check(kind, object, expected);
+    }
 }
 
 #[test]

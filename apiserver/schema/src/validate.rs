@@ -27,10 +27,11 @@ struct Validator {
 
 impl Validator {
     fn value(&mut self, node: &Node, value: &Value, old: Option<&Value>, path: &Path<'_>) {
-        if old == Some(value) || self.causes.len() >= MAX_CAUSES {
+        // Upstream's own types are judged by rules of theirs alone, which no schema can say.
+        if node.typed || old == Some(value) || self.causes.len() >= MAX_CAUSES {
             return;
         }
-        if value.is_null() && (node.nullable || node.typed || node.kind == Kind::Any) {
+        if value.is_null() && (node.nullable || node.kind == Kind::Any) {
             return;
         }
         if let Some(wanted) = type_mismatch(node, value) {
@@ -41,7 +42,7 @@ impl Validator {
             return;
         }
         if let Some(rules) = &node.rules {
-            self.rules(node, rules, value, path);
+            self.rules(rules, value, path);
         }
         match value {
             Value::Object(map) => self.object(node, map, old, path),
@@ -55,7 +56,7 @@ impl Validator {
         let Some(rules) = node.rules.as_deref().filter(|rules| rules.has_numbers()) else { return };
         if node.kind == Kind::Integer && value.is_number() && !node.typed {
             self.unchecked("integer (default format)", path);
-            self.rules(node, rules, value, path);
+            self.rules(rules, value, path);
         }
     }
 
@@ -89,9 +90,6 @@ impl Validator {
                     self.value(&field.edge.node(), value, old, &path);
                 }
                 // Upstream's custom resource validation puts a dot before keys of maps.
-                (None, Some(items)) if node.typed => {
-                    self.value(&items.node(), value, old, &path.key(name));
-                }
                 (None, Some(items)) => self.value(&items.node(), value, old, &path.field(name)),
                 (None, None) => (),
             }
@@ -107,10 +105,7 @@ impl Validator {
                 self.value(&target, value, old, &path.index(index));
             }
         }
-        // Upstream's built-in types have their own wording for duplicates.
-        if !node.typed {
-            self.unique(node, list, path);
-        }
+        self.unique(node, list, path);
     }
 
     fn unique(&mut self, node: &Node, list: &[Value], path: &Path<'_>) {
@@ -127,7 +122,7 @@ impl Validator {
         }
     }
 
-    fn rules(&mut self, node: &Node, rules: &Rules, value: &Value, path: &Path<'_>) {
+    fn rules(&mut self, rules: &Rules, value: &Value, path: &Path<'_>) {
         let judged = |value: &Value, detail: &str| {
             let field = path.bracketed();
             let detail = format!("{field} in body {detail}");
@@ -135,16 +130,13 @@ impl Validator {
         };
         let invalid = |detail: &str| judged(value, detail);
         if !rules.allowed.is_empty() && !rules.allowed.contains(value) {
-            // An empty string of a Go type is an absent value.
-            if !(node.typed && value == "") {
-                let supported = rules.allowed.iter().map(|v| v.as_str().unwrap_or_default());
-                self.causes.push(Cause::not_supported(path.bracketed(), value, supported));
-            }
+            let supported = rules.allowed.iter().map(|v| v.as_str().unwrap_or_default());
+            self.causes.push(Cause::not_supported(path.bracketed(), value, supported));
         }
         match value {
-            Value::String(text) => self.text(node, rules, text, path, &invalid),
+            Value::String(text) => self.text(rules, text, path, &invalid),
             Value::Number(number) => {
-                let is_int32 = rules.format.as_deref() == Some("int32") && !node.typed;
+                let is_int32 = rules.format.as_deref() == Some("int32");
                 if is_int32 && number.as_i64().is_some_and(|n| i32::try_from(n).is_err()) {
                     self.unchecked("integer with format int32", path);
                 }
@@ -183,7 +175,6 @@ impl Validator {
 
     fn text(
         &mut self,
-        node: &Node,
         rules: &Rules,
         text: &str,
         path: &Path<'_>,
@@ -202,7 +193,7 @@ impl Validator {
             self.causes.push(invalid(&format!("should match '{pattern}'")));
         }
         let Some(format) = &rules.format else { return };
-        if !node.typed && !formats::matches(format, text) {
+        if !formats::matches(format, text) {
             let field = path.bracketed();
             let detail = format!("{field} in body must be of type {format}: {text:?}");
             self.causes.push(Cause::type_invalid(field, &text.into(), &detail));

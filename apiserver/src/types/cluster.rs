@@ -69,11 +69,10 @@ impl Strategy for Namespaces {
         if subresource != Some("status") {
             let at = At::new("spec");
             let at = at.field("finalizers");
-            for (n, finalizer) in items(&obj["spec"]["finalizers"]).iter().enumerate() {
+            for finalizer in items(&obj["spec"]["finalizers"]) {
                 let name = finalizer.as_str().unwrap_or_default();
-                let at = at.index(n);
                 let faults = words::qualified(name);
-                if faults.is_empty() && !name.contains('/') && name != "kubernetes" {
+                if !name.contains('/') && name != "kubernetes" {
                     let fault =
                         "name is neither a standard finalizer name nor is it fully qualified";
                     causes.invalid(&at, finalizer, fault);

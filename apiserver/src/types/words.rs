@@ -22,7 +22,7 @@ pub(crate) fn label(name: &str) -> Vec<String> {
 pub(crate) fn subdomain_with_underscores(name: &str) -> Vec<String> {
     let mut faults = Vec::new();
     if name.len() > 253 {
-        faults.push("must be no more than 253 bytes".to_owned());
+        faults.push("must be no more than 253 characters".to_owned());
     }
     let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     let inner = |b: u8| edge(Some(b)) || matches!(b, b'-' | b'_');
@@ -46,7 +46,9 @@ pub(crate) fn qualified(key: &str) -> Vec<String> {
             *name
         }
         [prefix, name] => {
-            faults.extend(subdomain(prefix).into_iter().map(|f| format!("prefix part {f}")));
+            // Upstream has two checks of a subdomain; only this one counts bytes.
+            let bad = subdomain(prefix).into_iter().map(|f| f.replace("253 characters", "253 bytes"));
+            faults.extend(bad.map(|f| format!("prefix part {f}")));
             *name
         }
         _ => {

@@ -68,7 +68,6 @@ pub(super) fn prepare_create(meta: &mut Map<String, Value>) {
         "selfLink",
         "deletionTimestamp",
         "deletionGracePeriodSeconds",
-        "generation",
     ] {
         meta.remove(key);
     }
@@ -128,6 +127,10 @@ pub(super) fn validate(resource: &Resource, object: &Value, old: Option<&Value>)
     annotations(&meta["annotations"], &mut causes);
     owners(&meta["ownerReferences"], &mut causes);
     managers(&meta["managedFields"], &mut causes);
+    if meta["generation"].as_i64().is_some_and(|generation| generation < 0) {
+        let fault = "must be greater than or equal to 0";
+        causes.push(Cause::invalid("metadata.generation", &meta["generation"], fault));
+    }
     finalizers(meta, old, &mut causes);
     if let Some(old) = old {
         immutable(meta, &old["metadata"], &mut causes);
@@ -244,10 +247,7 @@ fn finalizers(meta: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
     for (n, finalizer) in mine.iter().enumerate() {
         let faults = words::qualified(finalizer);
         let field = format!("metadata.finalizers[{n}]");
-        if faults.is_empty()
-            && !finalizer.contains('/')
-            && !STANDARD_FINALIZERS.contains(&finalizer.as_str())
-        {
+        if !finalizer.contains('/') && !STANDARD_FINALIZERS.contains(&finalizer.as_str()) {
             let fault = "name is neither a standard finalizer name nor is it fully qualified";
             causes.push(Cause::invalid(&*field, &finalizer.as_str().into(), fault));
         }

@@ -11,7 +11,7 @@ const SUBDOMAIN: usize = 253;
 pub fn subdomain(name: &str) -> Vec<String> {
     let mut faults = Vec::new();
     if name.len() > SUBDOMAIN {
-        faults.push(format!("must be no more than {SUBDOMAIN} bytes"));
+        faults.push(format!("must be no more than {SUBDOMAIN} characters"));
     }
     if !name.split('.').all(is_label) {
         faults.push(
@@ -26,7 +26,7 @@ pub fn subdomain(name: &str) -> Vec<String> {
 pub fn label(name: &str) -> Vec<String> {
     let mut faults = Vec::new();
     if name.len() > LABEL {
-        faults.push(format!("must be no more than {LABEL} bytes"));
+        faults.push(format!("must be no more than {LABEL} characters"));
     }
     if !is_label(name) {
         faults.push(
