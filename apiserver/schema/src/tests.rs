@@ -291,7 +291,11 @@ fn wrong_types_are_told_with_the_names_of_go() {
         assert_eq!(error, format!("json: cannot unmarshal {expected}"));
     };
     let cases = [
-        ("Secret", json!({"type": 1}), "number into Go struct field Secret.type of type v1.SecretType"),
+        (
+            "Secret",
+            json!({"type": 1}),
+            "number into Go struct field Secret.type of type v1.SecretType",
+        ),
         (
             "Service",
             json!({"spec": {"ports": [{"targetPort": {}}]}}),

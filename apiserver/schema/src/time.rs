@@ -29,7 +29,10 @@ pub(crate) fn parse(text: &str, micro: bool) -> Result<String, String> {
 
 enum Fault<'a> {
     /// What was left of the text when it stopped to look like the layout.
-    Shape { rest: &'a str, wanted: &'static str },
+    Shape {
+        rest: &'a str,
+        wanted: &'static str,
+    },
     Other(String),
 }
 
@@ -56,13 +59,11 @@ fn check(text: &str, micro: bool) -> Result<(), Fault<'_>> {
             return Err(Fault::Other(format!("{name} out of range")));
         }
         rest = &rest[digits.len()..];
-        rest = rest
-            .strip_prefix(separator)
-            .ok_or(Fault::Shape { rest, wanted: separator })?;
+        rest = rest.strip_prefix(separator).ok_or(Fault::Shape { rest, wanted: separator })?;
     }
-    let digits = rest.strip_prefix('.').map_or(0, |fraction| {
-        fraction.bytes().take_while(u8::is_ascii_digit).count()
-    });
+    let digits = rest
+        .strip_prefix('.')
+        .map_or(0, |fraction| fraction.bytes().take_while(u8::is_ascii_digit).count());
     if micro && digits == 0 {
         return Err(Fault::Shape { rest, wanted: ".000000" });
     }

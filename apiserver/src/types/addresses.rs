@@ -137,7 +137,8 @@ pub(super) fn range_warning(at: &str, text: &str) -> Option<String> {
 impl Causes {
     /// An address in any form that is not ambiguous.
     pub(crate) fn ip(&mut self, at: &At<'_>, value: &Value) -> Option<IpAddr> {
-        ip(value.as_str().unwrap_or_default()).map_err(|why| self.invalid(at, value, why)).ok()
+        let text = value.as_str().unwrap_or_default();
+        ip(text).map_err(|why| self.invalid(at, &text.into(), why)).ok()
     }
 
     /// An address in the one form that it should have.

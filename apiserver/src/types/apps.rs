@@ -1,82 +1,19 @@
-//! Deployments, replica sets, replication controllers, stateful sets, daemon sets and controller revisions.
+//! Deployments, replica sets, replication controllers and controller revisions; what all workloads have in common.
+
+mod daemon_set;
+mod stateful_set;
+mod template;
+
+pub(super) use daemon_set::DaemonSets;
+pub(super) use stateful_set::StatefulSets;
 
 use schema::Cause;
 use serde_json::{Value, json};
 
-use super::check::{
-    At, Causes, copy, default, ensure, is_empty, items, items_mut, members, part, percent, text,
-};
-use super::{Ctx, Strategy, pod, storage, words};
+use super::check::{At, Causes, default, ensure, is_empty, members, part, percent, text};
+use super::{Ctx, Strategy, pod};
 use crate::registry::Selectable;
 use crate::status::ApiError;
-
-/// Whether a label selector selects nothing, for lack of requirements.
-fn selects_nothing(selector: &Value) -> bool {
-    is_empty(&selector["matchLabels"]) && is_empty(&selector["matchExpressions"])
-}
-
-/// Whether a label selector selects these labels.
-fn selects(selector: &Value, labels: &Value) -> bool {
-    let wanted = members(&selector["matchLabels"]).all(|(k, v)| labels[k] == *v);
-    wanted
-        && items(&selector["matchExpressions"]).iter().all(|e| {
-            let value = &labels[text(e, "key")];
-            let listed = items(&e["values"]).contains(value);
-            match text(e, "operator") {
-                "In" => listed,
-                "NotIn" => value.is_null() || !listed,
-                "Exists" => !value.is_null(),
-                "DoesNotExist" => value.is_null(),
-                _ => false,
-            }
-        })
-}
-
-/// Selector and template, which must fit each other.
-fn selector_and_template(causes: &mut Causes, spec: &Value, old: Option<&Value>) {
-    let at = At::new("spec");
-    let selector = &spec["selector"];
-    let selector_at = at.field("selector");
-    if selector.is_null() {
-        causes.required(&selector_at, "");
-    } else {
-        causes.selector(&selector_at, selector);
-        if selects_nothing(selector) {
-            let detail = "empty selector is invalid for deployment";
-            causes.invalid(&selector_at, selector, detail);
-        }
-    }
-    if let Some(old) = old {
-        causes.immutable(&selector_at, selector, &old["spec"]["selector"]);
-    }
-    let template_at = at.field("template");
-    let labels = &spec["template"]["metadata"]["labels"];
-    if selector.is_null() || selects_nothing(selector) || !selects(selector, labels) {
-        let meta = template_at.field("metadata");
-        causes.invalid(
-            &meta.field("labels"),
-            labels,
-            "`selector` does not match template `labels`",
-        );
-    }
-    template(causes, &template_at, &spec["template"]);
-}
-
-/// A template of pods that are always restarted.
-fn template(causes: &mut Causes, at: &At<'_>, template: &Value) {
-    pod::template(causes, at, template);
-    let spec_at = at.field("spec");
-    let policy = &template["spec"]["restartPolicy"];
-    if policy.as_str().is_some_and(|p| p != "Always") {
-        causes.not_supported(&spec_at.field("restartPolicy"), policy, &["Always"]);
-    }
-    if !template["spec"]["activeDeadlineSeconds"].is_null() {
-        causes.forbidden(
-            &spec_at.field("activeDeadlineSeconds"),
-            "activeDeadlineSeconds in ReplicaSet is not Supported",
-        );
-    }
-}
 
 fn not_negative(causes: &mut Causes, at: &At<'_>, object: &Value, fields: &[&str]) {
     for field in fields {
@@ -165,7 +102,7 @@ impl Strategy for Deployments {
             );
         }
         rollout(&mut causes, &at.field("strategy"), &spec["strategy"]);
-        selector_and_template(&mut causes, spec, old);
+        template::all(&mut causes, spec, old, &template::REPLICAS);
         causes.0
     }
 
@@ -178,9 +115,9 @@ impl Strategy for Deployments {
     }
 }
 
-fn rollout(causes: &mut Causes, at: &At<'_>, strategy: &Value) {
+fn rollout(causes: &mut Causes, strategy_at: &At<'_>, strategy: &Value) {
     let rolling = &strategy["rollingUpdate"];
-    let at = at.field("rollingUpdate");
+    let at = strategy_at.field("rollingUpdate");
     match text(strategy, "type") {
         "Recreate" if !rolling.is_null() => {
             causes.forbidden(&at, "may not be specified when strategy `type` is 'Recreate'");
@@ -195,7 +132,8 @@ fn rollout(causes: &mut Causes, at: &At<'_>, strategy: &Value) {
             }
             causes.at_most_all(&at.field("maxUnavailable"), unavailable);
         }
-        _ => (),
+        "Recreate" | "RollingUpdate" => (),
+        _ => causes.not_supported(strategy_at, strategy, &["Recreate", "RollingUpdate"]),
     }
 }
 
@@ -217,7 +155,7 @@ impl Strategy for ReplicaSets {
         }
         let (spec, at) = (&obj["spec"], At::new("spec"));
         not_negative(&mut causes, &at, spec, &["replicas", "minReadySeconds"]);
-        selector_and_template(&mut causes, spec, old);
+        template::all(&mut causes, spec, old, &template::REPLICAS);
         causes.0
     }
 
@@ -291,7 +229,8 @@ impl Strategy for ReplicationControllers {
                 "`selector` does not match template `labels`",
             );
         }
-        template(&mut causes, &template_at, &spec["template"]);
+        pod::template(&mut causes, &template_at, &spec["template"]);
+        template::restarted(&mut causes, &template_at, &spec["template"], &template::CONTROLLERS);
         causes.0
     }
 
@@ -301,237 +240,6 @@ impl Strategy for ReplicationControllers {
 
     fn orphans_by_default(&self) -> bool {
         true
-    }
-
-    fn counts_generation(&self) -> bool {
-        true
-    }
-}
-
-/// Strategy of `statefulsets`.
-pub(super) struct StatefulSets;
-
-impl Strategy for StatefulSets {
-    fn default(&self, obj: &mut Value) {
-        if let Some(status) = part(obj, "status") {
-            default(status, "replicas", 0);
-            default(status, "availableReplicas", 0);
-        }
-        let Some(spec) = part(obj, "spec") else { return };
-        if text(&spec["updateStrategy"], "type") == "RollingUpdate" {
-            default(&mut spec["updateStrategy"], "rollingUpdate", json!({}));
-            default(&mut spec["updateStrategy"]["rollingUpdate"], "partition", 0);
-        }
-        for template in items_mut(spec, "volumeClaimTemplates") {
-            storage::template_default(template);
-        }
-        pod::template_default(spec);
-    }
-
-    fn validate(&self, obj: &Value, old: Option<&Value>, subresource: Option<&str>) -> Vec<Cause> {
-        let mut causes = Causes::default();
-        if subresource == Some("status") {
-            let pairs = [
-                ("readyReplicas", "replicas"),
-                ("currentReplicas", "replicas"),
-                ("updatedReplicas", "replicas"),
-                ("availableReplicas", "replicas"),
-                ("availableReplicas", "readyReplicas"),
-            ];
-            counts(&mut causes, &obj["status"], &pairs);
-            return causes.0;
-        }
-        let (spec, at) = (&obj["spec"], At::new("spec"));
-        not_negative(
-            &mut causes,
-            &at,
-            spec,
-            &["replicas", "minReadySeconds", "revisionHistoryLimit"],
-        );
-        policies(&mut causes, &at, spec);
-        let claims = at.field("volumeClaimTemplates");
-        for (n, claim) in items(&spec["volumeClaimTemplates"]).iter().enumerate() {
-            let at = claims.index(n);
-            storage::claim_spec(&mut causes, &at.field("spec"), &claim["spec"]);
-        }
-        match old {
-            None => selector_and_template(&mut causes, spec, None),
-            Some(old) => {
-                let mut expected = old["spec"].clone();
-                for field in [
-                    "replicas",
-                    "ordinals",
-                    "template",
-                    "updateStrategy",
-                    "revisionHistoryLimit",
-                    "persistentVolumeClaimRetentionPolicy",
-                    "minReadySeconds",
-                ] {
-                    copy(&mut expected, spec, field);
-                }
-                if expected != *spec {
-                    causes.forbidden(&at, "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden");
-                } else {
-                    selector_and_template(&mut causes, spec, None);
-                }
-            }
-        }
-        causes.0
-    }
-
-    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
-        pod::template_warnings(obj)
-    }
-
-    fn counts_generation(&self) -> bool {
-        true
-    }
-}
-
-fn policies(causes: &mut Causes, at: &At<'_>, spec: &Value) {
-    let management = text(spec, "podManagementPolicy");
-    match management {
-        "" => causes.required(&at.field("podManagementPolicy"), ""),
-        "OrderedReady" | "Parallel" => (),
-        _ => causes.invalid(
-            &at.field("podManagementPolicy"),
-            &management.into(),
-            "must be 'OrderedReady' or 'Parallel'",
-        ),
-    }
-    let update = &spec["updateStrategy"];
-    let update_at = at.field("updateStrategy");
-    match text(update, "type") {
-        "" => causes.required(&update_at, ""),
-        "OnDelete" => {
-            if !update["rollingUpdate"].is_null() {
-                let detail = "only allowed for updateStrategy 'RollingUpdate'";
-                causes.invalid(&update_at.field("rollingUpdate"), &update["rollingUpdate"], detail);
-            }
-        }
-        "RollingUpdate" => {
-            let at = update_at.field("rollingUpdate");
-            causes.not_negative(&at.field("partition"), &update["rollingUpdate"]["partition"]);
-            let most = &update["rollingUpdate"]["maxUnavailable"];
-            if !most.is_null() {
-                causes.count_or_percent(&at.field("maxUnavailable"), most);
-                causes.at_most_all(&at.field("maxUnavailable"), most);
-                if is_none(most) {
-                    causes.invalid(&at.field("maxUnavailable"), most, "cannot be 0");
-                }
-            }
-        }
-        _ => causes.invalid(&update_at, update, "must be 'RollingUpdate' or 'OnDelete'"),
-    }
-    let retention = at.field("persistentVolumeClaimRetentionPolicy");
-    for field in ["whenDeleted", "whenScaled"] {
-        let value = &spec["persistentVolumeClaimRetentionPolicy"][field];
-        causes.one_of(&retention.field(field), value, &["Retain", "Delete"]);
-    }
-    let ordinals = at.field("ordinals");
-    causes.not_negative(&ordinals.field("start"), &spec["ordinals"]["start"]);
-    let service = text(spec, "serviceName");
-    if !service.is_empty() {
-        causes.faults(&at.field("serviceName"), service, words::label(service));
-    }
-}
-
-/// Strategy of `daemonsets`.
-pub(super) struct DaemonSets;
-
-const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
-
-impl Strategy for DaemonSets {
-    fn default(&self, obj: &mut Value) {
-        let Some(spec) = part(obj, "spec") else { return };
-        if text(&spec["updateStrategy"], "type") == "RollingUpdate" {
-            default(&mut spec["updateStrategy"], "rollingUpdate", json!({}));
-            default(&mut spec["updateStrategy"]["rollingUpdate"], "maxUnavailable", 1);
-            default(&mut spec["updateStrategy"]["rollingUpdate"], "maxSurge", 0);
-        }
-        pod::template_default(spec);
-    }
-
-    fn prepare_create(&self, _ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {
-        ensure(&mut obj["metadata"], "annotations")
-            .insert(TEMPLATE_GENERATION.to_owned(), "1".into());
-        Ok(())
-    }
-
-    fn prepare_update(
-        &self,
-        _ctx: &Ctx<'_>,
-        obj: &mut Value,
-        old: &Value,
-        subresource: Option<&str>,
-    ) -> Result<(), ApiError> {
-        if subresource.is_some() {
-            return Ok(());
-        }
-        let before = old["metadata"]["annotations"][TEMPLATE_GENERATION]
-            .as_str()
-            .and_then(|n| n.parse().ok());
-        let before: i64 = before.unwrap_or_default();
-        let changed = obj["spec"]["template"] != old["spec"]["template"];
-        let now = (before + i64::from(changed)).to_string();
-        ensure(&mut obj["metadata"], "annotations")
-            .insert(TEMPLATE_GENERATION.to_owned(), now.into());
-        Ok(())
-    }
-
-    fn validate(&self, obj: &Value, old: Option<&Value>, subresource: Option<&str>) -> Vec<Cause> {
-        let mut causes = Causes::default();
-        let at = At::new("spec");
-        if subresource == Some("status") {
-            let at = At::new("status");
-            let counted = [
-                "currentNumberScheduled",
-                "numberMisscheduled",
-                "desiredNumberScheduled",
-                "numberReady",
-                "updatedNumberScheduled",
-                "numberAvailable",
-                "numberUnavailable",
-                "observedGeneration",
-            ];
-            not_negative(&mut causes, &at, &obj["status"], &counted);
-            return causes.0;
-        }
-        let spec = &obj["spec"];
-        not_negative(&mut causes, &at, spec, &["minReadySeconds", "revisionHistoryLimit"]);
-        selector_and_template(&mut causes, spec, old);
-        let update = &spec["updateStrategy"];
-        let update_at = at.field("updateStrategy");
-        match text(update, "type") {
-            "OnDelete" => (),
-            "RollingUpdate" => {
-                let at = update_at.field("rollingUpdate");
-                let (most, surge) = (
-                    &update["rollingUpdate"]["maxUnavailable"],
-                    &update["rollingUpdate"]["maxSurge"],
-                );
-                causes.count_or_percent(&at.field("maxUnavailable"), most);
-                causes.count_or_percent(&at.field("maxSurge"), surge);
-                causes.at_most_all(&at.field("maxUnavailable"), most);
-                causes.at_most_all(&at.field("maxSurge"), surge);
-                match (is_none(most), is_none(surge)) {
-                    (true, true) => causes
-                        .required(&at.field("maxUnavailable"), "cannot be 0 when maxSurge is 0"),
-                    (false, false) => causes.invalid(
-                        &at.field("maxSurge"),
-                        surge,
-                        "may not be set when maxUnavailable is non-zero",
-                    ),
-                    _ => (),
-                }
-            }
-            _ => causes.not_supported(&update_at, update, &["RollingUpdate", "OnDelete"]),
-        }
-        causes.0
-    }
-
-    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
-        pod::template_warnings(obj)
     }
 
     fn counts_generation(&self) -> bool {
@@ -617,32 +325,5 @@ mod tests {
             |s| s["template"]["spec"]["restartPolicy"] = "Never".into(),
             &["spec.template.spec.restartPolicy"],
         );
-    }
-
-    #[test]
-    fn expressions_select() {
-        let labels = json!({"a": "1"});
-        for (operator, values, expected) in [
-            ("In", json!(["1"]), true),
-            ("NotIn", json!(["1"]), false),
-            ("Exists", json!([]), true),
-            ("DoesNotExist", json!([]), false),
-        ] {
-            let selector =
-                json!({"matchExpressions": [{"key": "a", "operator": operator, "values": values}]});
-            assert_eq!(selects(&selector, &labels), expected, "{operator}");
-        }
-    }
-
-    #[test]
-    fn a_stateful_set_keeps_its_service() {
-        let mut old = json!({"spec": {"serviceName": "db", "selector": {"matchLabels": {"a": "b"}}, "updateStrategy": {"type": "RollingUpdate"}, "podManagementPolicy": "Parallel",
-            "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "a", "image": "x"}]}}}});
-        StatefulSets.default(&mut old);
-        let mut new = old.clone();
-        new["spec"]["replicas"] = 4.into();
-        assert!(StatefulSets.validate(&new, Some(&old), None).is_empty());
-        new["spec"]["serviceName"] = "other".into();
-        assert_eq!(StatefulSets.validate(&new, Some(&old), None)[0].field, "spec");
     }
 }

@@ -1,11 +1,12 @@
 //! Jobs and cron jobs.
 
-use std::collections::HashSet;
+mod cron;
+mod policy;
 
 use schema::Cause;
 use serde_json::{Value, json};
 
-use super::check::{At, Causes, copy, default, ensure, flag, items, part, text};
+use super::check::{At, Causes, copy, default, ensure, flag, part, text};
 use super::{Ctx, Strategy, pod};
 use crate::status::ApiError;
 
@@ -132,130 +133,100 @@ fn job_spec(causes: &mut Causes, at: &At<'_>, spec: &Value) {
     ] {
         causes.not_negative(&at.field(field), &spec[field]);
     }
-    let indexed = text(spec, "completionMode") == "Indexed";
-    if indexed && spec["completions"].is_null() {
-        causes.required(&at.field("completions"), "when completion mode is Indexed");
-    }
-    let per_index = !spec["backoffLimitPerIndex"].is_null();
-    if per_index && !indexed {
-        causes.invalid(
-            &at.field("backoffLimitPerIndex"),
-            &spec["backoffLimitPerIndex"],
-            "requires indexed completion mode",
-        );
-    }
-    if !spec["maxFailedIndexes"].is_null() && !per_index {
+    if !spec["maxFailedIndexes"].is_null() && spec["backoffLimitPerIndex"].is_null() {
         causes.required(&at.field("backoffLimitPerIndex"), "when maxFailedIndexes is specified");
     }
-    success(causes, &at.field("successPolicy"), &spec["successPolicy"], indexed);
-    failure(causes, &at.field("podFailurePolicy"), spec);
+    if let Some(manager) = spec["managedBy"].as_str() {
+        managed_by(causes, &at.field("managedBy"), manager);
+    }
+    match spec["completionMode"].as_str() {
+        Some("Indexed") => indexed(causes, at, spec),
+        None | Some("NonIndexed") => {
+            for field in ["backoffLimitPerIndex", "maxFailedIndexes"] {
+                if !spec[field].is_null() {
+                    let detail = "requires indexed completion mode";
+                    causes.invalid(&at.field(field), &spec[field], detail);
+                }
+            }
+        }
+        Some(_) => {
+            let modes = ["NonIndexed", "Indexed"];
+            causes.not_supported(&at.field("completionMode"), &spec["completionMode"], &modes);
+        }
+    }
+    policy::failure(causes, &at.field("podFailurePolicy"), spec);
+    policy::success(causes, &at.field("successPolicy"), spec);
+    policy::replacement(causes, &at.field("podReplacementPolicy"), spec);
     let template_at = at.field("template");
     pod::template(causes, &template_at, &spec["template"]);
     let pod_at = template_at.field("spec");
-    let policy = text(&spec["template"]["spec"], "restartPolicy");
-    if matches!(policy, "" | "Always") {
-        causes.required(&pod_at.field("restartPolicy"), "valid values: \"OnFailure\", \"Never\"");
-    } else if !spec["podFailurePolicy"].is_null() && policy != "Never" {
-        let detail = "only \"Never\" is supported when podFailurePolicy is specified";
-        causes.invalid(&pod_at.field("restartPolicy"), &policy.into(), detail);
-    }
+    restart_policy(causes, &pod_at.field("restartPolicy"), spec);
 }
 
-fn success(causes: &mut Causes, at: &At<'_>, policy: &Value, indexed: bool) {
-    if policy.is_null() {
-        return;
-    }
-    if !indexed {
-        return causes.invalid(at, policy, "requires indexed completion mode");
-    }
-    let rules = at.field("rules");
-    if items(&policy["rules"]).is_empty() {
-        causes.required(
-            &rules,
-            "at least one rules must be specified when the successPolicy is specified",
-        );
-    }
-    for (n, rule) in items(&policy["rules"]).iter().enumerate() {
-        let at = rules.index(n);
-        if rule["succeededCount"].is_null() && rule["succeededIndexes"].is_null() {
-            causes.required(
-                &at,
-                "at least one of succeededCount or succeededIndexes must be specified",
-            );
-        }
-        causes.positive(&at.field("succeededCount"), &rule["succeededCount"]);
-    }
-}
-
-fn failure(causes: &mut Causes, at: &At<'_>, spec: &Value) {
-    let names: Vec<&str> = ["initContainers", "containers"]
-        .iter()
-        .flat_map(|list| items(&spec["template"]["spec"][*list]))
-        .map(|c| text(c, "name"))
-        .collect();
-    let rules_at = at.field("rules");
-    for (n, rule) in items(&spec["podFailurePolicy"]["rules"]).iter().enumerate() {
-        let at = rules_at.index(n);
-        let action = &rule["action"];
-        if text(rule, "action").is_empty() {
-            causes.required(
-                &at.field("action"),
-                "valid values: [\"Count\" \"FailIndex\" \"FailJob\" \"Ignore\"]",
-            );
-        } else {
-            causes.one_of(
-                &at.field("action"),
-                action,
-                &["Count", "FailIndex", "FailJob", "Ignore"],
-            );
-        }
-        let (codes, conditions) = (&rule["onExitCodes"], items(&rule["onPodConditions"]));
-        match (codes.is_null(), conditions.is_empty()) {
-            (true, true) => {
-                bare(causes, &at, "specifying one of OnExitCodes and OnPodConditions is required")
+/// A job ends, so its pods must.
+fn restart_policy(causes: &mut Causes, at: &At<'_>, spec: &Value) {
+    let policy = &spec["template"]["spec"]["restartPolicy"];
+    match policy.as_str().unwrap_or_default() {
+        "" | "Always" => causes.required(at, "valid values: \"OnFailure\", \"Never\""),
+        "Never" => (),
+        "OnFailure" => {
+            if !spec["podFailurePolicy"].is_null() {
+                let detail = "only \"Never\" is supported when podFailurePolicy is specified";
+                causes.invalid(at, policy, detail);
             }
-            (false, false) => bare(
-                causes,
-                &at,
-                "specifying both OnExitCodes and OnPodConditions is not supported",
-            ),
-            _ => (),
         }
-        if !codes.is_null() {
-            exit_codes(causes, &at.field("onExitCodes"), codes, &names);
-        }
+        _ => causes.not_supported(at, policy, &["OnFailure", "Never"]),
     }
 }
 
-/// An invalid value that upstream does not show.
-fn bare(causes: &mut Causes, at: &At<'_>, detail: &str) {
-    let mut cause = Cause::invalid(at.to_string(), &Value::Null, detail);
-    cause.message = format!("Invalid value: {detail}");
-    causes.0.push(cause);
+/// Limits of a job whose pods have numbers.
+fn indexed(causes: &mut Causes, at: &At<'_>, spec: &Value) {
+    const MOST: i64 = 100_000;
+    const MOST_PARALLEL_OF_MANY: i64 = 10_000;
+    let number = |field: &str| spec[field].as_i64();
+    let (parallelism, failed) = (number("parallelism"), number("maxFailedIndexes"));
+    let mut above = |field: &str, value: Option<i64>, detail: &str| {
+        causes.invalid(
+            &at.field(field),
+            &json!(value),
+            &format!("must be less than or equal to {detail}"),
+        );
+    };
+    if parallelism.is_some_and(|n| n > MOST) {
+        above("parallelism", parallelism, "100000 when completion mode is Indexed");
+    }
+    let completions = number("completions");
+    if completions.is_some_and(|all| failed.is_some_and(|n| n > all)) {
+        above("maxFailedIndexes", failed, "completions");
+    }
+    if failed.is_some_and(|n| n > MOST) {
+        above("maxFailedIndexes", failed, "100000");
+    }
+    let many = completions.is_some_and(|n| n > MOST) && !spec["backoffLimitPerIndex"].is_null();
+    if many {
+        let detail =
+            "10000 when completions are above 100000 and used with backoff limit per index";
+        for (field, value) in [("parallelism", parallelism), ("maxFailedIndexes", failed)] {
+            if value.is_some_and(|n| n > MOST_PARALLEL_OF_MANY) {
+                above(field, value, detail);
+            }
+        }
+        if failed.is_none() {
+            let detail = "must be specified when completions is above 100000";
+            causes.required(&at.field("maxFailedIndexes"), detail);
+        }
+    }
+    if completions.is_none() {
+        causes.required(&at.field("completions"), "when completion mode is Indexed");
+    }
 }
 
-fn exit_codes(causes: &mut Causes, at: &At<'_>, codes: &Value, names: &[&str]) {
-    if let Some(name) = codes["containerName"].as_str()
-        && !names.contains(&name)
-    {
-        let detail = "must be one of the container or initContainer names in the pod template";
-        causes.invalid(&at.field("containerName"), &name.into(), detail);
-    }
-    let values_at = at.field("values");
-    let values = items(&codes["values"]);
-    if values.is_empty() {
-        causes.invalid(&values_at, &json!([]), "at least one value is required");
-    }
-    let mut seen = HashSet::new();
-    for (n, value) in values.iter().enumerate() {
-        let at = values_at.index(n);
-        let number = value.as_i64().unwrap_or_default();
-        if text(codes, "operator") == "In" && number == 0 {
-            causes.invalid(&at, value, "must not be 0 for the In operator");
-        }
-        if !seen.insert(number) {
-            causes.duplicate(&at, value);
-        }
+/// Who looks after the job, as a path below a domain.
+fn managed_by(causes: &mut Causes, at: &At<'_>, manager: &str) {
+    const MOST_BYTES: u64 = 63;
+    causes.domain_path(at, manager);
+    if manager.len() as u64 > MOST_BYTES {
+        causes.0.push(Cause::too_long(at.to_string(), MOST_BYTES));
     }
 }
 
@@ -330,21 +301,15 @@ impl Strategy for CronJobs {
                 &schedule.into(),
                 "cannot use TZ or CRON_TZ in schedule, use timeZone field instead",
             );
-        } else if let Err(fault) = cron(schedule) {
+        } else if let Err(fault) = cron::schedule(schedule) {
             causes.invalid(&schedule_at, &schedule.into(), &fault);
         }
         if let Some(zone) = spec["timeZone"].as_str() {
-            let known = !zone.is_empty()
-                && !zone.eq_ignore_ascii_case("Local")
-                && jiff::tz::TimeZone::get(zone).is_ok();
-            if !known {
-                causes.invalid(
-                    &at.field("timeZone"),
-                    &zone.into(),
-                    &format!("unknown time zone {zone}"),
-                );
-            }
+            causes.faults(&at.field("timeZone"), zone, cron::zone(zone));
         }
+        let concurrency = ["Allow", "Forbid", "Replace"];
+        let policy = &spec["concurrencyPolicy"];
+        causes.one_of(&at.field("concurrencyPolicy"), policy, &concurrency);
         let template = at.field("jobTemplate");
         let job_at = template.field("spec");
         let job = &spec["jobTemplate"]["spec"];
@@ -375,91 +340,6 @@ impl Strategy for CronJobs {
     }
 }
 
-/// Faults of a schedule in cron's five fields or one of its names, in the words of upstream's parser.
-///
-/// Source: github.com/robfig/cron `spec.go`, "Cron spec format".
-fn cron(schedule: &str) -> Result<(), String> {
-    const FIELDS: [(u32, u32, &[&str]); 5] = [
-        (0, 59, &[]),
-        (0, 23, &[]),
-        (1, 31, &[]),
-        (
-            1,
-            12,
-            &["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"],
-        ),
-        (0, 6, &["sun", "mon", "tue", "wed", "thu", "fri", "sat"]),
-    ];
-    if schedule.starts_with('@') {
-        let named =
-            ["@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"];
-        let every = schedule
-            .strip_prefix("@every ")
-            .is_some_and(|d| d.starts_with(|c: char| c.is_ascii_digit()));
-        return if named.contains(&schedule) || every {
-            Ok(())
-        } else {
-            Err(format!("unrecognized descriptor: {schedule}"))
-        };
-    }
-    let fields: Vec<&str> = schedule.split_whitespace().collect();
-    if fields.len() != FIELDS.len() {
-        return Err(format!(
-            "expected exactly 5 fields, found {}: [{}]",
-            fields.len(),
-            fields.join(" ")
-        ));
-    }
-    for (field, (low, high, names)) in fields.iter().zip(FIELDS) {
-        for range in field.split(',').filter(|r| !r.is_empty()) {
-            cron_range(range, low, high, names)?;
-        }
-    }
-    Ok(())
-}
-
-fn cron_range(range: &str, low: u32, high: u32, names: &[&str]) -> Result<(), String> {
-    let parts: Vec<&str> = range.split('/').collect();
-    let (bounds, step) = match parts.as_slice() {
-        [bounds] => (*bounds, None),
-        [bounds, step] => (*bounds, Some(*step)),
-        _ => return Err(format!("too many slashes: {range}")),
-    };
-    let number = |text: &str| -> Result<u32, String> {
-        let name = names.iter().position(|n| *n == text.to_ascii_lowercase());
-        match name {
-            Some(n) => Ok(u32::try_from(n).unwrap_or_default() + low),
-            None => text.parse().map_err(|_| {
-                format!("failed to parse int from {text}: strconv.Atoi: parsing {text:?}: invalid syntax")
-            }),
-        }
-    };
-    let ends: Vec<&str> = bounds.split('-').collect();
-    let (start, mut end) = match ends.as_slice() {
-        ["*" | "?"] => (low, high),
-        [one] => (number(one)?, number(one)?),
-        [first, last] => (number(first)?, number(last)?),
-        _ => return Err(format!("too many hyphens: {range}")),
-    };
-    let step = step.map(number).transpose()?;
-    if step.is_some() && ends.len() == 1 {
-        end = end.max(high);
-    }
-    if start < low {
-        return Err(format!("beginning of range ({start}) below minimum ({low}): {range}"));
-    }
-    if end > high {
-        return Err(format!("end of range ({end}) above maximum ({high}): {range}"));
-    }
-    if start > end {
-        return Err(format!("beginning of range ({start}) beyond end of range ({end}): {range}"));
-    }
-    if step == Some(0) {
-        return Err(format!("step of range should be a positive number: {range}"));
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -477,25 +357,6 @@ mod tests {
         Jobs.default(&mut queue);
         assert!(queue["spec"]["completions"].is_null());
         assert_eq!(queue["spec"]["backoffLimit"], i32::MAX);
-    }
-
-    #[test]
-    fn schedules() {
-        for good in ["*/5 * * * *", "0 1 * * *", "@hourly", "1,2-4/2 0 1 JAN mon", "@every 1h"] {
-            assert_eq!(cron(good), Ok(()), "{good}");
-        }
-        assert_eq!(cron("61 * * * *"), Err("end of range (61) above maximum (59): 61".into()));
-        for bad in [
-            "* * * *",
-            "@often",
-            "a * * * *",
-            "5-1 * * * *",
-            "* * 0 * *",
-            "*/0 * * * *",
-            "1/2/3 * * * *",
-        ] {
-            assert!(cron(bad).is_err(), "{bad}");
-        }
     }
 
     #[test]

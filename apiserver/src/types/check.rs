@@ -107,6 +107,42 @@ impl Causes {
         }
     }
 
+    /// The value must be there, and one of these.
+    pub(crate) fn one_of_needed(&mut self, at: &At<'_>, value: &Value, supported: &[&str]) {
+        if is_empty(value) {
+            let quoted: Vec<String> = supported.iter().map(|s| format!("{s:?}")).collect();
+            return self.required(at, &format!("valid values: [{}]", quoted.join(" ")));
+        }
+        self.one_of(at, value, supported);
+    }
+
+    /// A list of `n` entries must not have more than `most`.
+    pub(crate) fn at_most(&mut self, at: &At<'_>, n: usize, most: u64) {
+        if n as u64 > most {
+            self.0.push(Cause::too_many(at.to_string(), n, most));
+        }
+    }
+
+    /// A path below a domain: `example.com/a`.
+    pub(crate) fn domain_path(&mut self, at: &At<'_>, path: &str) {
+        if path.is_empty() {
+            return self.required(at, "");
+        }
+        let parts =
+            path.split_once('/').filter(|(host, path)| !host.is_empty() && !path.is_empty());
+        let Some((host, path)) = parts else {
+            let detail = "must be a domain-prefixed path (such as \"acme.io/foo\")";
+            return self.invalid(at, &path.into(), detail);
+        };
+        self.faults(at, host, names::subdomain(host));
+        let good = |c: char| c.is_ascii_alphanumeric() || "/-._~%!$&'()*+,;=:".contains(c);
+        if !path.chars().all(good) {
+            let detail =
+                "Invalid path (regex used for validation is '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')";
+            self.invalid(at, &path.into(), detail);
+        }
+    }
+
     /// The value must not be empty.
     pub(crate) fn present(&mut self, at: &At<'_>, value: &Value, detail: &str) -> bool {
         let there = !is_empty(value);
@@ -263,9 +299,9 @@ impl Causes {
                     "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
                 ),
                 "In" | "NotIn" | "Exists" | "DoesNotExist" => (),
-                _ => self.invalid(
+                other => self.invalid(
                     &at.field("operator"),
-                    &expression["operator"],
+                    &other.into(),
                     "not a valid selector operator",
                 ),
             }

@@ -109,12 +109,14 @@ impl Strategy for Nodes {
         // Two names of the first range.
         if let Some(spec) = part(obj, "spec") {
             let one = text(spec, "podCIDR").to_owned();
-            if !one.is_empty() && items(&spec["podCIDRs"]).is_empty() {
-                spec["podCIDRs"] = json!([one]);
-            } else if one.is_empty()
-                && let Some(first) = items(&spec["podCIDRs"]).first().cloned()
-            {
-                spec["podCIDR"] = first;
+            let first = items(&spec["podCIDRs"]).first().cloned();
+            match first {
+                Some(first) if one.is_empty() => spec["podCIDR"] = first,
+                // If they differ, the single one counts.
+                first if !one.is_empty() && first != Some(json!(one)) => {
+                    spec["podCIDRs"] = json!([one]);
+                }
+                _ => (),
             }
         }
         if let Some(status) = part(obj, "status")
@@ -133,6 +135,10 @@ impl Strategy for Nodes {
         }
         let spec = &obj["spec"];
         taints(&mut causes, &spec["taints"]);
+        if old.is_some() {
+            // Upstream judges them twice.
+            taints(&mut causes, &spec["taints"]);
+        }
         let at = At::new("spec");
         let ranges = at.field("podCIDRs");
         for (n, range) in items(&spec["podCIDRs"]).iter().enumerate() {
@@ -148,12 +154,21 @@ impl Strategy for Nodes {
                     "node updates may not change podCIDR except from \"\" to valid",
                 );
             }
+            if spec["externalID"] != old["externalID"] {
+                causes.forbidden(&at.field("externalID"), "may not be updated");
+            }
             if !is_empty(&old["providerID"]) && spec["providerID"] != old["providerID"] {
                 let detail = "node updates may not change providerID except from \"\" to valid";
                 causes.forbidden(&at.field("providerID"), detail);
             }
         }
         causes.0
+    }
+
+    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
+        let unused = !is_empty(&obj["spec"]["externalID"]);
+        let text = "spec.externalID: this field is deprecated, and is unused by Kubernetes";
+        unused.then(|| text.to_owned()).into_iter().collect()
     }
 
     fn selectable(&self) -> Vec<Selectable> {

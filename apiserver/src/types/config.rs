@@ -151,7 +151,16 @@ fn docker(causes: &mut Causes, secret: &Value, key: &str) {
 /// Strategy of `serviceaccounts`.
 pub(crate) struct ServiceAccounts;
 
-impl Strategy for ServiceAccounts {}
+impl Strategy for ServiceAccounts {
+    /// References to secrets are their names; all else that clients send is dropped.
+    fn default(&self, obj: &mut Value) {
+        for secret in super::check::items_mut(obj, "secrets") {
+            if let Some(reference) = secret.as_object_mut() {
+                reference.retain(|field, _| field == "name");
+            }
+        }
+    }
+}
 
 /// Strategy of `resourcequotas`.
 pub(crate) struct Quotas;
@@ -249,12 +258,27 @@ fn scopes(causes: &mut Causes, at: &At<'_>, spec: &Value) {
         if !SCOPES.contains(&scope) {
             causes.invalid(&at.field("scopeName"), &scope.into(), "unsupported scope");
         }
-        if !matches!(text(expression, "operator"), "In" | "NotIn" | "Exists" | "DoesNotExist") {
-            causes.invalid(
-                &at.field("operator"),
-                &expression["operator"],
-                "not a valid selector operator",
-            );
+        scope_values(causes, &at, expression);
+    }
+}
+
+/// Whether a requirement on scopes has the values that its operator needs.
+fn scope_values(causes: &mut Causes, at: &At<'_>, requirement: &Value) {
+    let values = &requirement["values"];
+    match text(requirement, "operator") {
+        "In" | "NotIn" => {
+            let detail =
+                "must be at least one value when `operator` is 'In' or 'NotIn' for scope selector";
+            causes.present(&at.field("values"), values, detail);
+        }
+        "Exists" | "DoesNotExist" => {
+            if !super::check::is_empty(values) {
+                let detail = "must be no value when `operator` is 'Exist' or 'DoesNotExist' for scope selector";
+                causes.invalid(&at.field("values"), values, detail);
+            }
+        }
+        other => {
+            causes.invalid(&at.field("operator"), &other.into(), "not a valid selector operator");
         }
     }
 }

@@ -31,12 +31,10 @@ impl Strategy for Events {
         let mut causes = Causes::default();
         let new = text(obj, "apiVersion").starts_with("events.k8s.io/");
         let object = if new { "regarding" } else { "involvedObject" };
-        let wanted = text(&obj["metadata"], "namespace");
-        let given = text(&obj[object], "namespace");
-        // Events about cluster-scoped objects are in the default namespace.
-        if given != wanted && !(given.is_empty() && wanted == "default") {
-            let at = At::new("involvedObject");
-            causes.invalid(&at.field("namespace"), &given.into(), "does not match event.namespace");
+        if obj["eventTime"].is_null() {
+            old_style(&mut causes, obj, object);
+        } else {
+            new_style(&mut causes, obj, object, new);
         }
         if new {
             strict(&mut causes, obj);
@@ -62,32 +60,74 @@ impl Strategy for Events {
     }
 }
 
-/// What the newer group requires.
-fn strict(causes: &mut Causes, event: &Value) {
-    if event["eventTime"].is_null() {
-        causes.required(&At::new("eventTime"), "");
+/// An event without a time of its own: it is in the namespace of its object.
+fn old_style(causes: &mut Causes, event: &Value, object: &str) {
+    let (wanted, given) =
+        (text(&event["metadata"], "namespace"), text(&event[object], "namespace"));
+    // Events about cluster-scoped objects are in the default namespace.
+    if given != wanted && !(given.is_empty() && wanted == "default") {
+        elsewhere(causes, given);
     }
-    let controller = text(event, "reportingController");
-    let at = At::new("reportingController");
-    if controller.is_empty() {
-        causes.required(&at, "");
-    } else {
-        causes.faults(&at, controller, words::qualified(controller));
+}
+
+/// An event with a time: it says who tells what.
+fn new_style(causes: &mut Causes, event: &Value, object: &str, new: bool) {
+    const MOST_BYTES: usize = 128;
+    const MOST_NOTE_BYTES: usize = 1024;
+    let given = text(&event[object], "namespace");
+    if given.is_empty()
+        && !matches!(text(&event["metadata"], "namespace"), "default" | "kube-system")
+    {
+        elsewhere(causes, given);
     }
+    let reporter = if new { "reportingController" } else { "reportingComponent" };
+    let (at, name) = (At::new(reporter), text(event, reporter));
+    causes.present(&at, &event[reporter], "");
+    causes.faults(&at, name, words::qualified(name));
     for field in ["reportingInstance", "action", "reason"] {
-        let limit = 128;
-        if causes.present(&At::new(field), &event[field], "") && text(event, field).len() > limit {
-            causes.invalid(
-                &At::new(field),
-                &"".into(),
-                &format!("can have at most {limit} characters"),
-            );
+        causes.present(&At::new(field), &event[field], "");
+        too_long(causes, field, text(event, field), MOST_BYTES);
+    }
+    let note = if new { "note" } else { "message" };
+    too_long(causes, "message", text(event, note), MOST_NOTE_BYTES);
+}
+
+fn elsewhere(causes: &mut Causes, given: &str) {
+    let at = At::new("involvedObject");
+    causes.invalid(&at.field("namespace"), &given.into(), "does not match event.namespace");
+}
+
+fn too_long(causes: &mut Causes, field: &str, text: &str, most: usize) {
+    if text.len() > most {
+        let detail = format!("can have at most {most} characters");
+        causes.invalid(&At::new(field), &"".into(), &detail);
+    }
+}
+
+/// What the newer group requires beyond that.
+fn strict(causes: &mut Causes, event: &Value) {
+    let series = &event["series"];
+    if !series.is_null() {
+        if series["count"].as_i64().unwrap_or_default() < 2 {
+            causes.invalid(&At::new("series.count"), &"".into(), "should be at least 2");
+        }
+        causes.present(&At::new("series.lastObservedTime"), &series["lastObservedTime"], "");
+    }
+    causes.present(&At::new("eventTime"), &event["eventTime"], "");
+    let kind = text(event, "type");
+    if !matches!(kind, "Normal" | "Warning") {
+        causes.invalid(&At::new("type"), &"".into(), &format!("has invalid value: {kind}"));
+    }
+    for (name, shown) in [
+        ("firstTimestamp", "deprecatedFirstTimestamp"),
+        ("lastTimestamp", "deprecatedLastTimestamp"),
+        ("count", "deprecatedCount"),
+        ("source", "deprecatedSource"),
+    ] {
+        if !super::check::is_empty(&event[shown]) {
+            causes.invalid(&At::new(name), &"".into(), "needs to be unset");
         }
     }
-    if text(event, "note").len() > 1024 {
-        causes.invalid(&At::new("note"), &"".into(), "can have at most 1024 characters");
-    }
-    causes.one_of(&At::new("type"), &event["type"], &["Normal", "Warning"]);
 }
 
 /// Between the stored form and that of events.k8s.io/v1.

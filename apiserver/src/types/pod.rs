@@ -29,7 +29,9 @@ use crate::status::ApiError;
 use crate::write::now;
 
 pub(crate) use placement::{node_selector, taint_effect, tolerations};
-pub(crate) use resources::{amount, container_name, is_extended, known_name, overhead};
+pub(crate) use resources::{
+    amount, container_name, is_extended, known_name, may_be_overcommitted, overhead,
+};
 pub(crate) use update::differences;
 pub(crate) use volume::template_metadata;
 
@@ -300,6 +302,11 @@ pub(crate) fn template(causes: &mut Causes, at: &At<'_>, template: &Value) {
         let detail = "ephemeral containers not allowed in pod template";
         causes.forbidden(&spec_at.field("ephemeralContainers"), detail);
     }
+}
+
+/// What is wrong with the annotations of a template that are about its pods.
+pub(crate) fn template_annotations(causes: &mut Causes, at: &At<'_>, template: &Value) {
+    annotations::all(causes, &template["metadata"], &template["spec"], at);
 }
 
 #[cfg(test)]

@@ -322,13 +322,17 @@ fn families(spec: &mut Value) -> Result<(), Cause> {
 fn carry_over(spec: &mut Value, old: &Value) {
     let has_ip = |spec: &Value| kind(spec) != "ExternalName";
     if has_ip(spec) && has_ip(old) {
-        let (one, many) = (spec["clusterIP"].clone(), spec["clusterIPs"].clone());
-        if is_empty(&one) && is_empty(&many) {
+        let given = !is_empty(&spec["clusterIP"]);
+        if !given {
             copy(spec, old, "clusterIP");
+        }
+        let (one, many) = (spec["clusterIP"].clone(), spec["clusterIPs"].clone());
+        let same = one == old["clusterIP"];
+        if same && is_empty(&many) {
             copy(spec, old, "clusterIPs");
-        } else if one != old["clusterIP"] && many == old["clusterIPs"] && !is_empty(&one) {
+        } else if !same && (is_empty(&many) || many == old["clusterIPs"]) {
             spec["clusterIPs"] = json!([one]);
-        } else if one == old["clusterIP"] && many != old["clusterIPs"] && !is_empty(&many) {
+        } else if same && given && many != old["clusterIPs"] {
             spec["clusterIP"] = many[0].clone();
         }
         for field in ["ipFamilies", "ipFamilyPolicy"] {

@@ -47,7 +47,8 @@ pub(crate) fn qualified(key: &str) -> Vec<String> {
         }
         [prefix, name] => {
             // Upstream has two checks of a subdomain; only this one counts bytes.
-            let bad = subdomain(prefix).into_iter().map(|f| f.replace("253 characters", "253 bytes"));
+            let bad =
+                subdomain(prefix).into_iter().map(|f| f.replace("253 characters", "253 bytes"));
             faults.extend(bad.map(|f| format!("prefix part {f}")));
             *name
         }

@@ -63,12 +63,7 @@ pub(super) fn fit_namespace(writer: &Writer<'_>, object: &mut Value) -> Result<(
 
 /// Sets what a new object gets from the server.
 pub(super) fn prepare_create(meta: &mut Map<String, Value>) {
-    for key in [
-        "resourceVersion",
-        "selfLink",
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-    ] {
+    for key in ["resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds"] {
         meta.remove(key);
     }
     meta.insert("uid".to_owned(), uuid::Uuid::new_v4().to_string().into());
@@ -92,27 +87,21 @@ pub(super) fn drop_status(resource: &Resource, object: &mut Value) {
 /// Carries over what no update may change.
 pub(super) fn prepare_update(object: &mut Value, old: &Value) {
     let meta = metadata(object);
-    let fixed = [
-        "uid",
-        "creationTimestamp",
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-        "generation",
-        "selfLink",
-    ];
+    let fixed = ["uid", "creationTimestamp", "generation", "selfLink"];
     for key in fixed {
         match &old["metadata"][key] {
-            // Only deletion sets it; whoever sends one is told so.
-            Value::Null if key == "deletionTimestamp" => None,
             Value::Null => meta.remove(key),
             value => meta.insert(key.to_owned(), value.clone()),
         };
     }
-    if meta.get("generateName").is_none_or(Value::is_null) {
-        match &old["metadata"]["generateName"] {
-            Value::Null => None,
-            value => meta.insert("generateName".to_owned(), value.clone()),
-        };
+    // What is left out stays; anything else than before is told by validation.
+    for key in ["generateName", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+        if meta.get(key).is_none_or(Value::is_null) {
+            match &old["metadata"][key] {
+                Value::Null => None,
+                value => meta.insert(key.to_owned(), value.clone()),
+            };
+        }
     }
 }
 
@@ -277,7 +266,15 @@ fn finalizers(meta: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
 }
 
 fn immutable(meta: &Value, old: &Value, causes: &mut Vec<Cause>) {
-    for key in ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp"] {
+    let keys = [
+        "name",
+        "namespace",
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+    ];
+    for key in keys {
         if meta[key] != old[key] {
             causes.push(Cause::invalid(
                 format!("metadata.{key}"),

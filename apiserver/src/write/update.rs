@@ -227,7 +227,9 @@ async fn replace(
     }
     writer.validate(&object, Some(old), plan.subresource)?;
     plan.validate(writer, &object, old).await?;
-    writer.warnings.extend(resource.strategy.warnings(&object, Some(old)));
+    if plan.subresource.is_none() {
+        writer.warnings.extend(resource.strategy.warnings(&object, Some(old)));
+    }
     if super::delete::is_released(&resource, &object) {
         return remove(writer, plan, &object, current).await;
     }

@@ -1,7 +1,11 @@
 //! Defaults of pods and pod templates that depend on other fields.
 
+use std::sync::LazyLock;
+
+use regex::Regex;
 use serde_json::{Map, Value, json};
 
+use super::resources::may_be_overcommitted;
 use crate::types::check::{self, default, flag, items, items_mut, members, nano, text};
 
 /// Lists of containers in a pod spec.
@@ -35,6 +39,9 @@ pub(crate) fn spec(spec: &mut Value) {
         whole_millis(resources);
     }
     check::remove(spec, "schedulingGroup"); // A feature that is off.
+    if spec["terminationGracePeriodSeconds"].as_i64().is_some_and(|seconds| seconds < 0) {
+        spec["terminationGracePeriodSeconds"] = 1.into();
+    }
     service_account(spec);
 }
 
@@ -67,6 +74,10 @@ pub(crate) fn pod(pod: &mut Value) {
 
 /// The pull policy of an image without one: `Always` if its tag is, or defaults to, `latest`.
 fn pull_policy(image: &str) -> &'static str {
+    // What names no image has no tag.
+    if !is_reference(image) {
+        return "IfNotPresent";
+    }
     let (name, digest) = image.split_once('@').map_or((image, false), |(name, _)| (name, true));
     let last = name.rsplit('/').next().unwrap_or_default();
     match last.split_once(':') {
@@ -74,6 +85,24 @@ fn pull_policy(image: &str) -> &'static str {
         None | Some((_, "latest" | "")) => "Always",
         Some(_) => "IfNotPresent",
     }
+}
+
+/// Whether the text can be the name of an image.
+///
+/// Source: the OCI distribution specification, "Pulling manifests", and the grammar of github.com/distribution/reference.
+fn is_reference(image: &str) -> bool {
+    const LONGEST: usize = 255;
+    static REFERENCE: LazyLock<Option<Regex>> = LazyLock::new(|| {
+        let label = "[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?";
+        let host = format!(r"(?:{label}(?:\.{label})*|\[[0-9a-fA-F:]+\])(?::[0-9]+)?/");
+        let part = "[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*";
+        let digest = "[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,}";
+        let all =
+            format!(r"^(?:{host})?({part}(?:/{part})*)(?::[\w][\w.-]{{0,127}})?(?:@{digest})?$");
+        Regex::new(&all).ok()
+    });
+    let name = |regex: &Regex| regex.captures(image).map(|found| found[1].len());
+    REFERENCE.as_ref().and_then(name).is_some_and(|length| length <= LONGEST)
 }
 
 fn volume(volume: &mut Value) {
@@ -155,39 +184,21 @@ fn requests_from_limits(resources: &mut Value) {
     }
 }
 
-/// Requests of the whole pod, from those of its containers or from its own limits.
+/// Requests of a whole pod that has limits: those of its containers, or else its own limits.
 fn pod_level_requests(spec: &mut Value) {
-    if !spec["resources"].is_object() {
+    let supported = |name: &str| matches!(name, "cpu" | "memory") || name.starts_with("hugepages-");
+    let limits = spec["resources"]["limits"].clone();
+    if check::is_empty(&limits) {
         return;
     }
-    let limits: Vec<(String, Value)> =
-        members(&spec["resources"]["limits"]).map(|(k, v)| (k.clone(), v.clone())).collect();
-    let missing: Vec<(String, Value)> = limits
-        .into_iter()
-        .filter(|(name, _)| spec["resources"]["requests"][name].is_null())
-        .map(|(name, limit)| {
-            let asked = containers_request(spec, &name);
-            (name, asked.unwrap_or(limit))
-        })
-        .collect();
-    for (name, value) in missing {
-        check::ensure(&mut spec["resources"], "requests").insert(name, value);
+    let asked = quota::pod::total(spec, quota::pod::Side::Requests);
+    let asked = asked.only(|name| supported(name) && may_be_overcommitted(name)).to_value();
+    for (name, amount) in
+        members(&asked).chain(members(&limits).filter(|(name, _)| supported(name)))
+    {
+        let requests = check::ensure(&mut spec["resources"], "requests");
+        requests.entry(name.as_str()).or_insert_with(|| amount.clone());
     }
-}
-
-/// What the containers ask of a resource, if only one of them asks; sums are left to the pod's own limit.
-fn containers_request(spec: &Value, name: &str) -> Option<Value> {
-    let mut asked = items(&spec["containers"])
-        .iter()
-        .map(|c| &c["resources"]["requests"][name])
-        .filter(|v| !v.is_null());
-    let first = asked.next()?;
-    let total = asked.fold(nano(first), |sum, next| sum.saturating_add(nano(next)));
-    if total == nano(first) {
-        return Some(first.clone());
-    }
-    let text = schema::quantity::canonical(&format!("{total}n")).ok()?;
-    Some(text.into())
 }
 
 /// Merges `matchLabelKeys` of spread constraints and affinity terms into their selectors, with the pod's own labels.
@@ -239,6 +250,9 @@ mod tests {
             ("reg.example.com:5000/tool", "Always"),
             ("reg.example.com:5000/tool:1", "IfNotPresent"),
             ("tool@sha256:aa", "IfNotPresent"),
+            ("Tool", "IfNotPresent"),
+            ("a b", "IfNotPresent"),
+            ("Reg/tool", "Always"),
             ("tool:latest@sha256:aa", "IfNotPresent"),
         ] {
             assert_eq!(pull_policy(image), policy, "{image}");

@@ -64,7 +64,7 @@ pub(crate) fn is_extended(name: &str) -> bool {
 }
 
 /// Whether more may be promised than there is.
-fn may_be_overcommitted(name: &str) -> bool {
+pub(crate) fn may_be_overcommitted(name: &str) -> bool {
     is_native(name) && !is_huge(name)
 }
 

@@ -37,10 +37,12 @@ pub(super) fn pod(causes: &mut Causes, at: &At<'_>, spec: &Value) {
     for (field, values) in [
         ("fsGroupChangePolicy", ["Always", "OnRootMismatch"]),
         ("supplementalGroupsPolicy", ["Merge", "Strict"]),
-        ("seLinuxChangePolicy", ["MountOption", "Recursive"]),
     ] {
         causes.one_of(&at.field(field), &context[field], &values);
     }
+    // The other one, MountOption, is behind a feature gate that is off by default.
+    let policy = &context["seLinuxChangePolicy"];
+    causes.one_of(&at.field("seLinuxChangePolicy"), policy, &["Recursive"]);
     profiles(causes, &at, context);
 }
 
