@@ -157,11 +157,13 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
     use tokio::task::JoinHandle;
 
-    /// A server that loses patience soon, and a connection of an administrator to it.
-    async fn connect() -> (TestServer, DuplexStream, JoinHandle<()>) {
-        let soon = Duration::from_millis(100);
-        let server = TestServer::builder().configure(|config| {
-            (config.fairness.header_timeout, config.fairness.stall_timeout) = (soon, soon);
+    const SOON: Duration = Duration::from_millis(100);
+    const LATE: Duration = Duration::from_secs(60);
+
+    /// A server that loses patience after so long, and a connection of an administrator to it.
+    async fn connect(patience: Duration) -> (TestServer, DuplexStream, JoinHandle<()>) {
+        let server = TestServer::builder().configure(move |config| {
+            (config.fairness.header_timeout, config.fairness.stall_timeout) = (patience, patience);
         });
         let server = server.start().await.unwrap();
         let (client, io) = tokio::io::duplex(16 * 1024);
@@ -178,14 +180,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_head_that_does_not_end_is_not_waited_for() {
-        let (_server, mut client, served) = connect().await;
+        let (_server, mut client, served) = connect(SOON).await;
         client.write_all(b"GET /version HTTP/1.1\r\nhost: a\r\n").await.unwrap();
         ends(served).await;
     }
 
     #[tokio::test]
     async fn a_head_that_is_too_large_is_refused() {
-        let (_server, mut client, served) = connect().await;
+        let (_server, mut client, served) = connect(LATE).await;
         client.write_all(b"GET /version HTTP/1.1\r\nhost: a\r\nx: ").await.unwrap();
         let filler = vec![b'x'; 4096];
         while client.write_all(&filler).await.is_ok() {}
@@ -198,7 +200,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_watcher_that_does_not_read_is_closed() {
-        let (server, mut client, served) = connect().await;
+        let (server, mut client, served) = connect(SOON).await;
         let watch = "GET /api/v1/configmaps?watch=1 HTTP/1.1\r\nhost: a\r\n\r\n";
         client.write_all(watch.as_bytes()).await.unwrap();
         let maps: Api<ConfigMap> = Api::namespaced(server.client(), "default");
