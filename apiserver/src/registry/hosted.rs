@@ -35,7 +35,7 @@ pub(super) fn resources(store: &Arc<dyn Store>) -> Vec<Arc<Resource>> {
 
 /// Core events and those of events.k8s.io are one storage.
 fn storage(store: &Arc<dyn Store>, storages: &mut Storages, resource: &Resource) -> Arc<Storage> {
-    let group = if resource.group == "events.k8s.io" { "" } else { &*resource.group };
+    let group = resource.stored_group();
     let key = (group.to_owned(), resource.name.clone());
     let make = || {
         Arc::new(Storage::new(store.clone(), group, &resource.name, resource.strategy.selectable()))

@@ -195,7 +195,12 @@ impl Resource {
 
     /// Group and kind, as messages about bad fields spell them.
     pub fn group_kind(&self) -> GroupResource {
-        GroupResource::new(&*self.group, &*self.kind)
+        GroupResource::new(self.stored_group(), &*self.kind)
+    }
+
+    /// The group whose objects are stored: events of both groups are those of core.
+    pub fn stored_group(&self) -> &str {
+        if &*self.group == "events.k8s.io" { "" } else { &self.group }
     }
 
     /// Where its objects are.

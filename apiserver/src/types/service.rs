@@ -115,6 +115,7 @@ impl Strategy for Services {
     fn prepare_create(&self, ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {
         obj["status"] = json!({"loadBalancer": {}});
         both_names(&mut obj["spec"]);
+        refuse(obj, validate::cluster_addresses(&obj["spec"], None))?;
         let mut early = Causes::default();
         validate::spec(&mut early, &obj["spec"], None);
         if !early.0.is_empty() || !obj["spec"].is_object() {
@@ -128,7 +129,7 @@ impl Strategy for Services {
             if !ctx.dry_run {
                 self.allocator.give_back(&uid);
             }
-            invalid(obj, cause)
+            invalid(obj, vec![cause])
         })
     }
 
@@ -143,6 +144,7 @@ impl Strategy for Services {
             return Ok(());
         }
         carry_over(&mut obj["spec"], &old["spec"]);
+        refuse(obj, validate::cluster_addresses(&obj["spec"], Some(&old["spec"])))?;
         let mut early = Causes::default();
         validate::spec(&mut early, &obj["spec"], Some(&old["spec"]));
         validate::update(&mut early, &obj["spec"], &old["spec"]);
@@ -153,7 +155,7 @@ impl Strategy for Services {
         let uid = text(&old["metadata"], "uid").to_owned();
         families(&mut obj["spec"])
             .and_then(|()| self.allocate(ctx, &uid, &mut obj["spec"], Some(&old["spec"])))
-            .map_err(|cause| invalid(obj, cause))
+            .map_err(|cause| invalid(obj, vec![cause]))
     }
 
     fn validate(&self, obj: &Value, old: Option<&Value>, subresource: Option<&str>) -> Vec<Cause> {
@@ -249,12 +251,16 @@ fn copy_field(object: &mut Value, from: &str, to: &str) {
     }
 }
 
-fn invalid(obj: &Value, cause: Cause) -> ApiError {
+fn invalid(obj: &Value, causes: Vec<Cause>) -> ApiError {
     ApiError::Invalid {
         kind: GroupResource::new("", "Service"),
         name: text(&obj["metadata"], "name").to_owned(),
-        causes: vec![cause.into()],
+        causes: causes.into_iter().map(Into::into).collect(),
     }
+}
+
+fn refuse(obj: &Value, causes: Vec<Cause>) -> Result<(), ApiError> {
+    if causes.is_empty() { Ok(()) } else { Err(invalid(obj, causes)) }
 }
 
 /// The first address has a field of its own.

@@ -1,5 +1,7 @@
 //! Stateful sets.
 
+use std::collections::BTreeSet;
+
 use schema::Cause;
 use serde_json::{Value, json};
 
@@ -170,13 +172,13 @@ fn made(spec: &Value) -> Value {
     if claims.is_empty() {
         return template;
     }
-    let name = |claim: &Value| text(&claim["metadata"], "name").to_owned();
-    let mut volumes: Vec<Value> = claims
+    let names: BTreeSet<String> =
+        claims.iter().map(|claim| text(&claim["metadata"], "name").to_owned()).collect();
+    let own = items(&pod["volumes"]).iter().filter(|v| !names.contains(text(v, "name"))).cloned();
+    let claimed = names
         .iter()
-        .map(|claim| json!({"name": name(claim), "persistentVolumeClaim": {"claimName": name(claim)}}))
-        .collect();
-    let own = items(&pod["volumes"]).iter();
-    volumes.extend(own.filter(|v| !claims.iter().any(|c| name(c) == text(v, "name"))).cloned());
+        .map(|name| json!({"name": name, "persistentVolumeClaim": {"claimName": name}}));
+    let volumes: Vec<Value> = claimed.chain(own).collect();
     pod["volumes"] = volumes.into();
     template
 }

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
+use schema::Cause;
 use serde_json::{Value, json};
 
 use super::{is_headless, kind};
@@ -165,6 +166,15 @@ fn affinity(causes: &mut Causes, at: &At<'_>, spec: &Value) {
         }
         Some(_) => (),
     }
+}
+
+/// What is wrong with the cluster addresses: it is told alone, since nothing can be allocated.
+pub(super) fn cluster_addresses(spec: &Value, old: Option<&Value>) -> Vec<Cause> {
+    let mut causes = Causes::default();
+    if spec.is_object() && kind(spec) != "ExternalName" {
+        addresses(&mut causes, &At::new("spec"), spec, old);
+    }
+    causes.0
 }
 
 /// Both names of the cluster addresses, and their families.
