@@ -70,6 +70,7 @@ async fn main() -> anyhow::Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let args = Args::parse();
+    tokio::spawn(apiserver::memory::give_back());
     let server = Server::start(args.config()?).await.context("failed to start")?;
     if let Some(path) = &args.write_kubeconfig {
         let text = server.kubeconfig("system:admin")?;

@@ -26,10 +26,9 @@ use crate::table;
 ///
 /// Source: `blockTimeout` of upstream's watch cache.
 const WAIT_FOR_VERSION: Duration = Duration::from_secs(3);
-/// Most objects that are looked at between two chunks of a list.
-const CHUNK_OBJECTS: usize = 64;
-/// Bytes of one chunk of a list.
-const CHUNK_BYTES: usize = 256 * 1024;
+/// Bytes of one chunk of a list: with its frame it fills four TLS records, which are then made, encrypted and sent
+/// while they are in the processor's nearer caches.
+const CHUNK_BYTES: usize = 64 * 1024 - 16;
 
 /// Answers GET of one object.
 ///
@@ -260,32 +259,18 @@ pub async fn list(call: &Call<'_>) -> Result<Response, ApiError> {
     check_fields(call.resource, &options)?;
     let cache = call.resource.storage()?.cache().await?;
     let (snapshot, after) = state(call, &options, cache).await?;
-    let page = Page::take(&snapshot, after.as_deref(), &options);
-    if let Some(page) = &page
-        && page.token.is_some()
-    {
+    let page = Page::look(&snapshot, after.as_deref(), &options);
+    if page.token.is_some() {
         cache.keep(&snapshot);
     }
-    let revision = snapshot.revision();
     let form = Form::agree(call)?;
-    match page {
-        Some(mut page) => {
-            page.objects = converted(call.resource, page.objects).await?;
-            let meta = meta(call.resource, revision, page.token.as_deref(), page.remaining);
-            Ok(form.whole(call, &meta, revision, page.objects.iter(), &page))
-        }
-        None if form.streams() && !convert::is_converted(call.resource) => {
-            let meta = meta(call.resource, revision, None, None);
-            Ok(form.stream(call, &meta, snapshot, after, options))
-        }
-        None => {
-            let objects = matching(&snapshot, after.as_deref(), &options).cloned().collect();
-            let objects = converted(call.resource, objects).await?;
-            let page = Page { objects, token: None, remaining: None };
-            let meta = meta(call.resource, revision, None, None);
-            Ok(form.whole(call, &meta, revision, page.objects.iter(), &page))
-        }
+    if form.streams() && !convert::is_converted(call.resource) {
+        let meta = meta(call.resource, snapshot.revision(), &page);
+        return Ok(form.stream(call, &meta, snapshot, after, options));
     }
+    let objects = matching(&snapshot, after.as_deref(), &options).cloned().collect();
+    let objects = converted(call.resource, objects).await?;
+    Ok(form.whole(call, snapshot.revision(), &objects, &page))
 }
 
 /// Answers a list of exactly these objects.
@@ -299,14 +284,7 @@ pub async fn answer_list(
 ) -> Result<Response, ApiError> {
     let form = Form::agree(call)?;
     let objects = converted(call.resource, objects).await?;
-    let page = Page { objects, token: None, remaining: None };
-    Ok(form.whole(
-        call,
-        &meta(call.resource, revision, None, None),
-        revision,
-        page.objects.iter(),
-        &page,
-    ))
+    Ok(form.whole(call, revision, &objects, &Page::default()))
 }
 
 /// Objects with the text of the resource's version, where a webhook makes it.
@@ -326,55 +304,50 @@ async fn converted(
     Ok(objects.iter().zip(texts).filter_map(take).collect())
 }
 
+/// The objects of a list or page.
 fn matching<'a>(
     snapshot: &'a Snapshot,
     after: Option<&'a str>,
     options: &'a ListOptions,
 ) -> impl Iterator<Item = &'a Arc<Object>> {
-    snapshot.iter_after(after.unwrap_or_default()).filter(|o| chosen(options, o))
+    let objects = snapshot.iter_after(after.unwrap_or_default()).filter(|o| chosen(options, o));
+    objects.take(match options.limit {
+        0 => usize::MAX,
+        limit => limit,
+    })
 }
 
-/// One page of a list.
+/// What a page says of those after it.
+#[derive(Default)]
 struct Page {
-    objects: Vec<Arc<Object>>,
     token: Option<String>,
     remaining: Option<usize>,
 }
 
 impl Page {
-    /// `None` if no limit was asked for.
-    fn take(snapshot: &Snapshot, after: Option<&str>, options: &ListOptions) -> Option<Self> {
+    fn look(snapshot: &Snapshot, after: Option<&str>, options: &ListOptions) -> Self {
         if options.limit == 0 {
-            return None;
+            return Self::default();
         }
-        let objects: Vec<_> =
-            matching(snapshot, after, options).take(options.limit).cloned().collect();
         // As upstream: there is a next page while there are objects, whether they match or not.
-        let last =
-            objects.last().filter(|_| objects.len() == options.limit).map(|o| o.key().to_owned());
-        let last = last.filter(|key| snapshot.iter_after(key).next().is_some());
-        let Some(last) = last else { return Some(Self { objects, token: None, remaining: None }) };
+        let last = matching(snapshot, after, options).nth(options.limit - 1);
+        let last = last.filter(|last| snapshot.iter_after(last.key()).next().is_some());
+        let Some(last) = last else { return Self::default() };
         let selective = !options.labels.is_empty() || !options.fields.is_empty();
-        let remaining = (!selective).then(|| snapshot.iter_after(&last).count());
-        let token =
-            Token { v: TOKEN_VERSION.to_owned(), rv: snapshot.revision(), start: last }.encode();
-        Some(Self { objects, token: Some(token), remaining })
+        let remaining = (!selective).then(|| snapshot.iter_after(last.key()).count());
+        let (v, start) = (TOKEN_VERSION.to_owned(), last.key().to_owned());
+        Self { token: Some(Token { v, rv: snapshot.revision(), start }.encode()), remaining }
     }
 }
 
 /// `metadata` of a list, as JSON.
-fn meta(
-    resource: &Resource,
-    revision: Revision,
-    token: Option<&str>,
-    remaining: Option<usize>,
-) -> String {
+fn meta(resource: &Resource, revision: Revision, page: &Page) -> String {
     let mut out = format!("{{\"resourceVersion\":\"{revision}\"");
     // Lists of custom resources always have the field.
-    if let Some(token) = token.or((!resource.bare_items).then_some("")) {
+    if let Some(token) = page.token.as_deref().or((!resource.bare_items).then_some("")) {
         out += &format!(",\"continue\":\"{token}\"");
     }
-    if let Some(n) = remaining {
+    if let Some(n) = page.remaining {
         out += &format!(",\"remainingItemCount\":{n}");
     }
     out.push('}');
@@ -433,16 +406,15 @@ impl Form {
         }
     }
 
-    fn whole<'a>(
+    fn whole(
         &self,
         call: &Call<'_>,
-        meta: &str,
         revision: Revision,
-        objects: impl Iterator<Item = &'a Arc<Object>>,
+        objects: &[Arc<Object>],
         page: &Page,
     ) -> Response {
         let body: Bytes = if let Self::Table(version, include) = self {
-            let items: Vec<Bytes> = objects.map(|o| call.resource.view(o.json())).collect();
+            let items: Vec<Bytes> = objects.iter().map(|o| call.resource.view(o.json())).collect();
             let meta = table::ListMeta {
                 resource_version: revision.to_string(),
                 continue_token: page.token.clone(),
@@ -450,8 +422,8 @@ impl Form {
             };
             table::render(call.resource, &items, *include, version, &meta, true)
         } else {
-            let mut out = self.open(call.resource, meta);
-            for (n, object) in objects.enumerate() {
+            let mut out = self.open(call.resource, &meta(call.resource, revision, page));
+            for (n, object) in objects.iter().enumerate() {
                 if n > 0 {
                     out.push(b',');
                 }
@@ -463,7 +435,7 @@ impl Form {
         respond::formatted(&call.output, StatusCode::OK, body)
     }
 
-    /// The whole state, made chunk by chunk as the client takes it.
+    /// A list or page, made chunk by chunk as the client takes it.
     fn stream(
         self,
         call: &Call<'_>,
@@ -473,8 +445,8 @@ impl Form {
         options: ListOptions,
     ) -> Response {
         let resource = call.resource.clone();
-        let mut walk =
-            Walk { form: self, resource, snapshot, options, after, first: true, done: false };
+        let (first, done) = (true, false);
+        let mut walk = Walk { form: self, resource, snapshot, options, after, first, done };
         let mut first = walk.form.open(&walk.resource, meta);
         walk.fill(&mut first);
         let plain = Output { pretty: false, ..call.output.clone() };
@@ -491,7 +463,7 @@ impl Form {
             if walk.done {
                 return None;
             }
-            let mut chunk = Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 8);
+            let mut chunk = Vec::with_capacity(CHUNK_BYTES);
             walk.fill(&mut chunk);
             tokio::task::consume_budget().await;
             Some((Bytes::from(chunk), (None, walk)))
@@ -524,6 +496,7 @@ struct Walk {
     form: Form,
     resource: Arc<Resource>,
     snapshot: Snapshot,
+    /// Their limit is what is left of it.
     options: ListOptions,
     after: Option<String>,
     first: bool,
@@ -531,29 +504,32 @@ struct Walk {
 }
 
 impl Walk {
-    /// Appends items until the chunk is large enough or the list ends.
+    /// Appends items until the next one would not fit, one at least, or until the list ends.
     fn fill(&mut self, out: &mut Vec<u8>) {
-        while !self.done && out.len() < CHUNK_BYTES {
-            let objects = self.snapshot.page(self.after.as_deref(), CHUNK_OBJECTS);
-            if objects.is_empty() {
-                out.extend_from_slice(b"]}\n");
-                self.done = true;
+        let mut last: Option<&Arc<Object>> = None;
+        let mut more = None;
+        let mut n_written = 0;
+        for object in matching(&self.snapshot, self.after.as_deref(), &self.options) {
+            if let Some(last) = last
+                && out.len() + object.json_len() > CHUNK_BYTES
+            {
+                more = Some(last.key().to_owned());
+                break;
             }
-            let mut last = None;
-            for object in &objects {
-                // Objects may be large: a piece ends after the one that fills it.
-                if out.len() >= CHUNK_BYTES {
-                    break;
-                }
-                last = Some(object.key());
-                if chosen(&self.options, object) {
-                    if !std::mem::take(&mut self.first) {
-                        out.push(b',');
-                    }
-                    self.form.item(&self.resource, object, out);
-                }
+            if !std::mem::take(&mut self.first) {
+                out.push(b',');
             }
-            self.after = last.map(str::to_owned).or(self.after.take());
+            self.form.item(&self.resource, object, out);
+            last = Some(object);
+            n_written += 1;
         }
+        if more.is_none() {
+            out.extend_from_slice(b"]}\n");
+            self.done = true;
+            return;
+        }
+        self.after = more;
+        // Without a limit it is 0, and stays it.
+        self.options.limit = self.options.limit.saturating_sub(n_written);
     }
 }

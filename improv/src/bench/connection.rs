@@ -8,12 +8,15 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use tokio::io::BufReader;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::arguments::Encoding;
 use super::target::Target;
 
+/// Bytes that are taken from the socket at once; rustls alone asks for 4 KiB at a time.
+const READ: usize = 64 * 1024;
 /// What a server calls protobuf bodies.
 const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 
@@ -80,6 +83,7 @@ impl Connection {
         let stream = TcpStream::connect(target.address).await.with_context(cannot)?;
         stream.set_nodelay(true)?;
         let tls = TlsConnector::from(target.tls.clone());
+        let stream = BufReader::with_capacity(READ, stream);
         let stream = tls.connect(target.name.clone(), stream).await.with_context(cannot)?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         // Ends with the sender; what goes wrong shows in the answer that does not come.

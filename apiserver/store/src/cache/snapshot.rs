@@ -10,7 +10,7 @@ use crate::Revision;
 pub struct Snapshot {
     revision: Revision,
     objects: Objects,
-    /// Key prefix of the objects that belong to the list.
+    /// Key prefix of the objects that belong to the list; it ends with a slash.
     scope: Arc<str>,
     whole: bool,
 }
@@ -58,10 +58,7 @@ impl Snapshot {
 
     /// At most `limit` objects after the one with this store key, or from the start.
     pub fn page(&self, after: Option<&str>, limit: usize) -> Vec<Arc<Object>> {
-        match after {
-            Some(key) => self.iter_after(key).take(limit).cloned().collect(),
-            None => self.iter().take(limit).cloned().collect(),
-        }
+        self.iter_after(after.unwrap_or_default()).take(limit).cloned().collect()
     }
 
     pub(super) fn objects(&self) -> &Objects {
@@ -69,9 +66,9 @@ impl Snapshot {
     }
 
     fn from<'a>(&'a self, start: Bound<&'a str>) -> impl Iterator<Item = &'a Arc<Object>> {
-        self.objects
-            .range::<_, str>((start, Bound::Unbounded))
-            .take_while(|(key, _)| key.starts_with(&*self.scope))
-            .map(|(_, object)| object)
+        let end = self.scope.strip_suffix('/').map(|scope| [scope, "0"].concat());
+        // With an end that is known at the start the walk compares no keys: `0` comes right after `/`.
+        let end = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        self.objects.range::<_, str>((start, end)).map(|(_, object)| object)
     }
 }
