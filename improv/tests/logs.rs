@@ -42,6 +42,15 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
+        // What a killed cluster leaves below /run, secrets of its pods among it.
+        let data = self.folder.path().join("data");
+        let down = Command::new(env!("CARGO_BIN_EXE_improv"))
+            .arg("down")
+            .arg("--data-dir")
+            .arg(data)
+            .output();
+        let ended = down.is_ok_and(|down| down.status.success());
+        assert!(ended || std::thread::panicking(), "improv down failed");
     }
 }
 
