@@ -10,7 +10,6 @@ use anyhow::{Context, bail};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::layout::Layout;
 
@@ -158,19 +157,6 @@ pub(crate) fn write_private(path: &std::path::Path, text: &str) -> anyhow::Resul
     let mut file = open.with_context(told)?;
     file.write_all(text.as_bytes()).with_context(told)?;
     Ok(file)
-}
-
-/// Ends at SIGTERM or SIGINT.
-pub(crate) async fn termination() {
-    let (Ok(mut term), Ok(mut int)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
-    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use apiserver::Server;
 use kit::chart::Chart;
-use kit::{InProcess, Options, RealClock, Reflectors, Registry, Tasks};
+use kit::{InProcess, Options, RealClock, Reflectors, Registry, Tasks, termination};
 use kube::Client;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::arguments::Up;
 use crate::join::objects::{self, Networking};
 use crate::layout::Layout;
-use crate::process::{self, progress, termination, write_private};
+use crate::process::{self, progress, write_private};
 use crate::{generate, grants, node, players, preflight};
 
 /// The admission plugin that keeps agents to what belongs to their nodes.

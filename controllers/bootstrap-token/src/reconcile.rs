@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kit::{RESYNC, ReconcileError, Requeue};
+use kit::{CallError, RESYNC, Requeue};
 use kube::api::{DeleteParams, PostParams, Preconditions};
 use kube::{Api, ResourceExt};
 use tracing::info;
@@ -11,27 +11,8 @@ use tracing::info;
 use crate::token::{End, Token};
 use crate::{Context, plan, token};
 
-/// A call that failed.
-#[derive(Debug, thiserror::Error)]
-#[error("failed to {operation} {name}")]
-pub(crate) struct Error {
-    operation: &'static str,
-    name: String,
-    source: Box<kube::Error>,
-}
-
-impl ReconcileError for Error {
-    fn kind(&self) -> &'static str {
-        self.operation
-    }
-
-    fn is_expected(&self) -> bool {
-        matches!(&*self.source, kube::Error::Api(s) if s.is_conflict() || s.is_not_found())
-    }
-}
-
 /// Brings the signatures in `cluster-info` up to date.
-pub(crate) async fn sign(map: Arc<ConfigMap>, context: Arc<Context>) -> Result<Requeue, Error> {
+pub(crate) async fn sign(map: Arc<ConfigMap>, context: Arc<Context>) -> Result<Requeue, CallError> {
     let tokens: Vec<Token> =
         context.tokens.all().iter().filter_map(|secret| Token::read(secret)).collect();
     let data = map.data.clone().unwrap_or_default();
@@ -43,13 +24,16 @@ pub(crate) async fn sign(map: Arc<ConfigMap>, context: Arc<Context>) -> Result<R
     let maps: Api<ConfigMap> = Api::namespaced(context.stage.client.clone(), plan::PUBLIC);
     let name = map.name_any();
     let written = maps.replace(&name, &PostParams::default(), &signed).await;
-    written.map_err(|source| Error { operation: "sign", name, source: Box::new(source) })?;
+    written.map_err(|source| CallError::new("sign", name, source))?;
     info!(n_tokens = tokens.len(), "cluster-info signed");
     Ok(Requeue::requeue(RESYNC))
 }
 
 /// Deletes a token that is over, or looks again when it will be.
-pub(crate) async fn clean(secret: Arc<Secret>, context: Arc<Context>) -> Result<Requeue, Error> {
+pub(crate) async fn clean(
+    secret: Arc<Secret>,
+    context: Arc<Context>,
+) -> Result<Requeue, CallError> {
     let (end, now) = (token::end(&secret), context.stage.clock.now());
     if !end.is_past(now) {
         let left = match end {
@@ -65,7 +49,7 @@ pub(crate) async fn clean(secret: Arc<Secret>, context: Arc<Context>) -> Result<
         Ok(_) => info!(name, "bootstrap token is over, deleted"),
         Err(kube::Error::Api(s)) if s.is_not_found() || s.is_conflict() => (), // Gone.
         Err(source) => {
-            return Err(Error { operation: "delete", name, source: Box::new(source) });
+            return Err(CallError::new("delete", name, source));
         }
     }
     Ok(Requeue::requeue(RESYNC))

@@ -9,7 +9,7 @@ use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec,
 };
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
-use kit::{RESYNC, ReconcileError, Requeue};
+use kit::{CallError, RESYNC, Requeue};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
@@ -20,29 +20,10 @@ use crate::plan::{self, Action, Observed};
 use crate::request::Asked;
 use crate::sign;
 
-/// A call that failed.
-#[derive(Debug, thiserror::Error)]
-#[error("failed to {operation} certificate signing request {name}")]
-pub(crate) struct Error {
-    operation: &'static str,
-    name: String,
-    source: Box<kube::Error>,
-}
-
-impl ReconcileError for Error {
-    fn kind(&self) -> &'static str {
-        self.operation
-    }
-
-    fn is_expected(&self) -> bool {
-        matches!(&*self.source, kube::Error::Api(s) if s.is_conflict() || s.is_not_found())
-    }
-}
-
 pub(crate) async fn reconcile(
     request: Arc<CertificateSigningRequest>,
     context: Arc<Context>,
-) -> Result<Requeue, Error> {
+) -> Result<Requeue, CallError> {
     let now = context.stage.clock.now().as_second();
     let observed = Observed {
         request: &request,
@@ -60,10 +41,10 @@ async fn apply(
     context: &Context,
     request: &CertificateSigningRequest,
     action: Action,
-) -> Result<(), Error> {
+) -> Result<(), CallError> {
     let failed = |operation| {
-        let name = request.name_any();
-        move |source| Error { operation, name, source: Box::new(source) }
+        let what = format!("certificate signing request {}", request.name_any());
+        move |source| CallError::new(operation, what, source)
     };
     let api: Api<CertificateSigningRequest> = Api::all(context.stage.client.clone());
     let (name, params) = (request.name_any(), PatchParams::default());

@@ -32,7 +32,7 @@ pub const CACHE_LAG: Duration = Duration::from_millis(100);
 /// Source: upstream's `--concurrent-deployment-syncs` and its siblings.
 const CONCURRENCY: u16 = 5;
 
-/// An error of a reconcile.
+/// An error of a reconcile; [`crate::CallError`] is one for players that need no other.
 pub trait ReconcileError: std::error::Error + Send + Sync + 'static {
     /// Label in metrics and logs, from a closed set.
     fn kind(&self) -> &'static str;

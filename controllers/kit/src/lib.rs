@@ -93,12 +93,14 @@ pub mod slow_start;
 pub mod tasks;
 pub mod testing;
 
+mod call;
 mod controller;
 mod error;
 mod player;
 mod process;
 mod writes;
 
+pub use call::CallError;
 pub use clock::{Clock, RealClock, SteppedClock};
 pub use controller::{CACHE_LAG, Controller, RESYNC, ReconcileError};
 pub use error::{Error, chain};
@@ -106,7 +108,7 @@ pub use events::{Event, Recorder};
 pub use kube::runtime::controller::Action as Requeue;
 pub use metrics::{Metrics, Registry};
 pub use player::{Flag, Options, Player, Run, Stage};
-pub use process::{InProcess, main, run_in_process};
+pub use process::{InProcess, main, run_in_process, termination};
 pub use reflector::{Change, Reflected, Reflector, Reflectors};
 pub use slow_start::slow_start;
 pub use tasks::Tasks;

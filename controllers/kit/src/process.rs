@@ -148,7 +148,10 @@ async fn run_alone(player: &'static Player, flags: Flags, options: Options) -> R
     tasks.spawn("player", performance.run(leadership, shutdown.clone()));
     let ended = tokio::select! {
         ended = tasks.first_to_end() => ended,
-        () = termination() => None,
+        () = termination() => {
+            info!("asked to stop");
+            None
+        }
     };
     shutdown.cancel();
     let finished = tasks.finish(FINISH_WITHIN + Duration::from_secs(5)).await;
@@ -184,7 +187,7 @@ fn unique_identity() -> String {
 }
 
 /// Ends at SIGTERM or SIGINT.
-async fn termination() {
+pub async fn termination() {
     let (Ok(mut term), Ok(mut int)) =
         (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
@@ -194,7 +197,6 @@ async fn termination() {
         _ = term.recv() => {}
         _ = int.recv() => {}
     }
-    info!("asked to stop");
 }
 
 /// What a process with several players shares, and what one of them gets.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::{Namespace, NamespaceSpec};
-use kit::{RESYNC, ReconcileError, Requeue, chain, patch};
+use kit::{CallError, RESYNC, Requeue, chain, patch};
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, PostParams};
 use kube::core::PartialObjectMeta;
 use kube::discovery::{ApiGroup, Discovery, Scope, verbs};
@@ -18,29 +18,10 @@ use crate::plan::{self, Found, Next, Sweep, Type};
 /// Types that are swept at once.
 const CONCURRENCY: usize = 8;
 
-/// A request that failed.
-#[derive(Debug, thiserror::Error)]
-#[error("failed to {operation} namespace {namespace}")]
-pub(crate) struct Error {
-    operation: &'static str,
-    namespace: String,
-    source: Box<kube::Error>,
-}
-
-impl ReconcileError for Error {
-    fn kind(&self) -> &'static str {
-        self.operation
-    }
-
-    fn is_expected(&self) -> bool {
-        matches!(&*self.source, kube::Error::Api(s) if s.is_conflict() || s.is_not_found())
-    }
-}
-
 pub(crate) async fn reconcile(
     namespace: Arc<Namespace>,
     context: Arc<Context>,
-) -> Result<Requeue, Error> {
+) -> Result<Requeue, CallError> {
     let uid = namespace.uid().unwrap_or_default();
     if !plan::is_ours(&namespace) {
         context.n_sweeps.lock().remove(&uid);
@@ -68,7 +49,7 @@ pub(crate) async fn reconcile(
     }
 }
 
-async fn finalize(context: &Context, namespace: &Namespace) -> Result<(), Error> {
+async fn finalize(context: &Context, namespace: &Namespace) -> Result<(), CallError> {
     let api = Api::<Namespace>::all(context.stage.client.clone());
     let name = namespace.name_any();
     let mut without = namespace.clone();
@@ -88,7 +69,7 @@ async fn write_conditions(
     context: &Context,
     namespace: &Namespace,
     sweep: &Sweep,
-) -> Result<(), Error> {
+) -> Result<(), CallError> {
     let api = Api::<Namespace>::all(context.stage.client.clone());
     let old = namespace.status.clone().unwrap_or_default();
     let conditions = old.conditions.as_deref().unwrap_or_default();
@@ -98,8 +79,8 @@ async fn write_conditions(
     written.map(drop).map_err(|source| error("write the status of", namespace, source))
 }
 
-fn error(operation: &'static str, namespace: &Namespace, source: kube::Error) -> Error {
-    Error { operation, namespace: namespace.name_any(), source: Box::new(source) }
+fn error(operation: &'static str, namespace: &Namespace, source: kube::Error) -> CallError {
+    CallError::new(operation, format!("namespace {}", namespace.name_any()), source)
 }
 
 /// Asks for the deletion of everything in the namespace, pods first, and looks at what is left.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::VolumeAttributesClass;
-use kit::{RESYNC, ReconcileError, Requeue};
+use kit::{CallError, RESYNC, Requeue};
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
@@ -14,29 +14,10 @@ use tracing::info;
 
 use crate::{Context, plan};
 
-/// A request that failed.
-#[derive(Debug, thiserror::Error)]
-#[error("failed to {operation} {name}")]
-pub(crate) struct Error {
-    operation: &'static str,
-    name: String,
-    source: Box<kube::Error>,
-}
-
-impl ReconcileError for Error {
-    fn kind(&self) -> &'static str {
-        self.operation
-    }
-
-    fn is_expected(&self) -> bool {
-        matches!(&*self.source, kube::Error::Api(s) if s.is_conflict() || s.is_not_found())
-    }
-}
-
 pub(crate) async fn claim(
     claim: Arc<PersistentVolumeClaim>,
     context: Arc<Context>,
-) -> Result<Requeue, Error> {
+) -> Result<Requeue, CallError> {
     let namespace = claim.namespace().unwrap_or_default();
     let in_use = plan::waits(&claim.metadata, plan::CLAIM) && {
         let cached = context.pods.in_namespace(&namespace);
@@ -53,7 +34,7 @@ pub(crate) async fn claim(
 pub(crate) async fn volume(
     volume: Arc<PersistentVolume>,
     context: Arc<Context>,
-) -> Result<Requeue, Error> {
+) -> Result<Requeue, CallError> {
     let api = Api::all(context.client.clone());
     settle(&api, &*volume, plan::VOLUME, plan::is_bound(&volume)).await
 }
@@ -61,7 +42,7 @@ pub(crate) async fn volume(
 pub(crate) async fn class(
     class: Arc<VolumeAttributesClass>,
     context: Arc<Context>,
-) -> Result<Requeue, Error> {
+) -> Result<Requeue, CallError> {
     let name = class.name_any();
     let in_use = plan::waits(&class.metadata, plan::CLASS) && {
         let claims = Api::<PersistentVolumeClaim>::all(context.client.clone());
@@ -79,7 +60,7 @@ async fn list<K, O: ResourceExt>(
     api: &Api<K>,
     operation: &'static str,
     about: &O,
-) -> Result<Vec<K>, Error>
+) -> Result<Vec<K>, CallError>
 where
     K: Clone + DeserializeOwned + Debug,
 {
@@ -87,8 +68,8 @@ where
     listed.map(|list| list.items).map_err(|source| failed(operation, about, source))
 }
 
-fn failed<O: ResourceExt>(operation: &'static str, object: &O, source: kube::Error) -> Error {
-    Error { operation, name: object.name_any(), source: Box::new(source) }
+fn failed<O: ResourceExt>(operation: &'static str, object: &O, source: kube::Error) -> CallError {
+    CallError::new(operation, object.name_any(), source)
 }
 
 /// Writes the finalizers that the object should have, over exactly the version that was looked at.
@@ -97,7 +78,7 @@ async fn settle<K>(
     object: &K,
     finalizer: &str,
     in_use: bool,
-) -> Result<Requeue, Error>
+) -> Result<Requeue, CallError>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
 {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kit::lease::Leadership;
-use kit::{InProcess, Options, Tasks};
+use kit::{InProcess, Options, Tasks, termination};
 use kube::{Api, Client};
 use nodeagent::certificates::plan::Validity;
 use nodeagent::certificates::{Renewing, Request, Signer, rotate};
@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::arguments::{self, Join};
 use crate::layout::Layout;
-use crate::process::{self, progress, termination};
+use crate::process::{self, progress};
 use crate::{node, preflight};
 use identity::Identity;
 use objects::{CONFIG, Networking, SYSTEM};
