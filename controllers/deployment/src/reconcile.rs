@@ -9,7 +9,10 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::OwnerReference,
 };
-use kit::{CACHE_LAG, RESYNC, ReconcileError, Requeue, chain, owner, patch, pods};
+use kit::{
+    CACHE_LAG, RESYNC, ReconcileError, Requeue, call::is_namespace_ending, chain, owner, patch,
+    pods,
+};
 use kube::{
     Api, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
@@ -92,15 +95,7 @@ impl ReconcileError for Error {
     }
 
     fn is_expected(&self) -> bool {
-        match self {
-            Self::ReplicaSet { source, .. }
-            | Self::Revision { source }
-            | Self::Status { source } => {
-                matches!(&**source, kube::Error::Api(status) if status.is_conflict())
-            }
-            Self::Collision(_) => true,
-            _ => false,
-        }
+        matches!(self, Self::Collision(_)) || kit::call::was_outrun(self)
     }
 }
 
@@ -298,6 +293,7 @@ async fn create(
             count_collision(ctx, observed).await?;
             Err(Error::Collision(name))
         }
+        Err(source) if is_namespace_ending(&source) => Err(failed("create", rs, source)),
         Err(source) => {
             let said = match &source {
                 kube::Error::Api(status) => status.message.clone(),

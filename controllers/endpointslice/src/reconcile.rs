@@ -23,13 +23,6 @@ impl ReconcileError for Error {
     fn kind(&self) -> &'static str {
         self.operation
     }
-
-    /// Conflicts come from caches that are behind; in a namespace that is being deleted nothing can be made.
-    fn is_expected(&self) -> bool {
-        matches!(&*self.source, kube::Error::Api(status)
-            if status.is_conflict() || status.is_not_found() || status.is_already_exists()
-                || status.message.contains("being terminated"))
-    }
 }
 
 pub(crate) async fn reconcile(

@@ -1,8 +1,8 @@
-//! The error of players whose reconciles can fail in one way only: a call does.
+//! Calls to the API server that fail, and what that means.
 
 use crate::ReconcileError;
 
-/// A call to the API server that failed.
+/// The error of players whose reconciles can fail in one way only: a call to the API server does.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to {operation} {what}")]
 pub struct CallError {
@@ -23,11 +23,36 @@ impl ReconcileError for CallError {
     fn kind(&self) -> &'static str {
         self.operation
     }
+}
 
-    /// Conflicts, and objects that are gone: the cache was behind.
-    fn is_expected(&self) -> bool {
-        matches!(&*self.source, kube::Error::Api(s) if s.is_conflict() || s.is_not_found())
-    }
+/// Whether nothing can be created because the namespace is being deleted.
+#[must_use]
+pub fn is_namespace_ending(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else { return false };
+    let details = status.details.as_ref();
+    details.is_some_and(|details| {
+        details.causes.iter().any(|cause| cause.reason == "NamespaceTerminating")
+    })
+}
+
+/// Whether `error`, or a cause of it, is a call that others outran: the object changed, is there
+/// already or is gone, or its namespace is being deleted. If it still matters, their change wakes
+/// the next reconcile.
+#[must_use]
+pub fn was_outrun(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    causes.any(|error| {
+        let boxed = error.downcast_ref::<Box<kube::Error>>().map(|boxed| &**boxed);
+        boxed.or_else(|| error.downcast_ref()).is_some_and(is_outrun)
+    })
+}
+
+fn is_outrun(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else { return false };
+    status.is_conflict()
+        || status.is_already_exists()
+        || status.is_not_found()
+        || is_namespace_ending(error)
 }
 
 #[cfg(test)]
@@ -47,5 +72,14 @@ mod tests {
         assert!(answered(409, "Conflict").is_expected());
         assert!(answered(404, "NotFound").is_expected());
         assert!(!answered(403, "Forbidden").is_expected());
+    }
+
+    #[test]
+    fn nobody_is_to_blame_that_a_namespace_ends() {
+        let answer = r#"{"code": 403, "reason": "Forbidden", "details": {"causes": [
+            {"reason": "NamespaceTerminating", "message": "", "field": "metadata.namespace"}]}}"#;
+        let status: Status = serde_json::from_str(answer).unwrap();
+        let error = CallError::new("create", "pod", kube::Error::Api(Box::new(status)));
+        assert!(error.is_expected());
     }
 }

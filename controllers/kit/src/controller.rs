@@ -16,6 +16,7 @@ use tracing::{debug, warn};
 use crate::{
     Error, Metrics, Stage,
     backoff::Backoff,
+    call,
     error::chain,
     owner,
     reflector::{Reflected, Reflector, Reflectors},
@@ -42,10 +43,13 @@ pub trait ReconcileError: std::error::Error + Send + Sync + 'static {
         false
     }
 
-    /// Whether it belongs to normal life, as conflicts do; then it is logged for developers only,
-    /// and not counted as an error.
-    fn is_expected(&self) -> bool {
-        false
+    /// Whether it belongs to normal life, as a call does that others outran ([`call::was_outrun`]);
+    /// then it is logged for developers only, and not counted as an error.
+    fn is_expected(&self) -> bool
+    where
+        Self: Sized,
+    {
+        call::was_outrun(self)
     }
 }
 

@@ -28,7 +28,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
-use crate::{Clock, error::chain};
+use crate::{Clock, call::is_namespace_ending, error::chain};
 
 /// Events that wait for the server; beyond this they are dropped, since they are only news.
 const QUEUE: usize = 1000;
@@ -126,8 +126,14 @@ impl Publisher {
     async fn run(mut self, mut receiver: mpsc::Receiver<(ObjectReference, Event, Timestamp)>) {
         while let Some((regarding, event, now)) = receiver.recv().await {
             let decision = self.correlator.decide(&regarding, &event, now);
-            if let Err(error) = self.publish(regarding, &event, decision, now).await {
-                warn!(reason = event.reason, error = chain(&error), "event was not published");
+            match self.publish(regarding, &event, decision, now).await {
+                Err(error) if is_namespace_ending(&error) => {
+                    debug!(reason = event.reason, "no events are made in a namespace that ends");
+                }
+                Err(error) => {
+                    warn!(reason = event.reason, error = chain(&error), "event was not published");
+                }
+                Ok(()) => {}
             }
         }
     }

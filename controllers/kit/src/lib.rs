@@ -76,6 +76,7 @@
 //! Logs of a player go through `tracing`: a constant message and fields.
 
 pub mod backoff;
+pub mod call;
 pub mod chart;
 pub mod clock;
 pub mod component;
@@ -93,7 +94,6 @@ pub mod slow_start;
 pub mod tasks;
 pub mod testing;
 
-mod call;
 mod controller;
 mod error;
 mod player;

@@ -24,10 +24,6 @@ impl ReconcileError for Error {
     fn kind(&self) -> &'static str {
         "patch"
     }
-
-    fn is_expected(&self) -> bool {
-        matches!(&*self.source, kube::Error::Api(s) if s.is_conflict() || s.is_not_found())
-    }
 }
 
 pub(crate) async fn reconcile(node: Arc<Node>, context: Arc<Context>) -> Result<Requeue, Error> {

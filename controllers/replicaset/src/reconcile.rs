@@ -6,7 +6,10 @@ use std::{
 };
 
 use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::Pod};
-use kit::{CACHE_LAG, RESYNC, ReconcileError, Requeue, chain, owner, patch, pods, slow_start};
+use kit::{
+    CACHE_LAG, RESYNC, ReconcileError, Requeue, call::is_namespace_ending, chain, owner, patch,
+    pods, slow_start,
+};
 use kube::{
     Api, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
@@ -113,13 +116,6 @@ impl ReconcileError for Error {
 
     fn is_terminal(&self) -> bool {
         matches!(self, Self::Replicas(_) | Self::Selector(_))
-    }
-
-    fn is_expected(&self) -> bool {
-        match self {
-            Self::Claim { source, .. } | Self::Status { source } => is_outdated(source),
-            _ => false,
-        }
     }
 }
 
@@ -367,15 +363,4 @@ fn said(error: &kube::Error) -> String {
         kube::Error::Api(status) => status.message.clone(),
         other => chain(other),
     }
-}
-
-fn is_outdated(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.is_conflict())
-}
-
-fn is_namespace_ending(error: &kube::Error) -> bool {
-    let kube::Error::Api(status) = error else { return false };
-    let causes =
-        status.details.as_ref().map(|details| details.causes.as_slice()).unwrap_or_default();
-    causes.iter().any(|cause| cause.reason == "NamespaceTerminating")
 }

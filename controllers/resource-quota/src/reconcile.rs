@@ -57,12 +57,6 @@ impl ReconcileError for Error {
             Self::Read(_) => "read",
         }
     }
-
-    /// Charged meanwhile, or deleted: look again.
-    fn is_expected(&self) -> bool {
-        let Self::Status { source } = self else { return false };
-        matches!(&**source, kube::Error::Api(status) if status.is_conflict() || status.is_not_found())
-    }
 }
 
 /// Makes the status of one quota say what is used.

@@ -25,11 +25,6 @@ impl ReconcileError for Error {
     fn kind(&self) -> &'static str {
         self.operation
     }
-
-    fn is_expected(&self) -> bool {
-        matches!(&*self.source, kube::Error::Api(status)
-            if status.is_conflict() || status.is_not_found() || status.message.contains("being terminated"))
-    }
 }
 
 pub(crate) async fn reconcile(

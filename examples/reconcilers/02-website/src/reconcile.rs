@@ -51,11 +51,6 @@ impl ReconcileError for Error {
             Self::Finalizer { .. } => "finalizer",
         }
     }
-
-    fn is_expected(&self) -> bool {
-        matches!(self, Self::Write { source, .. }
-            if matches!(&**source, kube::Error::Api(status) if status.is_conflict()))
-    }
 }
 
 /// Brings one website a step nearer to what it asks for, or takes it out of the directory.
