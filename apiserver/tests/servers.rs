@@ -9,7 +9,8 @@ use apiserver::{Config, Server, storage};
 use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use kube::api::{
-    Api, DeleteParams, DynamicObject, ListParams, PostParams, WatchEvent, WatchParams,
+    Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, WatchEvent,
+    WatchParams,
 };
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Client, ResourceExt as _};
@@ -123,6 +124,45 @@ async fn what_one_writes_the_other_shows_at_once() {
     }
     drop(watch);
     world.stop().await;
+}
+
+/// Nothing is concluded from an object that a server's cache still shows and the other has changed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_builds_on_what_is_there_and_not_on_what_the_cache_shows() {
+    let world = world().await;
+    let maps = |n| Api::<ConfigMap>::namespaced(world.client(n), "default");
+    let params = PatchParams::default();
+    let map: ConfigMap =
+        serde_json::from_value(json!({"metadata": {"name": "m"}, "data": {"n": "0"}})).unwrap();
+    maps(0).create(&PostParams::default(), &map).await.unwrap();
+    for n in 0..50 {
+        let (now, next) = (n.to_string(), (n + 1).to_string());
+        // Refused by a server that takes the value before for the newest.
+        let step = json!([{"op": "test", "path": "/data/n", "value": now},
+            {"op": "replace", "path": "/data/n", "value": next}]);
+        let patch = json_patch(step);
+        let written = maps(n).patch("m", &params, &patch).await.unwrap();
+        // Changes nothing, unless the value before is taken for the newest.
+        let same = Patch::Merge(json!({"data": {"n": next}}));
+        let again = maps(n + 1).patch("m", &params, &same).await.unwrap();
+        assert_eq!(again.resource_version(), written.resource_version());
+        assert_eq!(again.data.unwrap()["n"], next);
+    }
+    for n in 0..20 {
+        let marked = Patch::Merge(json!({"metadata": {"finalizers": ["example.com/f"]}}));
+        maps(n).patch("m", &params, &marked).await.unwrap();
+        let free = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+        maps(n).patch("m", &params, &free).await.unwrap();
+        // With the finalizer, which is gone, it would stay.
+        let deleted = maps(n + 1).delete("m", &DeleteParams::default()).await.unwrap();
+        assert!(deleted.right().is_some(), "a Status, not the marked object");
+        maps(n + 1).create(&PostParams::default(), &map).await.unwrap();
+    }
+    world.stop().await;
+}
+
+fn json_patch(operations: serde_json::Value) -> Patch<()> {
+    Patch::Json(serde_json::from_value(operations).unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

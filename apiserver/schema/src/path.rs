@@ -18,6 +18,8 @@ pub(crate) enum Step<'a> {
     Key(&'a str),
     /// An entry of a list.
     Index(usize),
+    /// An entry of a list by what tells it from others, as `fieldsV1` writes it.
+    Element(&'a str),
 }
 
 impl<'a> Path<'a> {
@@ -33,6 +35,10 @@ impl<'a> Path<'a> {
 
     pub(crate) fn index(&'a self, index: usize) -> Path<'a> {
         Path { parent: Some(self), step: Step::Index(index) }
+    }
+
+    pub(crate) fn element(&'a self, element: &'a str) -> Path<'a> {
+        Path { parent: Some(self), step: Step::Element(element) }
     }
 
     /// `spec.containers[0].name`; keys of maps follow a dot, as in decode errors.
@@ -53,6 +59,7 @@ impl<'a> Path<'a> {
                 Step::Field(name) => dot(&mut out, name),
                 Step::Key(name) => key(&mut out, name),
                 Step::Index(index) => _ = write!(out, "[{index}]"),
+                Step::Element(element) => out.push_str(element),
             }
         }
         out

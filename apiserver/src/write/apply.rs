@@ -5,7 +5,7 @@ use http::StatusCode;
 use schema::apply::ApplyError;
 use serde_json::{Value, json};
 
-use super::update::{Change, Plan, update};
+use super::update::{Change, Plan, update_found};
 use super::{Writer, answer, create, decode, meta, patch};
 use crate::handlers::Call;
 use crate::handlers::options::FieldValidation;
@@ -24,7 +24,8 @@ pub(super) async fn handle(
     let plan = Plan::new(&name, subresource, None);
     // The object may come or go between two attempts; whoever goes on for long is unlucky.
     for _ in 0..3 {
-        if writer.load(&name).await?.is_none() {
+        let found = writer.find(&name).await?;
+        if found.entry.is_none() {
             if subresource.is_some() {
                 return Err(call.resource.not_found(&name));
             }
@@ -36,7 +37,7 @@ pub(super) async fn handle(
                 Err(other) => return Err(other),
             }
         }
-        let applied = update(&mut writer, &plan, |writer, old| {
+        let applied = update_found(&mut writer, &plan, found, |writer, old| {
             Ok(Change::To(merged(writer, Some(old), &config, &plan)?))
         });
         match applied.await {

@@ -6,7 +6,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use store::{Entry, Expect, Revision};
 
-use super::{ATTEMPTS, Writer, meta, metadata};
+use super::{ATTEMPTS, Outcome, Writer, meta, metadata};
 use crate::admission;
 use crate::bytes as text;
 use crate::crd::convert;
@@ -225,12 +225,17 @@ pub async fn delete(
     name: &str,
     options: &DeleteOptions,
 ) -> Result<Deleted, ApiError> {
-    let mut entry = writer.load(name).await?;
+    let mut found = writer.find(name).await?;
     for _ in 0..ATTEMPTS {
-        let Some(current) = entry else { return Err(writer.resource.not_found(name)) };
-        match attempt(writer, name, options, &current).await? {
-            Ok(deleted) => return Ok(deleted),
-            Err(now) => entry = now,
+        let Some(current) = found.entry.clone() else {
+            return Err(writer.resource.not_found(name));
+        };
+        match attempt(writer, name, options, &current).await {
+            Ok(Outcome::Written(deleted)) => return Ok(deleted),
+            Ok(Outcome::Stale(now)) => found = now.into(),
+            _ if found.was_wrong(writer, name).await? => (),
+            Ok(Outcome::Unchanged(deleted)) => return Ok(deleted),
+            Err(error) => return Err(error),
         }
     }
     Err(writer.conflict(name))
@@ -241,13 +246,14 @@ async fn attempt(
     name: &str,
     options: &DeleteOptions,
     current: &Entry,
-) -> Result<Result<Deleted, Option<Entry>>, ApiError> {
+) -> Result<Outcome<Deleted>, ApiError> {
     let object = writer.parse(current).await?;
     preconditions(writer, name, options, &object)?;
     admission::delete(writer, name, options, &object).await?;
     let Some(marked) = mark(writer, options, &object)? else {
         // Nothing changes: it was marked before, and waits.
-        return Ok(Ok(Deleted::Marked(text::with_version(&current.value, current.revision))));
+        let text = text::with_version(&current.value, current.revision);
+        return Ok(Outcome::Unchanged(Deleted::Marked(text)));
     };
     if is_released(writer.resource, &marked) {
         // Types that answer the object show it as marked; the others never were.
@@ -258,15 +264,18 @@ async fn attempt(
         };
         let stored = writer.encode(last).await?;
         return match commit(writer, name, current.revision, &object).await {
-            Ok(revision) => Ok(Ok(Deleted::Gone(text::with_version(&stored, revision), object))),
-            Err(store::Error::Conflict { current, .. }) => Ok(Err(current)),
+            Ok(revision) => {
+                let text = text::with_version(&stored, revision);
+                Ok(Outcome::Written(Deleted::Gone(text, object)))
+            }
+            Err(store::Error::Conflict { current, .. }) => Ok(Outcome::Stale(current)),
             Err(other) => Err(other.into()),
         };
     }
     let stored = writer.encode(&marked).await?;
     match writer.commit(name, Expect::At(current.revision), stored).await {
-        Ok(json) => Ok(Ok(Deleted::Marked(json))),
-        Err(store::Error::Conflict { current, .. }) => Ok(Err(current)),
+        Ok(json) => Ok(Outcome::Written(Deleted::Marked(json))),
+        Err(store::Error::Conflict { current, .. }) => Ok(Outcome::Stale(current)),
         Err(other) => Err(other.into()),
     }
 }

@@ -61,6 +61,43 @@ pub struct Writer<'a> {
     pub admitted: bool,
 }
 
+/// What became of one attempt at a write.
+enum Outcome<T> {
+    /// It is committed.
+    Written(T),
+    /// There was nothing to write.
+    Unchanged(T),
+    /// Somebody else was faster: this is there now.
+    Stale(Option<Entry>),
+}
+
+/// What a write finds in its place.
+struct Found {
+    entry: Option<Entry>,
+    is_guess: bool,
+}
+
+impl Found {
+    /// Whether the entry was a guess and a wrong one; then it is the stored one now.
+    ///
+    /// Asked before anything but a commit is concluded from it: a commit fails if the guess was wrong.
+    async fn was_wrong(&mut self, writer: &Writer<'_>, name: &str) -> Result<bool, ApiError> {
+        if !std::mem::take(&mut self.is_guess) {
+            return Ok(false);
+        }
+        let guessed = self.entry.take();
+        self.entry = writer.load(name).await?;
+        let revision = |entry: &Option<Entry>| entry.as_ref().map(|entry| entry.revision);
+        Ok(revision(&guessed) != revision(&self.entry))
+    }
+}
+
+impl From<Option<Entry>> for Found {
+    fn from(entry: Option<Entry>) -> Self {
+        Self { entry, is_guess: false }
+    }
+}
+
 /// Upstream prunes custom objects, and tells of it by name.
 fn sorted(mut paths: Vec<String>) -> Vec<String> {
     paths.sort();
@@ -110,6 +147,16 @@ impl<'a> Writer<'a> {
         let key = storage.key(self.namespace(), name);
         let asked = self.core.metrics.timed("get", storage.store().get(&key));
         Ok(asked.await?)
+    }
+
+    /// As [`Writer::load`], but where the store is far away what the cache has will do.
+    async fn find(&self, name: &str) -> Result<Found, ApiError> {
+        let storage = self.resource.storage()?;
+        let cache = storage.started().filter(|_| !self.options.dry_run); // Those commit nothing.
+        match cache.and_then(|cache| cache.guess(&storage.key(self.namespace(), name))) {
+            Some(entry) => Ok(Found { entry: Some(entry), is_guess: true }),
+            None => Ok(self.load(name).await?.into()),
+        }
     }
 
     /// Parses a stored entry into the version of this request.

@@ -6,7 +6,7 @@ use http::StatusCode;
 use serde_json::Value;
 use store::{Entry, Expect};
 
-use super::{ATTEMPTS, Writer, answer, create, decode, meta, metadata, scale};
+use super::{ATTEMPTS, Found, Outcome, Writer, answer, create, decode, meta, metadata, scale};
 use crate::admission;
 use crate::bytes as text;
 use crate::crd::convert;
@@ -111,30 +111,58 @@ pub(super) fn fit_name(name: &str, object: &Value) -> Result<(), ApiError> {
 pub async fn update<'w>(
     writer: &mut Writer<'w>,
     plan: &Plan<'_>,
+    change: impl FnMut(&mut Writer<'w>, &Value) -> Result<Change, ApiError>,
+) -> Result<Bytes, ApiError> {
+    let found = writer.find(&plan.name).await?;
+    update_found(writer, plan, found, change).await
+}
+
+/// As [`update`], of what was found before.
+pub(super) async fn update_found<'w>(
+    writer: &mut Writer<'w>,
+    plan: &Plan<'_>,
+    mut found: Found,
     mut change: impl FnMut(&mut Writer<'w>, &Value) -> Result<Change, ApiError>,
 ) -> Result<Bytes, ApiError> {
-    let mut entry = writer.load(&plan.name).await?;
     let n_warnings = writer.warnings.len();
     for _ in 0..ATTEMPTS {
-        let Some(current) = entry else { return Err(writer.resource.not_found(&plan.name)) };
-        writer.warnings.truncate(n_warnings);
-        let old = writer.parse(&current).await?;
-        let Change::To(object) = change(writer, &old)? else {
+        let Some(current) = found.entry.clone() else {
             return Err(writer.resource.not_found(&plan.name));
         };
-        let fixed = is_fixed(&object, &current)?;
-        check_version(writer, plan, &object, &current, &old)?;
-        match replace(writer, plan, object, &old, &current).await? {
-            Outcome::Done(json) => return convert::present_one(writer.resource, json).await,
-            Outcome::Stale(_) if fixed => return Err(writer.conflict(&plan.name)),
-            Outcome::Stale(now) => entry = now,
+        writer.warnings.truncate(n_warnings);
+        match attempt(writer, plan, &mut change, &current).await {
+            Ok(Outcome::Written(json)) => return convert::present_one(writer.resource, json).await,
+            Ok(Outcome::Stale(now)) => found = now.into(),
+            _ if found.was_wrong(writer, &plan.name).await? => (),
+            Ok(Outcome::Unchanged(json)) => {
+                return convert::present_one(writer.resource, json).await;
+            }
+            Err(error) => return Err(error),
         }
     }
     Err(writer.conflict(&plan.name))
 }
 
+async fn attempt<'w>(
+    writer: &mut Writer<'w>,
+    plan: &Plan<'_>,
+    change: &mut impl FnMut(&mut Writer<'w>, &Value) -> Result<Change, ApiError>,
+    current: &Entry,
+) -> Result<Outcome<Bytes>, ApiError> {
+    let old = writer.parse(current).await?;
+    let Change::To(object) = change(writer, &old)? else {
+        return Err(writer.resource.not_found(&plan.name));
+    };
+    let fixed = is_fixed(&object)?;
+    check_version(writer, plan, &object, current, &old)?;
+    match replace(writer, plan, object, &old, current).await? {
+        Outcome::Stale(_) if fixed => Err(writer.conflict(&plan.name)),
+        outcome => Ok(outcome),
+    }
+}
+
 /// Whether the client insists on the version that it has seen.
-fn is_fixed(object: &Value, _current: &Entry) -> Result<bool, ApiError> {
+fn is_fixed(object: &Value) -> Result<bool, ApiError> {
     let version = object["metadata"]["resourceVersion"].as_str().unwrap_or_default();
     if version.is_empty() {
         return Ok(false);
@@ -193,18 +221,13 @@ pub(super) fn uid_conflict(writer: &Writer<'_>, name: &str, uid: &str, known: &s
     }
 }
 
-enum Outcome {
-    Done(Bytes),
-    Stale(Option<Entry>),
-}
-
 async fn replace(
     writer: &mut Writer<'_>,
     plan: &Plan<'_>,
     mut object: Value,
     old: &Value,
     current: &Entry,
-) -> Result<Outcome, ApiError> {
+) -> Result<Outcome<Bytes>, ApiError> {
     let resource = writer.resource.clone();
     let uid_given = object["metadata"]["uid"].clone();
     meta::prepare_update(&mut object, old);
@@ -235,7 +258,7 @@ async fn replace(
     }
     let stored = writer.encode(&object).await?;
     if stored == current.value {
-        return Ok(Outcome::Done(text::with_version(&stored, current.revision)));
+        return Ok(Outcome::Unchanged(text::with_version(&stored, current.revision)));
     }
     if !writer.options.dry_run
         && !resource.strategy.claim(&writer.ctx(), &object, Some(old)).await?
@@ -246,7 +269,7 @@ async fn replace(
     let (gone, kept) = if outcome.is_ok() { (old, &object) } else { (&object, old) };
     resource.strategy.release(&writer.ctx(), gone, Some(kept)).await;
     match outcome {
-        Ok(json) => Ok(Outcome::Done(json)),
+        Ok(json) => Ok(Outcome::Written(json)),
         Err(store::Error::Conflict { current, .. }) => Ok(Outcome::Stale(current)),
         Err(other) => Err(other.into()),
     }
@@ -258,10 +281,10 @@ async fn remove(
     plan: &Plan<'_>,
     object: &Value,
     current: &Entry,
-) -> Result<Outcome, ApiError> {
+) -> Result<Outcome<Bytes>, ApiError> {
     let stored = writer.encode(object).await?;
     match super::delete::commit(writer, &plan.name, current.revision, object).await {
-        Ok(revision) => Ok(Outcome::Done(text::with_version(&stored, revision))),
+        Ok(revision) => Ok(Outcome::Written(text::with_version(&stored, revision))),
         Err(store::Error::Conflict { current, .. }) => Ok(Outcome::Stale(current)),
         Err(other) => Err(other.into()),
     }

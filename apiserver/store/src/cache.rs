@@ -220,6 +220,18 @@ impl Cache {
         self.wait_for(revision).await
     }
 
+    /// An entry as the cache has it, if the store is further away than the cache; it may be behind.
+    pub fn guess(&self, key: &str) -> Option<Entry> {
+        // Only a store that others write to, too, has anything to catch up with.
+        let _ = self.shared.store.catch_up()?;
+        let object = self.shared.current.read().objects.get(key).cloned()?;
+        Some(Entry {
+            key: object.key_shared(),
+            value: object.stored().clone(),
+            revision: object.revision(),
+        })
+    }
+
     /// One object; `namespace` is `None` for cluster-scoped resources.
     pub fn get(&self, namespace: Option<&str>, name: &str) -> Option<Arc<Object>> {
         let key = self.key(namespace, name);

@@ -15,6 +15,7 @@ mod walk;
 use serde_json::{Map, Value, json};
 
 use crate::Schema;
+use crate::path::Path;
 pub use managers::Writer;
 use managers::{Entry, Operation};
 pub use scale::{SCALE_VERSION, scale_owners, take_scale_owners};
@@ -242,7 +243,7 @@ impl Schema {
             Some(_) => return Err(ApplyError::ManagedFields),
         }
         let mut errors = Vec::new();
-        walk::type_errors(&self.root, config, "", &mut errors);
+        walk::type_errors(&self.root, config, &Path::ROOT, &mut errors);
         if errors.is_empty() {
             return Ok(());
         }

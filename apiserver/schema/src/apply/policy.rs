@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::walk;
 use crate::Schema;
 use crate::node::{ListType, Node};
+use crate::path::Path;
 
 impl Schema {
     /// Merges the configuration that a policy made into an object.
@@ -16,7 +17,7 @@ impl Schema {
     /// What does not fit the schema, or is atomic.
     pub fn merge_configuration(&self, object: &mut Value, config: &Value) -> Result<(), String> {
         let mut errors = Vec::new();
-        walk::type_errors(&self.root, config, "", &mut errors);
+        walk::type_errors(&self.root, config, &Path::ROOT, &mut errors);
         if !errors.is_empty() {
             return Err(format!(
                 "failed to convert patch object to typed object: {}",

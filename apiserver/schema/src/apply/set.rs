@@ -176,7 +176,7 @@ pub(super) fn value(value: &Value) -> String {
 }
 
 /// An element as a message shows it.
-fn show(element: &str) -> String {
+pub(super) fn show(element: &str) -> String {
     let (kind, rest) = element.split_at(element.len().min(2));
     match kind {
         "f:" => format!(".{rest}"),

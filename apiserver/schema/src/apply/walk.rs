@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use super::set::{self, FieldSet};
 use crate::node::{Edge, Kind, ListType, Node, NodeRef};
+use crate::path::{Path, Step};
 
 /// How a value is owned.
 enum Shape<'a> {
@@ -314,9 +315,9 @@ pub(super) fn abandoned(last: &FieldSet, owned: &[&FieldSet]) -> FieldSet {
 }
 
 /// Why a configuration does not fit the schema, in upstream's words.
-pub(super) fn type_errors(node: &Node, value: &Value, path: &str, errors: &mut Vec<String>) {
+pub(super) fn type_errors(node: &Node, value: &Value, path: &Path<'_>, errors: &mut Vec<String>) {
     let mut wrong = |wanted: &str| {
-        let got = crate::patch::go_print(value);
+        let (path, got) = (shown(path), crate::patch::go_print(value));
         errors.push(format!("{path}: expected {wanted}, got &{{{got}}}"));
     };
     if value.is_null() {
@@ -327,11 +328,11 @@ pub(super) fn type_errors(node: &Node, value: &Value, path: &str, errors: &mut V
         (Kind::Object, Value::Object(map)) => {
             let closed = !node.preserve_unknown && node.items.is_none();
             for (name, value) in map {
-                let path = format!("{path}.{name}");
+                let path = path.field(name);
                 match child(Some(node), name) {
                     Some(child) => type_errors(&child, value, &path, errors),
                     None if closed => {
-                        errors.push(format!("{path}: field not declared in schema"));
+                        errors.push(format!("{}: field not declared in schema", shown(&path)));
                     }
                     None => (),
                 }
@@ -350,6 +351,7 @@ pub(super) fn type_errors(node: &Node, value: &Value, path: &str, errors: &mut V
                 Value::Array(_) => "list",
                 _ => "map",
             };
+            let path = shown(path);
             errors.push(format!("{path}: expected numeric (int or float), got {got}"));
         }
         (Kind::Boolean, Value::Bool(_)) => (),
@@ -372,31 +374,40 @@ fn lacks_keys(node: &Node, value: &Value) -> bool {
         && !node.keys.iter().any(|key| has(key))
 }
 
-fn list_errors(node: &Node, list: &[Value], path: &str, errors: &mut Vec<String>) {
+fn list_errors(node: &Node, list: &[Value], path: &Path<'_>, errors: &mut Vec<String>) {
     let items = items(Some(node));
     let mut seen = std::collections::HashSet::new();
     for (index, value) in list.iter().enumerate() {
-        let place = match node.list {
-            ListType::Atomic => format!("{path}[{index}]"),
+        let element = match node.list {
+            ListType::Atomic => None,
             ListType::Map if lacks_keys(node, value) => {
                 let keys = serde_json::to_string(&node.keys).unwrap_or_default();
-                errors.push(format!("{path}: element {index}: associative list with keys has an element that omits all key fields {keys} (and doesn't have default values for any key fields)"));
+                errors.push(format!("{}: element {index}: associative list with keys has an element that omits all key fields {keys} (and doesn't have default values for any key fields)", shown(path)));
                 continue;
             }
             _ => {
-                let mut one = FieldSet::default();
                 let element = element(Some(node), value);
-                let fresh = seen.insert(element.clone());
-                one.put(element, FieldSet::leaf());
-                let shown = one.paths().concat();
-                if !fresh {
-                    errors.push(format!("{path}: duplicate entries for key {shown}"));
+                if !seen.insert(element.clone()) {
+                    let (path, key) = (shown(path), set::show(&element));
+                    errors.push(format!("{path}: duplicate entries for key {key}"));
                 }
-                format!("{path}{shown}")
+                Some(element)
             }
         };
         if let Some(items) = &items {
+            let place = element.as_ref().map_or_else(|| path.index(index), |e| path.element(e));
             type_errors(items, value, &place, errors);
         }
     }
+}
+
+/// `.spec.containers[name="a"].image`.
+fn shown(path: &Path<'_>) -> String {
+    let step = |step: &Step<'_>| match step {
+        Step::Root => String::new(),
+        Step::Field(name) | Step::Key(name) => format!(".{name}"),
+        Step::Index(index) => format!("[{index}]"),
+        Step::Element(element) => set::show(element),
+    };
+    path.steps().iter().map(step).collect()
 }
