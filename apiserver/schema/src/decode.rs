@@ -199,7 +199,7 @@ impl Decoder<'_> {
             Value::String(text) => text.clone(),
             other => other.to_string(),
         };
-        match quantity::canonical(&text) {
+        match quantity::canonical(text.trim()) {
             Ok(canonical) => *value = canonical.into(),
             Err(error) => self.check(Err(error)),
         }

@@ -179,7 +179,10 @@ pub fn zero(name: &str, definition: &Definition, field: &str) -> Zero {
         return Zero::Null;
     }
     let is_struct = facts.default.as_ref().is_some_and(|default| *default == json!({}));
-    if is_struct || listed(&more.written) {
+    // A string that Go's OpenAPI generator gives an empty default is no pointer, and has no omitempty.
+    let is_plain =
+        is_required(definition, field) && facts.default.as_ref().is_some_and(|d| d == "");
+    if is_struct || is_plain || listed(&more.written) {
         return Zero::Written;
     }
     if is_required(definition, field) || listed(&more.pointers) {
