@@ -185,6 +185,7 @@ impl Core {
                 options: WriteOptions::default(),
                 warnings: Vec::new(),
                 deadline: options::deadline(&options::Query::default()),
+                unlabelled: false,
                 admitted: true,
             };
             match delete(&mut writer, object.name(), &DeleteOptions::default()).await {

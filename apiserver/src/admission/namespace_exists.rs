@@ -101,6 +101,7 @@ async fn provide(attributes: &Attributes<'_>) -> Result<(), ApiError> {
         user: &user,
         options: WriteOptions::default(),
         warnings: Vec::new(),
+        unlabelled: false,
         admitted: false,
         deadline: attributes.deadline,
     };

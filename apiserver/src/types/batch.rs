@@ -2,6 +2,7 @@
 
 mod cron;
 mod policy;
+mod status;
 
 use schema::Cause;
 use serde_json::{Value, json};
@@ -47,11 +48,13 @@ impl Strategy for Jobs {
         }
     }
 
-    fn prepare_create(&self, _ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {
+    fn prepare_create(&self, ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {
         obj["status"] = json!({});
         if flag(&obj["spec"], "manualSelector") || !obj["spec"]["template"].is_object() {
             return Ok(());
         }
+        let inherits = ctx.unlabelled
+            && !super::check::is_empty(&obj["spec"]["template"]["metadata"]["labels"]);
         let (uid, name) = (obj["metadata"]["uid"].clone(), obj["metadata"]["name"].clone());
         let metadata = ensure(&mut obj["spec"]["template"], "metadata");
         let labels = metadata.entry("labels").or_insert_with(|| json!({}));
@@ -59,6 +62,11 @@ impl Strategy for Jobs {
             if labels[label].is_null() {
                 labels[label] = if of_uid { uid.clone() } else { name.clone() };
             }
+        }
+        if inherits {
+            // Its labels are the template's, those of this moment included.
+            let labels = obj["spec"]["template"]["metadata"]["labels"].clone();
+            ensure(obj, "metadata").insert("labels".to_owned(), labels);
         }
         if obj["spec"]["selector"].is_null() {
             obj["spec"]["selector"] = json!({});
@@ -71,11 +79,8 @@ impl Strategy for Jobs {
 
     fn validate(&self, obj: &Value, old: Option<&Value>, subresource: Option<&str>) -> Vec<Cause> {
         let mut causes = Causes::default();
-        if subresource == Some("status") {
-            let at = At::new("status");
-            for field in ["active", "succeeded", "failed", "ready", "terminating"] {
-                causes.not_negative(&at.field(field), &obj["status"][field]);
-            }
+        if let (Some("status"), Some(old)) = (subresource, old) {
+            status::update(&mut causes, obj, old);
             return causes.0;
         }
         let at = At::new("spec");
@@ -330,7 +335,7 @@ impl Strategy for CronJobs {
     fn validate_name(&self, name: &str) -> Vec<String> {
         let mut faults = super::words::subdomain(name);
         if name.len() > 52 {
-            faults.push("must be no more than 52 bytes".to_owned());
+            faults.push("must be no more than 52 characters".to_owned());
         }
         faults
     }

@@ -48,6 +48,8 @@ pub struct Ctx<'a> {
     pub request: &'a RequestInfo,
     /// Nothing may be allocated or changed outside the object.
     pub dry_run: bool,
+    /// The client gave the object no labels; those that it has are defaults.
+    pub unlabelled: bool,
 }
 
 /// The rules of one type that no schema can say. Every method has a default that does nothing.

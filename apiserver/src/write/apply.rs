@@ -32,18 +32,16 @@ pub(super) async fn handle(
             no_uid(&writer, &name, &config)?;
             let object = merged(&mut writer, None, &config, &plan)?;
             match create(&mut writer, object, None).await {
-                Ok(created) => return answer(call, &writer, StatusCode::CREATED, created),
                 Err(ApiError::AlreadyExists { .. }) => continue,
-                Err(other) => return Err(other),
+                created => return answer(call, &writer, StatusCode::CREATED, created),
             }
         }
         let applied = update_found(&mut writer, &plan, found, |writer, old| {
             Ok(Change::To(merged(writer, Some(old), &config, &plan)?))
         });
         match applied.await {
-            Ok(applied) => return answer(call, &writer, StatusCode::OK, applied),
             Err(ApiError::NotFound { .. }) => (),
-            Err(other) => return Err(other),
+            applied => return answer(call, &writer, StatusCode::OK, applied),
         }
     }
     Err(writer.conflict(&name))

@@ -32,7 +32,7 @@ pub(super) async fn handle(call: &Call<'_>, body: &[u8]) -> Result<Response, Api
     let mut writer = Writer::new(call, options);
     let object = writer.decode(body, format)?;
     let agent = meta::agent(call.headers);
-    let created = create(&mut writer, object, Some(&agent)).await?;
+    let created = create(&mut writer, object, Some(&agent)).await;
     answer(call, &writer, StatusCode::CREATED, created)
 }
 
@@ -55,6 +55,8 @@ pub async fn create(
     }
     let base = meta.get("generateName").and_then(Value::as_str).unwrap_or_default().to_owned();
     let named = meta.get("name").and_then(Value::as_str).is_some_and(|n| !n.is_empty());
+    writer.unlabelled =
+        meta.get("labels").and_then(Value::as_object).is_none_or(|labels| labels.is_empty());
     meta::prepare_create(meta);
     // Nodes register with their status; all other types begin without one.
     if writer.resource.subresources.contains_key("status") && writer.resource.kind != "Node" {

@@ -57,6 +57,8 @@ pub struct Writer<'a> {
     pub warnings: Vec<String>,
     /// When the request must be answered.
     pub deadline: Instant,
+    /// The client gave the object that is to be created no labels.
+    pub unlabelled: bool,
     /// Admission has seen the request as a whole and is not asked about this write, which is a part of it.
     pub admitted: bool,
 }
@@ -115,13 +117,20 @@ impl<'a> Writer<'a> {
             options,
             warnings: Vec::new(),
             deadline: options::deadline(&call.query),
+            unlabelled: false,
             admitted: false,
         }
     }
 
     /// What strategies may look at.
     pub fn ctx(&self) -> Ctx<'_> {
-        Ctx { core: self.core, user: self.user, request: self.info, dry_run: self.options.dry_run }
+        Ctx {
+            core: self.core,
+            user: self.user,
+            request: self.info,
+            dry_run: self.options.dry_run,
+            unlabelled: self.unlabelled,
+        }
     }
 
     /// Namespace of the object; empty for cluster-scoped ones.
@@ -421,7 +430,7 @@ pub async fn read(body: Body, limit: usize) -> Result<Bytes, ApiError> {
     }
 }
 
-/// A written object as the answer of its request.
+/// A written object, or why there is none, as the answer of its request; warnings come with both.
 ///
 /// # Errors
 /// The object cannot take the agreed shape.
@@ -429,9 +438,12 @@ pub fn answer(
     call: &Call<'_>,
     writer: &Writer<'_>,
     status: StatusCode,
-    json: Bytes,
+    written: Result<Bytes, ApiError>,
 ) -> Result<Response, ApiError> {
-    let mut response = respond::object(call.resource, &call.output, &call.query, status, json)?;
+    let mut response = match written {
+        Ok(json) => respond::object(call.resource, &call.output, &call.query, status, json)?,
+        Err(refusal) => respond::error(refusal, call.output.format),
+    };
     respond::warn(&mut response, &writer.warnings);
     Ok(response)
 }

@@ -54,7 +54,7 @@ pub(super) async fn handle(call: &Call<'_>, body: &[u8]) -> Result<Response, Api
         fit(writer, &plan.name, &mut object)?;
         Ok(Change::To(object))
     })
-    .await?;
+    .await;
     answer(call, &writer, StatusCode::OK, patched)
 }
 

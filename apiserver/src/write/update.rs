@@ -84,11 +84,11 @@ pub(super) async fn handle(call: &Call<'_>, body: &[u8]) -> Result<Response, Api
     let may_create = subresource.is_none() && writer.resource.strategy.creates_on_update();
     if may_create && writer.load(&name).await?.is_none() {
         metadata(&mut object).remove("resourceVersion");
-        let created = create(&mut writer, object, Some(&agent)).await?;
+        let created = create(&mut writer, object, Some(&agent)).await;
         return answer(call, &writer, StatusCode::CREATED, created);
     }
     let plan = Plan::new(&name, subresource, Some(&agent));
-    let updated = update(&mut writer, &plan, |_, _| Ok(Change::To(object.clone()))).await?;
+    let updated = update(&mut writer, &plan, |_, _| Ok(Change::To(object.clone()))).await;
     answer(call, &writer, StatusCode::OK, updated)
 }
 

@@ -163,6 +163,7 @@ async fn charge(
         user: &user,
         options: WriteOptions::default(),
         warnings: Vec::new(),
+        unlabelled: false,
         admitted: true,
         deadline: attributes.deadline,
     };
