@@ -1,43 +1,46 @@
 //! Types that steer the server itself: fairness.
+//!
+//! Source: upstream's `pkg/apis/flowcontrol/validation`; KEP-1040.
+
+mod flows;
+
+use std::sync::LazyLock;
 
 use schema::Cause;
 use serde_json::{Value, json};
 
-use super::check::{At, Causes, default, ensure, part, text};
+use super::check::{At, Causes, copy, default, ensure, items, part, text};
 use super::{Ctx, Strategy};
+use crate::bootstrap::plan::FIXED;
 use crate::status::ApiError;
 
-/// Strategy of `flowschemas`.
-pub(super) struct FlowSchemas;
+pub(super) use flows::FlowSchemas;
 
-impl Strategy for FlowSchemas {
-    fn prepare_create(&self, _ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {
-        obj["status"] = json!({});
-        Ok(())
-    }
+/// The objects without which the server cannot work; nobody may change what they say.
+const MANDATORY: [&str; 2] = ["catch-all", "exempt"];
 
-    fn validate(&self, obj: &Value, _old: Option<&Value>, subresource: Option<&str>) -> Vec<Cause> {
-        let mut causes = Causes::default();
-        if subresource.is_some() {
-            return causes.0;
+/// What the mandatory object of this kind and name says.
+fn mandatory(kind: &str, name: &str) -> Option<&'static Value> {
+    static OBJECTS: LazyLock<Vec<&Value>> = LazyLock::new(|| {
+        let mandatory = |o: &&Value| MANDATORY.contains(&text(&o["metadata"], "name"));
+        FIXED.iter().filter(mandatory).collect()
+    });
+    let object = OBJECTS.iter().find(|o| o["kind"] == kind && o["metadata"]["name"] == name)?;
+    Some(&object["spec"])
+}
+
+/// Conditions have a type, and each type once.
+fn conditions(causes: &mut Causes, object: &Value) {
+    let at = At::new("status");
+    let at = at.field("conditions");
+    let list = items(&object["status"]["conditions"]);
+    for (n, condition) in list.iter().enumerate() {
+        let at = at.index(n);
+        let at = at.field("type");
+        if list[..n].iter().any(|other| text(other, "type") == text(condition, "type")) {
+            causes.duplicate(&at, &text(condition, "type").into());
         }
-        let (spec, at) = (&obj["spec"], At::new("spec"));
-        let precedence = &spec["matchingPrecedence"];
-        if precedence.as_i64().is_some_and(|n| !(1..=10_000).contains(&n)) {
-            let detail = "must be a positive value less than or equal to 10000";
-            causes.invalid(&at.field("matchingPrecedence"), precedence, detail);
-        }
-        let level = at.field("priorityLevelConfiguration");
-        causes.present(
-            &level.field("name"),
-            &spec["priorityLevelConfiguration"]["name"],
-            "must reference a priority level",
-        );
-        causes.0
-    }
-
-    fn counts_generation(&self) -> bool {
-        true
+        causes.present(&at, &condition["type"], "");
     }
 }
 
@@ -72,29 +75,25 @@ impl Strategy for PriorityLevels {
 
     fn validate(&self, obj: &Value, _old: Option<&Value>, subresource: Option<&str>) -> Vec<Cause> {
         let mut causes = Causes::default();
+        conditions(&mut causes, obj);
         if subresource.is_some() {
             return causes.0;
         }
         let (spec, at) = (&obj["spec"], At::new("spec"));
-        let kind = text(spec, "type");
-        let exempt_name = text(&obj["metadata"], "name") == "exempt";
-        if (kind == "Exempt") != exempt_name {
-            causes.invalid(
-                &at.field("type"),
-                &kind.into(),
-                "must be 'Exempt' if and only if `name` is 'exempt'",
-            );
-            return causes.0;
+        let name = text(&obj["metadata"], "name");
+        level(&mut causes, &at, spec, name);
+        if let Some(fixed) = mandatory("PriorityLevelConfiguration", name) {
+            let mut expected = fixed.clone();
+            let mut except = "";
+            if name == "exempt" {
+                copy(&mut expected, spec, "exempt");
+                except = " except the 'spec.exempt' field";
+            }
+            if *spec != expected {
+                let detail = format!("spec of '{name}'{except} must equal the fixed value");
+                causes.invalid(&at, spec, &detail);
+            }
         }
-        if kind != "Limited" {
-            return causes.0;
-        }
-        let limited_at = at.field("limited");
-        if spec["limited"].is_null() {
-            causes.required(&limited_at, "must not be empty when type is Limited");
-            return causes.0;
-        }
-        limited(&mut causes, &limited_at, &spec["limited"]);
         causes.0
     }
 
@@ -103,16 +102,47 @@ impl Strategy for PriorityLevels {
     }
 }
 
-fn limited(causes: &mut Causes, at: &At<'_>, limited: &Value) {
-    let shares = &limited["nominalConcurrencyShares"];
-    if shares.as_i64().is_some_and(|n| n < 0) {
-        causes.invalid(
-            &at.field("nominalConcurrencyShares"),
-            shares,
-            "must be a non-negative integer",
-        );
+fn level(causes: &mut Causes, at: &At<'_>, spec: &Value, name: &str) {
+    let kind = text(spec, "type");
+    if (kind == "Exempt") != (name == "exempt") {
+        let detail = "must be 'Exempt' if and only if `name` is 'exempt'";
+        causes.invalid(&at.field("type"), &kind.into(), detail);
     }
-    causes.between(&at.field("lendablePercent"), &limited["lendablePercent"], 0, 100);
+    let (limited_at, exempt_at) = (at.field("limited"), at.field("exempt"));
+    match kind {
+        "Exempt" => {
+            if !spec["limited"].is_null() {
+                causes.forbidden(&limited_at, "must be nil if the type is not Limited");
+            }
+            shares(causes, &exempt_at, &spec["exempt"]);
+        }
+        "Limited" => {
+            if !spec["exempt"].is_null() {
+                causes.forbidden(&exempt_at, "must be nil if the type is Limited");
+            }
+            match &spec["limited"] {
+                Value::Null => {
+                    causes.required(&limited_at, "must not be empty when type is Limited");
+                }
+                limits => limited(causes, &limited_at, limits),
+            }
+        }
+        _ => causes.not_supported(&at.field("type"), &kind.into(), &["Exempt", "Limited"]),
+    }
+}
+
+/// What a level gets of the server, and what it lends to others.
+fn shares(causes: &mut Causes, at: &At<'_>, level: &Value) {
+    let shares = &level["nominalConcurrencyShares"];
+    if shares.as_i64().is_some_and(|n| n < 0) {
+        let detail = "must be a non-negative integer";
+        causes.invalid(&at.field("nominalConcurrencyShares"), shares, detail);
+    }
+    causes.between(&at.field("lendablePercent"), &level["lendablePercent"], 0, 100);
+}
+
+fn limited(causes: &mut Causes, at: &At<'_>, limited: &Value) {
+    shares(causes, at, limited);
     let borrowing = &limited["borrowingLimitPercent"];
     if borrowing.as_i64().is_some_and(|n| n < 0) {
         causes.invalid(
@@ -122,37 +152,56 @@ fn limited(causes: &mut Causes, at: &At<'_>, limited: &Value) {
         );
     }
     let response = &limited["limitResponse"];
-    let response_at = at.field("limitResponse");
-    let queuing = &response["queuing"];
-    let queuing_at = response_at.field("queuing");
-    match text(response, "type") {
+    let at = at.field("limitResponse");
+    let (kind, queuing, queuing_at) =
+        (text(response, "type"), &response["queuing"], at.field("queuing"));
+    match kind {
         "Reject" if !queuing.is_null() => {
-            causes
-                .forbidden(&queuing_at, "must be nil if limited.limitResponse.type is not Limited");
+            let detail = "must be nil if limited.limitResponse.type is not Limited";
+            causes.forbidden(&queuing_at, detail);
         }
+        "Reject" => (),
         "Queue" if queuing.is_null() => {
-            causes.required(
-                &queuing_at,
-                "must not be empty if limited.limitResponse.type is Limited",
-            );
+            let detail = "must not be empty if limited.limitResponse.type is Limited";
+            causes.required(&queuing_at, detail);
         }
-        "Queue" => {
-            let number = |field: &str| queuing[field].as_i64().unwrap_or_default();
-            for field in ["queueLengthLimit", "queues"] {
-                if number(field) <= 0 {
-                    causes.invalid(&queuing_at.field(field), &queuing[field], "must be positive");
-                }
-            }
-            let hand = &queuing["handSize"];
-            if number("handSize") <= 0 {
-                causes.invalid(&queuing_at.field("handSize"), hand, "must be positive");
-            } else if number("handSize") > number("queues") {
-                let detail = format!("should not be greater than queues ({})", number("queues"));
-                causes.invalid(&queuing_at.field("handSize"), hand, &detail);
-            }
-        }
-        _ => (),
+        "Queue" => queues(causes, &queuing_at, queuing),
+        _ => causes.not_supported(&at.field("type"), &kind.into(), &["Queue", "Reject"]),
     }
+}
+
+fn queues(causes: &mut Causes, at: &At<'_>, queuing: &Value) {
+    const MOST: i64 = 10_000_000;
+    /// Bits of the hash that deals a flow its queues.
+    const HASH_BITS: u32 = 60;
+    let number = |field: &str| queuing[field].as_i64().unwrap_or_default();
+    let (queues, hand) = (number("queues"), number("handSize"));
+    let mut invalid =
+        |field: &str, detail: &str| causes.invalid(&at.field(field), &queuing[field], detail);
+    if number("queueLengthLimit") <= 0 {
+        invalid("queueLengthLimit", "must be positive");
+    }
+    if queues <= 0 {
+        invalid("queues", "must be positive");
+    } else if queues > MOST {
+        invalid("queues", &format!("must not be greater than {MOST}"));
+    }
+    if hand <= 0 {
+        invalid("handSize", "must be positive");
+    } else if hand > queues {
+        invalid("handSize", &format!("should not be greater than queues ({queues})"));
+    } else if entropy_bits(queues, hand) > f64::from(HASH_BITS) {
+        let detail = format!(
+            "required entropy bits of deckSize {queues} and handSize {hand} should not be greater than {HASH_BITS}"
+        );
+        invalid("handSize", &detail);
+    }
+}
+
+/// Bits that it takes to draw `hand` cards, each from a whole deck.
+fn entropy_bits(deck: i64, hand: i64) -> f64 {
+    let number = |n: i64| f64::from(u32::try_from(n).unwrap_or(u32::MAX));
+    (number(deck).log2() * number(hand)).ceil()
 }
 
 #[cfg(test)]
@@ -161,6 +210,12 @@ mod tests {
 
     fn fields(causes: Vec<Cause>) -> Vec<String> {
         causes.into_iter().map(|c| c.field).collect()
+    }
+
+    #[test]
+    fn a_hand_needs_no_more_bits_than_the_hash_has() {
+        assert!(entropy_bits(64, 8) <= 60.0);
+        assert!(entropy_bits(1024, 8) > 60.0);
     }
 
     #[test]
