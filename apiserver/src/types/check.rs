@@ -7,6 +7,9 @@ use serde_json::{Map, Value};
 
 use super::words as names;
 
+/// What a condition's status may be.
+pub(crate) const CONDITION_STATUSES: [&str; 3] = ["False", "True", "Unknown"];
+
 /// A field's place, kept on the stack and written out only when something is wrong.
 #[derive(Clone, Copy)]
 pub(crate) struct At<'a> {
@@ -310,6 +313,40 @@ impl Causes {
             for (n, value) in values.iter().enumerate() {
                 let value = value.as_str().unwrap_or_default();
                 self.faults(&at.field("values").index(n), value, names::label_value(value));
+            }
+        }
+    }
+
+    /// `metav1.Condition`s: each type once, with all that a condition must say.
+    pub(crate) fn conditions(&mut self, at: &At<'_>, conditions: &Value) {
+        const REASON_BYTES: usize = 1024;
+        const MESSAGE_BYTES: usize = 32 * 1024;
+        let list = items(conditions);
+        for (n, condition) in list.iter().enumerate() {
+            let at = at.index(n);
+            let kind = text(condition, "type");
+            if list[..n].iter().any(|other| text(other, "type") == kind) {
+                self.duplicate(&at.field("type"), &kind.into());
+            }
+            self.faults(&at.field("type"), kind, names::qualified(kind));
+            let status = text(condition, "status");
+            if !CONDITION_STATUSES.contains(&status) {
+                self.not_supported(&at.field("status"), &status.into(), &CONDITION_STATUSES);
+            }
+            let seen = &condition["observedGeneration"];
+            if seen.as_i64().is_some_and(|n| n < 0) {
+                let detail = "must be greater than or equal to zero";
+                self.invalid(&at.field("observedGeneration"), seen, detail);
+            }
+            self.present(&at.field("lastTransitionTime"), &condition["lastTransitionTime"], "");
+            let reason = text(condition, "reason");
+            if self.present(&at.field("reason"), &reason.into(), "") {
+                self.faults(&at.field("reason"), reason, names::condition_reason(reason));
+            }
+            for (field, most) in [("reason", REASON_BYTES), ("message", MESSAGE_BYTES)] {
+                if text(condition, field).len() > most {
+                    self.0.push(Cause::too_long(at.field(field).to_string(), most as u64));
+                }
             }
         }
     }

@@ -3,9 +3,10 @@
 use schema::Cause;
 use serde_json::{Value, json};
 
-use super::check::{At, Causes, default, is_empty, text};
+use super::check::{At, Causes, default, is_empty, part, remove, text};
 use super::{Ctx, Strategy, words};
 use crate::status::ApiError;
+use crate::write::names;
 
 /// Strategy of `poddisruptionbudgets`.
 pub(crate) struct Budgets;
@@ -27,6 +28,12 @@ impl Strategy for Budgets {
     fn validate(&self, obj: &Value, _old: Option<&Value>, subresource: Option<&str>) -> Vec<Cause> {
         let mut causes = Causes::default();
         if subresource.is_some() {
+            let (status, at) = (&obj["status"], At::new("status"));
+            causes.conditions(&at.field("conditions"), &status["conditions"]);
+            for field in ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"]
+            {
+                causes.not_negative(&at.field(field), &status[field]);
+            }
             return causes.0;
         }
         let (spec, at) = (&obj["spec"], At::new("spec"));
@@ -48,6 +55,10 @@ impl Strategy for Budgets {
         causes.0
     }
 
+    fn validate_name(&self, name: &str) -> Vec<String> {
+        names::path_segment(name)
+    }
+
     fn counts_generation(&self) -> bool {
         true
     }
@@ -61,6 +72,21 @@ const HIGHEST_USER_PRIORITY: i64 = 1_000_000_000;
 impl Strategy for Priorities {
     fn validate(&self, obj: &Value, old: Option<&Value>, _subresource: Option<&str>) -> Vec<Cause> {
         let mut causes = Causes::default();
+        let policy = &obj["preemptionPolicy"];
+        if let Some(old) = old {
+            if obj["value"] != old["value"] {
+                causes.forbidden(&At::new("value"), "may not be changed in an update.");
+            }
+            causes.immutable(&At::new("preemptionPolicy"), policy, &old["preemptionPolicy"]);
+            return causes.0;
+        }
+        match policy.as_str() {
+            Some("") => causes.required(&At::new("preemptionPolicy"), ""),
+            _ => {
+                let known = ["PreemptLowerPriority", "Never"];
+                causes.one_of(&At::new("preemptionPolicy"), policy, &known);
+            }
+        }
         let name = text(&obj["metadata"], "name");
         let value = obj["value"].as_i64().unwrap_or_default();
         let system = matches!(
@@ -79,16 +105,6 @@ impl Strategy for Priorities {
                 "maximum allowed value of a user defined priority is {HIGHEST_USER_PRIORITY}"
             );
             causes.forbidden(&At::new("value"), &why);
-        }
-        if let Some(old) = old {
-            if obj["value"] != old["value"] {
-                causes.forbidden(&At::new("value"), "may not be changed in an update.");
-            }
-            causes.immutable(
-                &At::new("preemptionPolicy"),
-                &obj["preemptionPolicy"],
-                &old["preemptionPolicy"],
-            );
         }
         causes.0
     }
@@ -113,7 +129,9 @@ impl Strategy for Runtimes {
     fn validate(&self, obj: &Value, old: Option<&Value>, _subresource: Option<&str>) -> Vec<Cause> {
         let mut causes = Causes::default();
         let handler = text(obj, "handler");
-        causes.faults(&At::new("handler"), handler, words::label(handler));
+        if causes.present(&At::new("handler"), &handler.into(), "") {
+            causes.faults(&At::new("handler"), handler, words::label(handler));
+        }
         if let Some(old) = old {
             causes.immutable(&At::new("handler"), &obj["handler"], &old["handler"]);
         }
@@ -137,6 +155,22 @@ impl Strategy for Leases {
         false
     }
 
+    fn prepare_create(&self, _ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {
+        drop_election(obj, &Value::Null);
+        Ok(())
+    }
+
+    fn prepare_update(
+        &self,
+        _ctx: &Ctx<'_>,
+        obj: &mut Value,
+        old: &Value,
+        _subresource: Option<&str>,
+    ) -> Result<(), ApiError> {
+        drop_election(obj, old);
+        Ok(())
+    }
+
     fn validate(
         &self,
         obj: &Value,
@@ -158,6 +192,17 @@ impl Strategy for Leases {
 
     fn creates_on_update(&self) -> bool {
         true
+    }
+}
+
+/// Coordinated leader election is off by default: what belongs to it stays only where it is already.
+fn drop_election(lease: &mut Value, old: &Value) {
+    for field in ["strategy", "preferredHolder"] {
+        if old["spec"][field].is_null()
+            && let Some(spec) = part(lease, "spec")
+        {
+            remove(spec, field);
+        }
     }
 }
 

@@ -81,6 +81,19 @@ pub(crate) fn label_value(value: &str) -> Vec<String> {
     faults
 }
 
+/// Faults of a condition's reason.
+pub(crate) fn condition_reason(reason: &str) -> Vec<String> {
+    let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b',' | b':');
+    let bytes = reason.as_bytes();
+    let good = bytes.first().is_some_and(u8::is_ascii_alphabetic)
+        && bytes.last().is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'_')
+        && bytes.iter().all(|b| inner(*b));
+    if good {
+        return Vec::new();
+    }
+    vec!["a condition reason must start with alphabetic character, optionally followed by a string of alphanumeric characters or '_,:', and must end with an alphanumeric character or '_' (e.g. 'my_name',  or 'MY_NAME',  or 'MyName',  or 'ReasonA,ReasonB',  or 'ReasonA:ReasonB', regex used for validation is '[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?')".to_owned()]
+}
+
 /// Faults of the name of an environment variable.
 pub(crate) fn variable(name: &str) -> Vec<String> {
     let printable = |b: u8| (b' '..=b'~').contains(&b) && b != b'=';
