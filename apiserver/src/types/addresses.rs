@@ -79,6 +79,11 @@ fn parse(text: &str) -> Option<(IpAddr, bool)> {
     octets.join(".").parse().ok().map(|ip| (ip, true))
 }
 
+/// Whether it is an address that was written with leading zeros.
+pub(super) fn is_legacy(text: &str) -> bool {
+    parse(text).is_some_and(|(_, zeros)| zeros)
+}
+
 fn is_mapped(ip: IpAddr) -> bool {
     matches!(ip, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some())
 }
@@ -93,19 +98,26 @@ pub(super) fn ip(text: &str) -> Result<IpAddr, &'static str> {
     }
 }
 
+/// What the text means, ambiguous forms included, and whether there are leading zeros.
+fn parse_range(text: &str) -> Option<(Range, bool)> {
+    let (ip, prefix) = text.split_once('/')?;
+    let digits = prefix.bytes().all(|b| b.is_ascii_digit());
+    let more_zeros = prefix.len() > 1 && prefix.starts_with('0');
+    let (address, zeros) = parse(ip)?;
+    let prefix = prefix.parse::<u32>().ok().filter(|n| digits && *n <= width(address))?;
+    Some((Range { address, prefix }, zeros || more_zeros))
+}
+
+/// An address range in any form, also in those that [`range`] refuses because they are ambiguous.
+pub(super) fn loose_range(text: &str) -> Option<Range> {
+    parse_range(text).map(|(range, _)| range)
+}
+
 /// An address range in any form.
 pub(super) fn range(text: &str) -> Result<Range, &'static str> {
-    let parts = text.split_once('/').and_then(|(ip, prefix)| {
-        let digits = prefix.bytes().all(|b| b.is_ascii_digit());
-        let zeros = prefix.len() > 1 && prefix.starts_with('0');
-        Some((parse(ip)?, prefix.parse::<u32>().ok().filter(|_| digits)?, zeros))
-    });
-    let Some(((address, zeros), prefix, more_zeros)) = parts else { return Err(BAD_RANGE) };
-    if prefix > width(address) {
-        return Err(BAD_RANGE);
-    }
-    let range = Range { address, prefix };
-    if zeros || more_zeros {
+    let Some((range, zeros)) = parse_range(text) else { return Err(BAD_RANGE) };
+    let address = range.address;
+    if zeros {
         Err("must not have leading 0s in IP or prefix length")
     } else if is_mapped(address) {
         Err("must not have an IPv4-mapped IPv6 address")

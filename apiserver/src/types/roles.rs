@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 
 use super::Strategy;
+use super::check::{At, Causes};
 use crate::identity::rbac::{GROUP, Kind};
 use crate::status::Cause;
 use crate::write::names;
@@ -30,10 +31,25 @@ impl Strategy for Role {
             let detail = "at least one clusterRoleSelector required if aggregationRule is non-nil";
             causes.push(Cause::required("aggregationRule.clusterRoleSelectors", detail));
         }
+        selectors(&aggregation["clusterRoleSelectors"], &mut causes);
         for (at, rule) in obj["rules"].as_array().into_iter().flatten().enumerate() {
             validate_rule(rule, &format!("rules[{at}]"), self.0 == Kind::Role, &mut causes);
         }
         causes
+    }
+}
+
+/// A bad selector is told twice: where it is bad, and as a whole.
+fn selectors(list: &Value, causes: &mut Vec<Cause>) {
+    let at = At::new("aggregationRule");
+    let at = at.field("clusterRoleSelectors");
+    for (n, selector) in list.as_array().into_iter().flatten().enumerate() {
+        let mut faults = Causes::default();
+        faults.selector(&at.index(n), selector);
+        if !faults.0.is_empty() {
+            faults.invalid(&at.index(n), &Value::Null, "invalid label selector.");
+        }
+        causes.append(&mut faults.0);
     }
 }
 

@@ -36,13 +36,28 @@ pub(super) fn autoscaler(
     }
     let (spec, at) = (&obj["spec"], At::new("spec"));
     replicas(&mut causes, &at, spec);
-    let bad_before = old.is_some_and(|old| api_version(&old["spec"]["scaleTargetRef"]).is_err());
-    reference(&mut causes, &at.field("scaleTargetRef"), &spec["scaleTargetRef"], bad_before);
-    if let Some(percent) = spec["targetCPUUtilizationPercentage"].as_i64().filter(|n| *n < 1) {
-        let at = at.field("targetCPUUtilizationPercentage");
-        causes.invalid(&at, &percent.into(), "must be greater than 0");
+    let target = &spec["scaleTargetRef"];
+    let before = old.map(|old| api_version(&old["spec"]["scaleTargetRef"]));
+    let bad_before = before.as_ref().is_some_and(Result::is_err);
+    reference(&mut causes, &at.field("scaleTargetRef"), target, bad_before);
+    // The core group has nothing that scales.
+    if api_version(target) == Ok("") && !matches!(before, Some(Ok("") | Err(_))) {
+        let at = at.field("scaleTargetRef");
+        let version = text(target, "apiVersion").into();
+        causes.invalid(&at.field("apiVersion"), &version, "apiVersion must specify API group");
     }
     let list = at.field("metrics");
+    if spec["minReplicas"] == 0 && !scales_to_zero(spec) {
+        let detail = "must specify at least one Object or External metric to support scaling to zero replicas";
+        causes.forbidden(&list, detail);
+    }
+    // The one metric that the older version names is what the newer one has in its list.
+    if let Some(percent) = spec["targetCPUUtilizationPercentage"].as_i64().filter(|n| *n < 1) {
+        let at = list.index(0);
+        let at = at.field("resource");
+        let at = at.field("target");
+        causes.invalid(&at.field("averageUtilization"), &percent.into(), "must be greater than 0");
+    }
     for (n, metric) in items(&spec["metrics"]).iter().enumerate() {
         self::metric(&mut causes, &list.index(n), metric);
     }
@@ -51,6 +66,11 @@ pub(super) fn autoscaler(
         rules(&mut causes, &at.field(direction), &spec["behavior"][direction]);
     }
     causes.0
+}
+
+/// Whether there is something to scale by while there are no pods.
+fn scales_to_zero(spec: &Value) -> bool {
+    items(&spec["metrics"]).iter().any(|m| matches!(text(m, "type"), "Object" | "External"))
 }
 
 fn replicas(causes: &mut Causes, at: &At<'_>, spec: &Value) {
@@ -220,7 +240,8 @@ fn rules(causes: &mut Causes, at: &At<'_>, rules: &Value) {
     causes.present(&list, &rules["policies"], "must specify at least one Policy");
     for (n, policy) in items(&rules["policies"]).iter().enumerate() {
         let at = list.index(n);
-        causes.one_of(&at.field("type"), &policy["type"], &["Percent", "Pods"]);
+        let kind = text(policy, "type").into();
+        causes.one_of(&at.field("type"), &kind, &["Percent", "Pods"]);
         for field in ["value", "periodSeconds"] {
             let n = policy[field].as_i64().unwrap_or_default();
             if n <= 0 {

@@ -6,9 +6,10 @@ use std::net::IpAddr;
 use schema::Cause;
 use serde_json::{Value, json};
 
-use super::super::check::{At, Causes, default, items, items_mut, text};
+use super::super::check::{At, Causes, default, items, items_mut, remove, text};
 use super::super::service::validate::reachable;
-use super::super::{Strategy, addresses, words};
+use super::super::{Ctx, Strategy, addresses, words};
+use crate::status::ApiError;
 
 const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
 
@@ -66,6 +67,8 @@ fn address(causes: &mut Causes, at: &At<'_>, address: &Value) {
     causes.ip(&ip_at, ip);
     match text(address, "ip").parse::<IpAddr>() {
         Ok(parsed) => reachable(causes, &ip_at, ip, parsed),
+        // Leading zeros were told of already.
+        Err(_) if addresses::is_legacy(text(address, "ip")) => (),
         Err(_) => causes.invalid(&ip_at, ip, "must be a valid IP address"),
     }
     if !text(address, "hostname").is_empty() {
@@ -103,6 +106,29 @@ impl Strategy for Slices {
         }
     }
 
+    fn prepare_create(&self, _ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {
+        drop_topology(obj);
+        Ok(())
+    }
+
+    fn prepare_update(
+        &self,
+        _ctx: &Ctx<'_>,
+        obj: &mut Value,
+        old: &Value,
+        _subresource: Option<&str>,
+    ) -> Result<(), ApiError> {
+        let differs = ["endpoints", "ports", "addressType"].iter().any(|f| obj[*f] != old[*f]);
+        if differs || obj["metadata"]["labels"] != old["metadata"]["labels"] {
+            let generation = old["metadata"]["generation"].as_i64().unwrap_or_default() + 1;
+            obj["metadata"]["generation"] = generation.into();
+        }
+        if obj["endpoints"] != old["endpoints"] {
+            drop_topology(obj);
+        }
+        Ok(())
+    }
+
     fn validate(&self, obj: &Value, old: Option<&Value>, _subresource: Option<&str>) -> Vec<Cause> {
         let mut causes = Causes::default();
         let kind = text(obj, "addressType");
@@ -120,8 +146,11 @@ impl Strategy for Slices {
         causes.0
     }
 
-    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
+    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
         if text(obj, "addressType") == "FQDN" {
+            if old.is_some() {
+                return Vec::new();
+            }
             return vec!["spec.addressType: FQDN endpoints are deprecated".to_owned()];
         }
         let mut warnings = Vec::new();
@@ -136,6 +165,13 @@ impl Strategy for Slices {
 
     fn counts_generation(&self) -> bool {
         true
+    }
+}
+
+/// The field is from before there was `nodeName`, and this version no longer takes it.
+fn drop_topology(slice: &mut Value) {
+    for endpoint in items_mut(slice, "endpoints") {
+        remove(endpoint, "deprecatedTopology");
     }
 }
 

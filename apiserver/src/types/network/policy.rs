@@ -139,15 +139,15 @@ fn block(causes: &mut Causes, at: &At<'_>, block: &Value, known: &[&Value]) {
     if !known.contains(&cidr) {
         causes.range(&at.field("cidr"), cidr);
     }
-    let Ok(outer) = addresses::range(text(block, "cidr")) else { return };
+    let Some(outer) = addresses::loose_range(text(block, "cidr")) else { return };
     let except = at.field("except");
     for (n, inner) in items(&block["except"]).iter().enumerate() {
         let at = except.index(n);
         if !known.contains(&inner) {
             causes.range(&at, inner);
         }
-        let range = addresses::range(inner.as_str().unwrap_or_default());
-        if range.is_ok_and(|range| !range.is_strictly_within(outer)) {
+        let range = addresses::loose_range(inner.as_str().unwrap_or_default());
+        if range.is_some_and(|range| !range.is_strictly_within(outer)) {
             causes.invalid(&at, inner, "must be a strict subset of `cidr`");
         }
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use schema::Cause;
 use serde_json::Value;
 
-use super::super::check::{At, Causes, items, members, text};
+use super::super::check::{At, Causes, is_empty, items, members, text};
 use super::super::{Strategy, node_labels, words};
 use super::bytes;
 
@@ -22,7 +22,9 @@ impl Strategy for Classes {
         let mut causes = Causes::default();
         provisioner(&mut causes, "provisioner", obj);
         parameters(&mut causes, &obj["parameters"]);
-        causes.one_of(&At::new("reclaimPolicy"), &obj["reclaimPolicy"], &["Delete", "Retain"]);
+        if !is_empty(&obj["reclaimPolicy"]) {
+            causes.one_of(&At::new("reclaimPolicy"), &obj["reclaimPolicy"], &["Delete", "Retain"]);
+        }
         let modes = ["Immediate", "WaitForFirstConsumer"];
         causes.one_of(&At::new("volumeBindingMode"), &obj["volumeBindingMode"], &modes);
         topologies(&mut causes, &obj["allowedTopologies"]);
@@ -52,8 +54,8 @@ impl Strategy for Classes {
 fn provisioner(causes: &mut Causes, field: &str, class: &Value) {
     let at = At::new(field);
     if causes.present(&at, &class[field], "") {
-        let name = text(class, field);
-        causes.faults(&at, name, words::qualified(&name.to_lowercase()));
+        let name = text(class, field).to_lowercase();
+        causes.faults(&at, &name, words::qualified(&name));
     }
 }
 
@@ -88,7 +90,10 @@ fn topologies(causes: &mut Causes, topologies: &Value) {
                 causes.duplicate(&at.field("key"), &key.into());
             }
         }
-        for _ in seen.iter().filter(|other| **other == term) {
+        let n_same = seen.iter().filter(|other| **other == term).count();
+        // As upstream has it: a term without labels is the same as each that was not looked at.
+        let n_blank = if term.is_empty() { items(topologies).len() } else { 0 };
+        for _ in 0..n_same + n_blank {
             causes.duplicate(&at, &"".into());
         }
         seen.push(term);
