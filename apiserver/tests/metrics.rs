@@ -12,9 +12,19 @@ use serde_json::json;
 use tower::ServiceExt as _;
 
 async fn send(server: &TestServer, method: Method, path: &str, body: impl Into<Body>) -> String {
+    send_as(server, User::new("system:admin", &["system:masters"]), method, path, body).await
+}
+
+async fn send_as(
+    server: &TestServer,
+    user: User,
+    method: Method,
+    path: &str,
+    body: impl Into<Body>,
+) -> String {
     let request = Request::builder().method(method).uri(path);
     let mut request = request.header("content-type", "application/json").body(body.into()).unwrap();
-    request.extensions_mut().insert(User::new("system:admin", &["system:masters"]));
+    request.extensions_mut().insert(user);
     let response = server.server().router().oneshot(request).await.unwrap();
     let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
     String::from_utf8(body.to_vec()).unwrap()
@@ -72,6 +82,8 @@ async fn the_text_is_what_scrapers_and_dashboards_expect() {
     )
     .await;
     send(&server, Method::DELETE, &format!("{maps}/a"), "").await;
+    // Only requests of levels with queues are served in virtual time.
+    send_as(&server, User::new("jane", &[]), Method::GET, "/version", "").await;
     let samples = parse(&send(&server, Method::GET, "/metrics", "").await);
     for name in [
         "apiserver_request_total",
@@ -88,6 +100,13 @@ async fn the_text_is_what_scrapers_and_dashboards_expect() {
         "apiserver_flowcontrol_current_inqueue_requests",
         "apiserver_flowcontrol_current_executing_requests",
         "apiserver_flowcontrol_current_executing_seats",
+        "apiserver_flowcontrol_current_r",
+        "apiserver_flowcontrol_dispatch_r",
+        "apiserver_flowcontrol_latest_s",
+        "apiserver_flowcontrol_next_s_bounds",
+        "apiserver_flowcontrol_next_discounted_s_bounds",
+        "apiserver_flowcontrol_request_queue_length_after_enqueue_bucket",
+        "apiserver_flowcontrol_request_dispatch_no_accommodation_total",
         "apiserver_flowcontrol_request_wait_duration_seconds_bucket",
         "apiserver_flowcontrol_request_execution_seconds_bucket",
         "apiserver_audit_event_total",
@@ -111,6 +130,23 @@ async fn the_text_is_what_scrapers_and_dashboards_expect() {
     assert_eq!(value("apiserver_resource_objects", &[("resource", "flowschemas")]), 11.0);
     assert_eq!(value("etcd_request_duration_seconds_count", &[("operation", "delete")]), 1.0);
     assert_eq!(value("apiserver_current_inflight_requests", &[("request_kind", "mutating")]), 0.0);
+    // Each change is one sample.
+    assert!(value("apiserver_flowcontrol_watch_count_samples_count", &[]) >= 2.0);
+    let spent = |name: &str, labels: &[(&str, &str)]| {
+        let [count, sum] = ["count", "sum"]
+            .map(|what| value(&format!("apiserver_flowcontrol_{name}_{what}"), labels));
+        (count > 0.0, sum > 0.0)
+    };
+    let (exempt, idle) = (("priority_level", "exempt"), ("priority_level", "catch-all"));
+    let (running, waiting) = (("phase", "executing"), ("phase", "waiting"));
+    assert_eq!(spent("priority_level_seat_utilization", &[exempt, running]), (true, true));
+    assert_eq!(spent("priority_level_seat_utilization", &[idle, running]), (true, false));
+    assert_eq!(spent("priority_level_request_utilization", &[exempt, running]), (true, true));
+    assert_eq!(spent("priority_level_request_utilization", &[exempt, waiting]), (true, false));
+    assert_eq!(spent("demand_seats", &[exempt]), (true, true));
+    let mix = "read_vs_write_current_requests";
+    assert_eq!(spent(mix, &[running, ("request_kind", "mutating")]), (true, true));
+    assert_eq!(spent(mix, &[waiting, ("request_kind", "readOnly")]), (true, false));
     let exempt = [("priority_level", "exempt"), ("flow_schema", "exempt")];
     assert!(value("apiserver_flowcontrol_dispatched_requests_total", &exempt) >= 4.0);
 }

@@ -235,7 +235,7 @@ fn answer(
         ["version"] => Some(plain(&version())),
         ["metrics"] => Some(metrics(core)),
         ["debug", "api_priority_and_fairness", _] => {
-            let text = fairness::debug::dump(&core.fairness, path)?;
+            let text = fairness::debug::dump(&core.fairness, path, query)?;
             Some(
                 (StatusCode::OK, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text)
                     .into_response(),

@@ -15,6 +15,7 @@ use http_body::{Body as _, Frame, SizeHint};
 
 use super::inflight::Slot;
 use super::level::{Admission, Permit};
+use super::mix::{Phase, Present};
 use super::work::{Stats, estimate};
 use super::{Fairness, Route};
 use crate::identity::authz::MASTERS;
@@ -27,23 +28,29 @@ const LEVEL_UID: HeaderName = HeaderName::from_static("x-kubernetes-pf-priorityl
 /// Holds a request back until there is a seat for it.
 pub async fn layer(State(core): State<Arc<Core>>, request: Request, next: Next) -> Response {
     let fairness = &core.fairness;
-    let (begun, watch) = {
+    let (begun, watch, changes) = {
         let info = request.extensions().get::<RequestInfo>();
         let user = request.extensions().get::<User>();
         let (Some(info), Some(user)) = (info, user) else { return next.run(request).await };
         if info.is_long_running() && info.verb != "watch" {
             return next.run(request).await;
         }
-        (begin(&core, user, info, request.uri().query()), info.verb == "watch")
+        (begin(&core, user, info, request.uri().query()), info.verb == "watch", info.changes())
     };
     match begun {
         Begun::Plain(None) => too_many_requests(1),
-        Begun::Plain(Some(slot)) => held(next.run(request).await, slot, watch),
+        Begun::Plain(Some(slot)) => {
+            let running = fairness.mix().enter(Phase::Running, changes);
+            held(next.run(request).await, (slot, running), watch)
+        }
         Begun::Fair(route, admission) => {
             let patience = fairness.patience();
             let seat = match admission {
                 Admission::Runs(permit) => Ok(permit),
-                Admission::Waits(waiting) => waiting.seat(patience).await,
+                Admission::Waits(waiting) => {
+                    let _waiting = fairness.mix().enter(Phase::Waiting, changes);
+                    waiting.seat(patience).await
+                }
                 Admission::Refused { retry_after } => Err(retry_after),
             };
             let mut response = match seat {
@@ -51,8 +58,9 @@ pub async fn layer(State(core): State<Arc<Core>>, request: Request, next: Next) 
                     if watch {
                         permit.of_watch();
                     }
+                    let running = fairness.mix().enter(Phase::Running, changes);
                     let response = next.run(request).await;
-                    held(response, permit, watch)
+                    held(response, (permit, running), watch)
                 }
                 Err(retry_after) => too_many_requests(retry_after),
             };
@@ -106,8 +114,8 @@ fn held<S: Seat>(response: Response, seat: S, watch: bool) -> Response {
 
 /// What is given back when a request is done.
 trait Seat: Send + Unpin + 'static {}
-impl Seat for Permit {}
-impl Seat for Slot {}
+impl Seat for (Permit, Present) {}
+impl Seat for (Slot, Present) {}
 
 /// A body that holds a seat until its end; that of a watch only until it has nothing more to send at once.
 struct Held<S> {

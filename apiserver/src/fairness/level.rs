@@ -7,14 +7,59 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::borrow::{Bounds, Smoothed};
+use super::borrow::Smoothed;
 use super::metrics::{Refused, SchemaMetrics};
 use super::queues::{Arrival, Asked, QueueSet, Reason, Shape, Ticket};
 use super::retry_after::RetryAfter;
+use super::utilization::{Load, Meters};
 use super::work::Estimate;
+use crate::request::RequestInfo;
 
 /// Wakes a request that waits.
 pub type Waker = oneshot::Sender<()>;
+
+/// What people see of a request in the tables of what waits and runs.
+#[derive(Debug)]
+pub struct Note {
+    /// Its schema.
+    pub metrics: Arc<SchemaMetrics>,
+    /// What tells its flow from others of the schema.
+    pub distinguisher: String,
+    /// What it was believed to take.
+    pub estimate: Estimate,
+    /// Who sent it.
+    pub user: String,
+    /// What it asks for.
+    pub info: RequestInfo,
+}
+
+/// Queues of a level.
+pub type Queues = QueueSet<Waker, Box<Note>>;
+
+/// Seats of a level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// How many may be taken.
+    limit: u32,
+    /// How many there are when it is asked how full the level is.
+    measure: u32,
+}
+
+impl Capacity {
+    /// Of a level that has `seats` of the `server`'s. Requests of an exempt one are never held back. A level
+    /// that has none is measured by a tenth of the server's.
+    pub fn new(exempt: bool, seats: u32, server: u32) -> Self {
+        let measure = if seats > 0 { seats } else { (server / 10).max(1) };
+        Self { limit: if exempt { u32::MAX } else { seats }, measure }
+    }
+}
+
+/// The queues and what is measured of them, which change together.
+#[derive(Debug)]
+struct Measured {
+    queues: Queues,
+    meters: Meters,
+}
 
 /// One level. It lives on while requests hold permits of it, even if its object is gone.
 #[derive(Debug)]
@@ -22,46 +67,61 @@ pub struct Level {
     /// Its name.
     pub name: String,
     epoch: Instant,
-    queues: Mutex<QueueSet<Waker>>,
+    measured: Mutex<Measured>,
     demand: Mutex<Smoothed>,
     retry_after: Mutex<RetryAfter>,
 }
 
-/// Seats of a level whose requests are never held back.
-pub const UNLIMITED: u32 = u32::MAX;
-
 impl Level {
     /// A level; times are counted from `epoch` on.
-    pub fn new(name: &str, epoch: Instant, shape: Shape, limit: u32) -> Self {
-        Self {
+    pub fn new(name: &str, epoch: Instant, shape: Shape, capacity: Capacity) -> Self {
+        let queues = QueueSet::new(shape, capacity.limit);
+        let level = Self {
             name: name.to_owned(),
             epoch,
-            queues: Mutex::new(QueueSet::new(shape, limit)),
+            measured: Mutex::new(Measured { queues, meters: Meters::new(epoch.elapsed()) }),
             demand: Mutex::default(),
             retry_after: Mutex::default(),
-        }
+        };
+        level.configure(shape, capacity);
+        level
     }
 
-    /// Takes over another shape and limit.
-    pub fn configure(&self, shape: Shape, limit: u32) {
+    /// Takes over another shape and other seats.
+    pub fn configure(&self, shape: Shape, capacity: Capacity) {
         let now = self.epoch.elapsed();
-        wake(self.queues.lock().configure(now, shape, limit));
-    }
-
-    /// Seats of its own at the start, before the first adjustment.
-    pub fn first_limit(exempt: bool, bounds: Bounds) -> u32 {
-        if exempt { UNLIMITED } else { bounds.nominal }
+        let room = shape.queues.max(1) * shape.length.max(1);
+        self.measured.lock().meters.measure_by(now, capacity.measure, room);
+        wake(self.change(now, |queues| queues.configure(now, shape, capacity.limit)));
     }
 
     /// Takes back seats of requests that run for longer than `most`.
     pub fn evict(&self, most: Duration) {
         let now = self.epoch.elapsed();
-        wake(self.queues.lock().evict(now, most));
+        wake(self.change(now, |queues| queues.evict(now, most)));
+    }
+
+    /// The only way to change the queues: what is measured follows.
+    fn change<R>(&self, now: Duration, change: impl FnOnce(&mut Queues) -> R) -> R {
+        let mut measured = self.measured.lock();
+        let Measured { queues, meters } = &mut *measured;
+        let result = change(queues);
+        let load = Load {
+            waiting: queues.n_waiting() as f64,
+            running: queues.n_running() as f64,
+            seats: queues.seats_in_use().into(),
+            demand: queues.demand().into(),
+        };
+        meters.set(now, load);
+        if let Some(note) = queues.held_back() {
+            note.metrics.not_accommodated.inc();
+        }
+        result
     }
 
     /// Ends a period of observation; answers what is wanted now.
     pub fn observe(&self) -> Smoothed {
-        let observed = self.queues.lock().take_demand(self.epoch.elapsed());
+        let observed = self.measured.lock().queues.take_demand(self.epoch.elapsed());
         let mut demand = self.demand.lock();
         demand.update(observed);
         *demand
@@ -73,8 +133,13 @@ impl Level {
     }
 
     /// Looks at the queues.
-    pub fn look<R>(&self, look: impl FnOnce(&QueueSet<Waker>) -> R) -> R {
-        look(&self.queues.lock())
+    pub fn look<R>(&self, look: impl FnOnce(&Queues) -> R) -> R {
+        look(&self.measured.lock().queues)
+    }
+
+    /// How full it was, up to now.
+    pub fn meters(&self) -> Meters {
+        self.measured.lock().meters.until(self.epoch.elapsed())
     }
 
     /// A request was refused; how many seconds its client is told to wait.
@@ -83,20 +148,28 @@ impl Level {
     }
 
     /// Lets a request in, puts it into a queue, or refuses it.
-    pub fn admit(
-        self: &Arc<Self>,
-        flow: u64,
-        estimate: Estimate,
-        metrics: &Arc<SchemaMetrics>,
-    ) -> Admission {
-        let asked = Asked { flow, seats: estimate.seats, after: estimate.work_after() };
+    pub fn admit(self: &Arc<Self>, flow: u64, note: Note) -> Admission {
+        let (estimate, metrics) = (note.estimate, &note.metrics.clone());
+        let (seats, after) = (estimate.seats, estimate.work_after());
+        let asked = Asked { flow, seats, after, note: Box::new(note) };
         metrics.estimated.observe(estimate.seats.into());
+        if let Some(watchers) = estimate.watchers {
+            metrics.watchers.observe(watchers as f64);
+        }
         let started = Instant::now();
+        let now = started - self.epoch;
         let mut woken = None;
-        let arrival = self.queues.lock().arrive(started - self.epoch, asked, |_| {
-            let (waker, wait) = oneshot::channel();
-            woken = Some(wait);
-            waker
+        let (arrival, length) = self.change(now, |queues| {
+            let arrival = queues.arrive(now, asked, |_| {
+                let (waker, wait) = oneshot::channel();
+                woken = Some(wait);
+                waker
+            });
+            let length = match arrival {
+                Arrival::Waits(ticket) => queues.length_around(ticket),
+                Arrival::Runs(_) | Arrival::NoSeat | Arrival::QueueFull => 0,
+            };
+            (arrival, length)
         });
         let permit = |ticket| Permit {
             level: self.clone(),
@@ -109,6 +182,7 @@ impl Level {
         match (arrival, woken) {
             (Arrival::Runs(ticket), _) => Admission::Runs(permit(ticket).run(started)),
             (Arrival::Waits(ticket), Some(woken)) => {
+                metrics.queue_length.observe(length as f64);
                 metrics.in_queue.inc();
                 metrics.in_queue_seats.inc_by(estimate.seats.into());
                 Admission::Waits(Waiting { permit: permit(ticket), woken })
@@ -126,8 +200,7 @@ impl Level {
 
     fn leave(&self, ticket: Ticket, reason: Reason) {
         let now = self.epoch.elapsed();
-        let woken = self.queues.lock().leave(now, ticket, reason);
-        wake(woken);
+        wake(self.change(now, |queues| queues.leave(now, ticket, reason)));
     }
 }
 

@@ -12,6 +12,10 @@ use prometheus_client::registry::Registry;
 
 /// Upper bounds of waiting and running times, in seconds, as upstream has them.
 const SECONDS: [f64; 13] = [0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0];
+/// Upper bounds of lengths of queues.
+const LENGTHS: [f64; 8] = [0.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0];
+/// Upper bounds of numbers of watchers.
+const WATCHERS: [f64; 6] = [0.0, 1.0, 10.0, 100.0, 1000.0, 10_000.0];
 /// Upper bounds of estimated seats.
 const SEATS: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 100.0];
 
@@ -75,6 +79,9 @@ pub struct Metrics {
     wait: Histograms<Wait>,
     execution: Histograms<Execution>,
     estimated: Histograms<OfSchema>,
+    queue_length: Histograms<OfSchema>,
+    watchers: Histograms<OfSchema>,
+    not_accommodated: Family<OfSchema, Counter>,
     nominal: Family<OfLevel, Gauge>,
     lower: Family<OfLevel, Gauge>,
     upper: Family<OfLevel, Gauge>,
@@ -101,6 +108,9 @@ impl Metrics {
             wait: Family::new_with_constructor(seconds),
             execution: Family::new_with_constructor(seconds),
             estimated: Family::new_with_constructor(|| Histogram::new(SEATS)),
+            queue_length: Family::new_with_constructor(|| Histogram::new(LENGTHS)),
+            watchers: Family::new_with_constructor(|| Histogram::new(WATCHERS)),
+            not_accommodated: Family::default(),
             nominal: Family::default(),
             lower: Family::default(),
             upper: Family::default(),
@@ -126,6 +136,11 @@ impl Metrics {
         r.register("request_wait_duration_seconds", "Time in a queue", self.wait.clone());
         r.register("request_execution_seconds", "Time on a seat", self.execution.clone());
         r.register("work_estimated_seats", "Seats a request takes", self.estimated.clone());
+        let length = "Requests in a queue, as one that begins to wait sees it";
+        r.register("request_queue_length_after_enqueue", length, self.queue_length.clone());
+        r.register("watch_count_samples", "Watchers that a change is told", self.watchers.clone());
+        let held_back = "Times that the next request found seats free, but too few";
+        r.register("request_dispatch_no_accommodation", held_back, self.not_accommodated.clone());
         r.register("nominal_limit_seats", "A level's own seats", self.nominal.clone());
         r.register("lower_limit_seats", "Seats that a level keeps", self.lower.clone());
         r.register("upper_limit_seats", "Seats that a level may have", self.upper.clone());
@@ -172,6 +187,10 @@ impl Metrics {
             ran: execution("regular"),
             initialised: execution("watch"),
             estimated: self.estimated.get_or_create_owned(&of),
+            queue_length: self.queue_length.get_or_create_owned(&of),
+            watchers: self.watchers.get_or_create_owned(&of),
+            not_accommodated: self.not_accommodated.get_or_create_owned(&of),
+            schema: of.flow_schema,
         })
     }
 
@@ -198,6 +217,8 @@ impl Metrics {
 /// Handles of one schema.
 #[derive(Debug)]
 pub struct SchemaMetrics {
+    /// Its name.
+    pub schema: String,
     queue_full: Counter,
     no_seat: Counter,
     timed_out: Counter,
@@ -222,6 +243,12 @@ pub struct SchemaMetrics {
     pub initialised: Histogram,
     /// Seats a request takes.
     pub estimated: Histogram,
+    /// Requests in the queue of one that begins to wait.
+    pub queue_length: Histogram,
+    /// Watchers that a change is told to.
+    pub watchers: Histogram,
+    /// Times that one was next, and free seats too few for it.
+    pub not_accommodated: Counter,
 }
 
 impl SchemaMetrics {

@@ -15,10 +15,13 @@ pub mod inflight;
 pub mod layer;
 pub mod level;
 pub mod metrics;
+pub mod mix;
 pub mod queues;
 pub mod retry_after;
 pub mod rules;
+pub mod scraped;
 pub mod shuffle;
+pub mod utilization;
 pub mod work;
 
 use std::collections::BTreeMap;
@@ -33,8 +36,9 @@ use prometheus_client::registry::Registry;
 
 use self::borrow::{Wish, adjust};
 use self::config::{LevelPlan, Plan};
-use self::level::{Admission, Level, UNLIMITED};
+use self::level::{Admission, Capacity, Level, Note};
 use self::metrics::{Metrics, SchemaMetrics};
+use self::mix::{Mix, Phase};
 use self::work::Estimate;
 use crate::request::{RequestInfo, User};
 
@@ -75,15 +79,21 @@ pub struct Fairness {
     metrics: Metrics,
     table: ArcSwap<Table>,
     inflight: inflight::Inflight,
+    mix: Arc<Mix>,
 }
 
 impl Fairness {
     /// Starts from the recorded schemas and levels of a fresh cluster.
     pub fn new(options: Options, registry: &mut Registry) -> Self {
+        let epoch = Instant::now();
+        let mix = Mix::new(epoch);
+        mix.measure_by(Phase::Running, false, options.max_requests.into());
+        mix.measure_by(Phase::Running, true, options.max_mutating_requests.into());
         let this = Self {
             inflight: inflight::Inflight::new(&options),
             options,
-            epoch: Instant::now(),
+            epoch,
+            mix: Arc::new(mix),
             hasher: RandomState::new(),
             metrics: Metrics::register(registry),
             table: ArcSwap::default(),
@@ -112,9 +122,21 @@ impl Fairness {
         info: &RequestInfo,
         estimate: Estimate,
     ) -> Admission {
-        let flow = rules::distinguisher(&route.spec, user, info);
-        let flow = self.hasher.hash_one((&route.name, flow));
-        route.level.admit(flow, estimate, &route.metrics)
+        let distinguisher = rules::distinguisher(&route.spec, user, info);
+        let flow = self.hasher.hash_one((&route.name, distinguisher));
+        let note = Note {
+            metrics: route.metrics.clone(),
+            distinguisher: distinguisher.to_owned(),
+            estimate,
+            user: user.name.clone(),
+            info: info.clone(),
+        };
+        route.level.admit(flow, note)
+    }
+
+    /// Requests that read and that change.
+    pub fn mix(&self) -> &Arc<Mix> {
+        &self.mix
     }
 
     /// Takes over another plan; levels that stay keep their requests.
@@ -124,7 +146,7 @@ impl Fairness {
             return;
         }
         let level = |wanted: &LevelPlan| {
-            let first = Level::first_limit(wanted.shares.exempt, wanted.bounds);
+            let first = self.capacity(wanted, wanted.bounds.nominal);
             match old.levels.get(&wanted.name) {
                 Some(level) => {
                     level.configure(wanted.shape, first);
@@ -152,8 +174,25 @@ impl Fairness {
         };
         let routes = plan.schemas.iter().filter_map(route).collect();
         let levels = levels.iter().map(|level| (level.name.clone(), level.clone())).collect();
+        if self.options.enabled {
+            self.measure_mix(&plan);
+        }
         self.table.store(Arc::new(Table { plan, routes, levels }));
         self.divide(Level::demand);
+    }
+
+    fn capacity(&self, level: &LevelPlan, seats: u32) -> Capacity {
+        Capacity::new(level.shares.exempt, seats, self.options.seats())
+    }
+
+    /// Both kinds of requests share all seats and all places in queues.
+    fn measure_mix(&self, plan: &Plan) {
+        let seats: f64 = plan.levels.iter().map(|level| f64::from(level.bounds.nominal)).sum();
+        let places: usize = plan.levels.iter().map(|l| l.shape.queues * l.shape.length).sum();
+        for changes in [false, true] {
+            self.mix.measure_by(Phase::Waiting, changes, places as f64);
+            self.mix.measure_by(Phase::Running, changes, seats);
+        }
     }
 
     /// Ends a period: lends seats of idle levels to busy ones until the next call.
@@ -174,7 +213,7 @@ impl Fairness {
         let wishes: Vec<Wish> = all.iter().map(|(_, _, wish)| *wish).collect();
         let (seats, fraction) = adjust(&wishes);
         for ((plan, level, wish), seats) in all.into_iter().zip(seats) {
-            level.configure(plan.shape, if plan.shares.exempt { UNLIMITED } else { seats });
+            level.configure(plan.shape, self.capacity(plan, seats));
             self.metrics.adjusted(&plan.name, &wish, seats);
         }
         self.metrics.fair_fraction(fraction);

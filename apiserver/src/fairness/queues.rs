@@ -35,13 +35,15 @@ pub struct Ticket(u64);
 
 /// What a request asks of its level.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Asked {
+pub struct Asked<N = ()> {
     /// Stands for the flow; its requests share queues.
     pub flow: u64,
     /// Seats that it occupies, at least one.
     pub seats: u32,
     /// Work that it causes after its end (for watchers), in seat-seconds.
     pub after: f64,
+    /// What others want to know of it; nothing is decided by it.
+    pub note: N,
 }
 
 /// What became of a request that came.
@@ -96,25 +98,55 @@ pub struct Look {
     pub work: f64,
 }
 
+/// A request as people see it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Seen<'a, N> {
+    /// Its queue; none in a level without queues.
+    pub queue: Option<usize>,
+    /// Its place in the queue, while it waits.
+    pub place: Option<usize>,
+    /// When it came.
+    pub came: Duration,
+    /// When it began to run.
+    pub started: Option<Duration>,
+    /// What it asked for.
+    pub asked: &'a Asked<N>,
+}
+
+/// The last time that a queue was served, in virtual time: seat-seconds that each queue was given.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Served {
+    /// When it was.
+    pub at: f64,
+    /// When the request began that was let run.
+    pub start: f64,
+    /// The first and the last of the times at which the queues' heads begin.
+    pub starts: (f64, f64),
+    /// The same, less the work that the queues' running requests are believed to take.
+    pub discounted: (f64, f64),
+}
+
 #[derive(Debug)]
-struct Waiting<T> {
+struct Waiting<T, N> {
     ticket: Ticket,
-    asked: Asked,
+    asked: Asked<N>,
+    came: Duration,
     /// Virtual time of its arrival.
     since: f64,
     waiter: T,
 }
 
 #[derive(Debug)]
-struct Running {
+struct Running<N> {
     queue: Option<usize>,
-    asked: Asked,
+    asked: Asked<N>,
+    came: Duration,
     started: Duration,
 }
 
 #[derive(Debug)]
-struct Queue<T> {
-    waiting: VecDeque<Waiting<T>>,
+struct Queue<T, N> {
+    waiting: VecDeque<Waiting<T, N>>,
     /// Virtual time at which its next request begins.
     next: f64,
     running: usize,
@@ -124,13 +156,13 @@ struct Queue<T> {
     wanted: u32,
 }
 
-impl<T> Default for Queue<T> {
+impl<T, N> Default for Queue<T, N> {
     fn default() -> Self {
         Self { waiting: VecDeque::new(), next: 0.0, running: 0, seats: 0, wanted: 0 }
     }
 }
 
-impl<T> Queue<T> {
+impl<T, N> Queue<T, N> {
     fn is_active(&self) -> bool {
         self.running > 0 || !self.waiting.is_empty()
     }
@@ -141,13 +173,13 @@ impl<T> Queue<T> {
     }
 }
 
-/// The queues of one level. `T` wakes whoever waits.
+/// The queues of one level. `T` wakes whoever waits, `N` is noted of each request.
 #[derive(Debug)]
-pub struct QueueSet<T> {
+pub struct QueueSet<T, N = ()> {
     shape: Shape,
     limit: u32,
-    queues: Vec<Queue<T>>,
-    running: HashMap<Ticket, Running>,
+    queues: Vec<Queue<T, N>>,
+    running: HashMap<Ticket, Running<N>>,
     waiting: HashMap<Ticket, usize>,
     in_use: u32,
     wanted: u32,
@@ -158,9 +190,10 @@ pub struct QueueSet<T> {
     tickets: u64,
     demand: Demand,
     counts: Counts,
+    served: Option<Served>,
 }
 
-impl<T> QueueSet<T> {
+impl<T, N> QueueSet<T, N> {
     /// Queues of this shape, over `limit` seats.
     pub fn new(shape: Shape, limit: u32) -> Self {
         Self {
@@ -178,6 +211,7 @@ impl<T> QueueSet<T> {
             tickets: 0,
             demand: Demand::default(),
             counts: Counts::default(),
+            served: None,
         }
     }
 
@@ -185,7 +219,7 @@ impl<T> QueueSet<T> {
     pub fn arrive(
         &mut self,
         now: Duration,
-        asked: Asked,
+        asked: Asked<N>,
         waiter: impl FnOnce(Ticket) -> T,
     ) -> Arrival {
         self.advance(now);
@@ -206,10 +240,8 @@ impl<T> QueueSet<T> {
             return Arrival::QueueFull;
         }
         self.tickets += 1;
-        self.enqueue(
-            queue,
-            Waiting { ticket, asked, since: self.virtual_now, waiter: waiter(ticket) },
-        );
+        let (came, since, waiter) = (self.at, self.virtual_now, waiter(ticket));
+        self.enqueue(queue, Waiting { ticket, asked, came, since, waiter });
         self.note_demand();
         Arrival::Waits(ticket)
     }
@@ -305,14 +337,53 @@ impl<T> QueueSet<T> {
         })
     }
 
-    /// Each request, for people who look: queue, place in it if it waits, and seats.
-    pub fn requests(&self) -> impl Iterator<Item = (Option<usize>, Option<usize>, u32)> {
+    /// Each request, for people who look.
+    pub fn requests(&self) -> impl Iterator<Item = Seen<'_, N>> {
         let waiting = self.queues.iter().enumerate().flat_map(|(queue, q)| {
-            let places = q.waiting.iter().enumerate();
-            places.map(move |(place, waiting)| (Some(queue), Some(place), waiting.asked.seats))
+            q.waiting.iter().enumerate().map(move |(place, waiting)| Seen {
+                queue: Some(queue),
+                place: Some(place),
+                came: waiting.came,
+                started: None,
+                asked: &waiting.asked,
+            })
         });
-        waiting
-            .chain(self.running.values().map(|running| (running.queue, None, running.asked.seats)))
+        waiting.chain(self.running.values().map(|running| Seen {
+            queue: running.queue,
+            place: None,
+            came: running.came,
+            started: Some(running.started),
+            asked: &running.asked,
+        }))
+    }
+
+    /// Requests in the queue of one that waits, itself among them.
+    pub fn length_around(&self, ticket: Ticket) -> usize {
+        self.waiting.get(&ticket).map_or(0, |queue| self.queues[*queue].waiting.len())
+    }
+
+    /// The note of the request that would run next, while seats are free but too few for it.
+    pub fn held_back(&self) -> Option<&N> {
+        if self.in_use >= self.limit {
+            return None;
+        }
+        let head = self.queues[self.next()?].waiting.front()?;
+        (!self.fits(head.asked.seats)).then_some(&head.asked.note)
+    }
+
+    /// Seats in use or waited for.
+    pub fn demand(&self) -> u32 {
+        self.in_use + self.wanted
+    }
+
+    /// Seat-seconds that each busy queue was given so far.
+    pub fn virtual_now(&self) -> f64 {
+        self.virtual_now
+    }
+
+    /// The last time that a queue was served.
+    pub fn served(&self) -> Option<Served> {
+        self.served
     }
 
     /// Of the queues that the flow is dealt, the one with the least work before it.
@@ -326,7 +397,7 @@ impl<T> QueueSet<T> {
         self.in_use == 0 || self.in_use.saturating_add(seats) <= self.limit
     }
 
-    fn enqueue(&mut self, at: usize, waiting: Waiting<T>) {
+    fn enqueue(&mut self, at: usize, waiting: Waiting<T, N>) {
         let queue = &mut self.queues[at];
         if !queue.is_active() {
             self.active += 1;
@@ -348,23 +419,31 @@ impl<T> QueueSet<T> {
         self.active -= usize::from(!self.queues[at].is_active());
     }
 
-    fn start(&mut self, ticket: Ticket, asked: Asked, at: Option<usize>) {
+    fn start(&mut self, ticket: Ticket, asked: Asked<N>, at: Option<usize>) {
         if let Some(at) = at {
             let queue = &mut self.queues[at];
             if !queue.is_active() {
                 self.active += 1;
                 queue.next = self.virtual_now;
             }
+            let (start, discounted) = (queue.next, queue.next - f64::from(queue.seats) * GUESS);
+            self.served = Some(Served {
+                at: self.virtual_now,
+                start,
+                starts: (start, start),
+                discounted: (discounted, discounted),
+            });
             queue.running += 1;
             queue.seats += asked.seats;
             queue.next += work(&asked, GUESS);
         }
         self.in_use += asked.seats;
         self.counts.dispatched += 1;
-        self.running.insert(ticket, Running { queue: at, asked, started: self.at });
+        let running = Running { queue: at, asked, came: self.at, started: self.at };
+        self.running.insert(ticket, running);
     }
 
-    fn stop(&mut self, running: &Running) {
+    fn stop(&mut self, running: &Running<N>) {
         self.in_use -= running.asked.seats;
         let Some(queue) = running.queue.and_then(|at| self.queues.get_mut(at)) else { return };
         queue.running -= 1;
@@ -383,6 +462,7 @@ impl<T> QueueSet<T> {
             if !fits {
                 break;
             }
+            self.served = self.serving(at);
             let queue = &mut self.queues[at];
             queue.next = queue.start().unwrap_or(queue.next);
             let Some(waiting) = queue.waiting.pop_front() else { break };
@@ -394,13 +474,32 @@ impl<T> QueueSet<T> {
             queue.next += work(&waiting.asked, GUESS);
             self.in_use += waiting.asked.seats;
             self.counts.dispatched += 1;
-            self.waiting.remove(&waiting.ticket);
-            let running = Running { queue: Some(at), asked: waiting.asked, started: self.at };
-            self.running.insert(waiting.ticket, running);
+            let Waiting { ticket, asked, came, waiter, .. } = waiting;
+            self.waiting.remove(&ticket);
+            let running = Running { queue: Some(at), asked, came, started: self.at };
+            self.running.insert(ticket, running);
             self.last = at;
-            woken.push(waiting.waiter);
+            woken.push(waiter);
         }
         woken
+    }
+
+    /// What serving the queue `at` now looks like to people.
+    fn serving(&self, at: usize) -> Option<Served> {
+        let heads = || self.queues.iter().filter_map(|queue| Some((queue.start()?, queue)));
+        let bounds = |times: &mut dyn Iterator<Item = f64>| {
+            times.fold((f64::INFINITY, f64::NEG_INFINITY), |(first, last), time| {
+                (time.min(first), time.max(last))
+            })
+        };
+        Some(Served {
+            at: self.virtual_now,
+            start: self.queues[at].start()?,
+            starts: bounds(&mut heads().map(|(start, _)| start)),
+            discounted: bounds(
+                &mut heads().map(|(start, queue)| start - f64::from(queue.seats) * GUESS),
+            ),
+        })
     }
 
     /// The queue whose head would finish first; among equals the one after the last.
@@ -426,7 +525,7 @@ impl<T> QueueSet<T> {
         self.waiting.clear();
         self.running.values_mut().for_each(|running| running.queue = None);
         (self.wanted, self.active, self.last) = (0, 0, 0);
-        let mut waiting: Vec<Waiting<T>> =
+        let mut waiting: Vec<Waiting<T, N>> =
             old.into_iter().flat_map(|queue| queue.waiting).collect();
         waiting.sort_by_key(|waiting| waiting.ticket);
         for waiting in waiting {
@@ -449,12 +548,12 @@ impl<T> QueueSet<T> {
     }
 
     fn note_demand(&mut self) {
-        self.demand.set(self.at, f64::from(self.in_use + self.wanted));
+        self.demand.set(self.at, f64::from(self.demand()));
     }
 }
 
 /// Work of a request that takes `seconds`, in seat-seconds.
-fn work(asked: &Asked, seconds: f64) -> f64 {
+fn work<N>(asked: &Asked<N>, seconds: f64) -> f64 {
     f64::from(asked.seats) * seconds + asked.after
 }
 

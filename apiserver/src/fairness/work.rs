@@ -30,10 +30,12 @@ pub struct Estimate {
     pub seats: u32,
     /// How long it keeps them after its end, while its watchers are served.
     pub after: Duration,
+    /// Watchers that are told, if it is a change of something that is watched.
+    pub watchers: Option<usize>,
 }
 
 impl Estimate {
-    const LEAST: Self = Self { seats: 1, after: Duration::ZERO };
+    const LEAST: Self = Self { seats: 1, after: Duration::ZERO, watchers: None };
 
     /// What `after` adds, in seat-seconds.
     pub fn work_after(&self) -> f64 {
@@ -101,17 +103,18 @@ fn list(stats: Stats, limit: Option<usize>, most: u32) -> Estimate {
     let objects = limit.map_or(stats.objects, |limit| limit.min(stats.objects));
     let bytes = (objects as u64 * stats.object_bytes as u64).min(MOST_LIST_BYTES);
     let seats = u32::try_from(bytes.div_ceil(BYTES_PER_SEAT)).unwrap_or(most);
-    Estimate { seats: seats.min(most).max(1), after: Duration::ZERO }
+    Estimate { seats: seats.min(most).max(1), ..Estimate::LEAST }
 }
 
 fn change(stats: Stats, most: u32) -> Estimate {
+    let least = Estimate { watchers: Some(stats.watches), ..Estimate::LEAST };
     if stats.watches < WATCHES_PER_SEAT {
-        return Estimate::LEAST;
+        return least;
     }
     let wide = u32::try_from(stats.watches.div_ceil(WATCHES_PER_SEAT)).unwrap_or(u32::MAX);
     let seats = wide.min(most).clamp(1, MOST_CHANGE_SEATS);
     // The same work, narrower and longer.
-    Estimate { seats, after: EVENT.mul_f64(f64::from(wide) / f64::from(seats)) }
+    Estimate { seats, after: EVENT.mul_f64(f64::from(wide) / f64::from(seats)), ..least }
 }
 
 #[cfg(test)]

@@ -32,6 +32,7 @@ type Fractional = Gauge<f64, std::sync::atomic::AtomicU64>;
 pub(super) fn registry(core: &Core) -> Registry {
     let mut registry = Registry::default();
     objects(core, &mut registry);
+    crate::fairness::scraped::put_into(&core.fairness, &mut registry);
     if let Some(process) = Process::read() {
         process.put_into(&mut registry);
     }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 const SHAPE: Shape = Shape { queues: 16, hand: 4, length: 50 };
 
 fn asked(flow: u64, seats: u32) -> Asked {
-    Asked { flow, seats, after: 0.0 }
+    Asked { flow, seats, after: 0.0, note: () }
 }
 
 fn at(millis: u64) -> Duration {
@@ -79,6 +79,39 @@ fn who_goes_while_waiting_leaves_room() {
     // Leaving twice changes nothing.
     assert!(set.leave(at(3), first, Reason::Done).is_empty());
     assert_eq!(set.seats_in_use(), 1);
+}
+
+#[test]
+fn who_is_held_back_while_seats_are_free_is_known() {
+    let mut set = QueueSet::new(SHAPE, 4);
+    let noted = |seats, note| Asked { flow: 1, seats, after: 0.0, note };
+    let first = ticket(set.arrive(at(0), noted(3, "first"), |t| t));
+    let wide = ticket(set.arrive(at(0), noted(4, "wide"), |t| t));
+    assert_eq!((set.held_back(), set.length_around(wide)), (Some(&"wide"), 1));
+    assert_eq!(set.leave(at(1), first, Reason::Done), [wide]);
+    // It takes all seats, so whoever comes now waits for the end of others only.
+    set.arrive(at(1), noted(1, "last"), |t| t);
+    assert_eq!(set.held_back(), None);
+    let seen: Vec<_> = set.requests().map(|s| (s.asked.note, s.place, s.came, s.started)).collect();
+    assert_eq!(seen, [("last", Some(0), at(1), None), ("wide", None, at(0), Some(at(1)))]);
+}
+
+#[test]
+fn virtual_time_is_told_of_each_service() {
+    let mut set = QueueSet::new(Shape { queues: 2, hand: 1, length: 9 }, 1);
+    assert_eq!(set.served(), None);
+    let first = ticket(set.arrive(at(0), asked(0, 1), |t| t));
+    let begun = Served { at: 0.0, start: 0.0, starts: (0.0, 0.0), discounted: (0.0, 0.0) };
+    assert_eq!(set.served(), Some(begun));
+    set.arrive(at(0), asked(0, 1), |t| t);
+    set.arrive(at(0), asked(1, 1), |t| t);
+    // One seat for two busy queues: in two seconds, each was given one seat-second.
+    assert_eq!(set.leave(at(2000), first, Reason::Done).len(), 1);
+    let served = set.served().unwrap();
+    assert!((served.at - 1.0).abs() < 1e-9 && (set.virtual_now() - 1.0).abs() < 1e-9);
+    // The other queue's head begins at once, that of the first after the two seat-seconds it took.
+    assert_eq!((served.start, served.starts), (0.0, (0.0, 2.0)));
+    assert_eq!(served.discounted, served.starts);
 }
 
 #[test]
