@@ -23,6 +23,7 @@ pub mod bytes;
 pub mod config;
 pub mod crd;
 pub mod discovery;
+pub mod duration;
 pub mod fairness;
 pub mod flags;
 pub mod handlers;

@@ -9,11 +9,13 @@ use store::encryption::{self, EncryptedStore, Rules};
 use store::{EmbeddedStore, Error, EtcdOptions, EtcdStore, EtcdTls, MemoryStore, Store};
 use tracing::{info, warn};
 
+use crate::duration;
+
 /// How often the file of the encryption configuration is looked at, if it is to be reloaded.
 const RELOAD_EVERY: Duration = Duration::from_secs(5);
 
 /// Where objects are kept.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// An etcd cluster; without it, the data folder or memory.
     pub etcd: Option<EtcdOptions>,
@@ -21,6 +23,15 @@ pub struct Options {
     pub encryption: Option<PathBuf>,
     /// Whether changes of that file take effect at once.
     pub reload_encryption: bool,
+    /// Life of an event after it was last written.
+    pub event_ttl: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let event_ttl = Duration::from_secs(3600);
+        Self { etcd: None, encryption: None, reload_encryption: false, event_ttl }
+    }
 }
 
 /// Flags of the storage.
@@ -44,7 +55,7 @@ pub struct Flags {
     #[arg(long, value_name = "PREFIX", default_value = "/registry")]
     pub etcd_prefix: String,
     /// How often etcd's history is compacted, as 5m or 90s; 0 leaves that to others
-    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration::flag)]
     pub etcd_compaction_interval: Duration,
     /// What to encrypt at rest, and how
     #[arg(long, value_name = "FILE")]
@@ -52,6 +63,9 @@ pub struct Flags {
     /// Take over changes of that file while the server runs
     #[arg(long, requires = "encryption_provider_config")]
     pub encryption_provider_config_automatic_reload: bool,
+    /// How long events are kept after they were last written
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration::flag)]
+    pub event_ttl: Duration,
 }
 
 impl Flags {
@@ -69,32 +83,8 @@ impl Flags {
         });
         options.encryption.clone_from(&self.encryption_provider_config);
         options.reload_encryption = self.encryption_provider_config_automatic_reload;
+        options.event_ttl = self.event_ttl;
     }
-}
-
-/// Reads a duration as Go writes them: `5m`, `1h30m`, `0`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is not a time such as 5m or 1m30s");
-    if text == "0" {
-        return Ok(Duration::ZERO);
-    }
-    let (mut total, mut rest) = (Duration::ZERO, text);
-    while !rest.is_empty() {
-        let digits =
-            rest.find(|c: char| !c.is_ascii_digit()).filter(|n| *n > 0).ok_or_else(wrong)?;
-        let number: u64 = rest[..digits].parse().map_err(|_| wrong())?;
-        let unit =
-            rest[digits..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |n| digits + n);
-        total += match &rest[digits..unit] {
-            "h" => Duration::from_secs(number * 3600),
-            "m" => Duration::from_secs(number * 60),
-            "s" => Duration::from_secs(number),
-            "ms" => Duration::from_millis(number),
-            _ => return Err(wrong()),
-        };
-        rest = &rest[unit..];
-    }
-    Some(total).filter(|_| !text.is_empty()).ok_or_else(wrong)
 }
 
 /// A store, and what must run beside it.
@@ -187,15 +177,6 @@ async fn keep_encrypted(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_are_gos() {
-        let seconds = |text| duration(text).map(|d| d.as_secs());
-        assert_eq!((seconds("5m"), seconds("1h30m"), seconds("0")), (Ok(300), Ok(5400), Ok(0)));
-        for wrong in ["", "5", "m", "5x", "-5m"] {
-            assert!(duration(wrong).is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn a_wrong_configuration_is_refused_by_file_and_line() {

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use apiserver::identity::flags::duration;
+use apiserver::duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::join::discovery::Pin;
@@ -115,7 +115,7 @@ pub(crate) struct Up {
     #[command(flatten)]
     pub node: NodeFlags,
     /// Longest life of the certificates that the cluster signs, as 24h
-    #[arg(long, value_name = "DURATION", default_value = "8760h", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "8760h", value_parser = duration::flag)]
     pub cluster_signing_duration: Duration,
     /// Go into the background once the cluster is ready
     #[arg(long)]
@@ -157,7 +157,7 @@ pub(crate) struct TokenCreate {
     #[arg(value_name = "TOKEN")]
     pub token: Option<crate::token::Token>,
     /// How long it holds, as 24h; 0 for ever
-    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = ttl)]
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration::flag)]
     pub ttl: Duration,
     /// Print the command with which a machine joins instead
     #[arg(long)]
@@ -250,11 +250,6 @@ pub(crate) struct Join {
         default_value = "info,kube_client=off"
     )]
     pub log: String,
-}
-
-/// A duration, or 0.
-fn ttl(text: &str) -> Result<Duration, String> {
-    if text == "0" { Ok(Duration::ZERO) } else { duration(text) }
 }
 
 /// Arguments of `improv down`.

@@ -70,7 +70,7 @@ pub(crate) fn place(root: &Node, steps: &[Step<'_>]) -> Place {
                 path.push(*name);
                 node.field(name).map(|field| field.edge.node())
             }
-            Step::Key(_) | Step::Index(_) => {
+            Step::Key(_) | Step::Index(_) | Step::Element(_) => {
                 if let Some(inside) = &mut inside {
                     inside.place.push_str("[]");
                 }

@@ -8,7 +8,7 @@ use jiff::SignedDuration;
 
 use super::log::Rotation;
 use crate::Config;
-use crate::fairness::flags::duration;
+use crate::duration;
 
 /// Bytes of an event, and of a batch, unless told otherwise.
 ///
@@ -141,7 +141,7 @@ pub struct Flags {
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub audit_log_batch_max_size: usize,
     /// Longest time that audit events wait for others before they are written
-    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration::flag)]
     pub audit_log_batch_max_wait: Duration,
     /// Whether batches for the log are limited in number
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, default_value_t = false)]
@@ -168,7 +168,7 @@ pub struct Flags {
     #[arg(long, value_enum, default_value_t = Mode::Batch)]
     pub audit_webhook_mode: Mode,
     /// Pause before audit events are sent again
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration::flag)]
     pub audit_webhook_initial_backoff: Duration,
     /// Audit events that may wait to be sent
     #[arg(long, value_name = "N", default_value_t = 10_000)]
@@ -177,7 +177,7 @@ pub struct Flags {
     #[arg(long, value_name = "N", default_value_t = 400)]
     pub audit_webhook_batch_max_size: usize,
     /// Longest time that audit events wait for others
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration::flag)]
     pub audit_webhook_batch_max_wait: Duration,
     /// Whether batches of audit events are limited in number
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, default_value_t = true)]

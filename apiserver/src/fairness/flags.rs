@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::Config;
+use crate::{Config, duration};
 
 /// Limits of the server as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,7 +60,7 @@ pub struct Flags {
     #[arg(long, value_name = "N", default_value_t = 200)]
     pub max_mutating_requests_inflight: u32,
     /// Longest time that a request may take, watches and streams left out
-    #[arg(long, value_name = "DURATION", default_value = "1m0s", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "1m0s", value_parser = duration::flag)]
     pub request_timeout: Duration,
     /// Least number of seconds that a watch stays open, if its client does not say
     #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
@@ -78,30 +78,5 @@ impl Flags {
             min_request_timeout: Duration::from_secs(self.min_request_timeout),
             ..Options::default()
         };
-    }
-}
-
-/// Reads a duration as Go writes it, such as `1m30s`.
-///
-/// # Errors
-/// What is wrong with it.
-pub fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is no duration such as 30s or 1m30s");
-    let signed: jiff::SignedDuration = text.parse().map_err(|_| wrong())?;
-    Duration::try_from(signed).map_err(|_| format!("{text:?} is negative"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_are_read_as_go_writes_them() {
-        assert_eq!(duration("1m0s"), Ok(Duration::from_secs(60)));
-        assert_eq!(duration("1.5h"), Ok(Duration::from_secs(5400)));
-        assert_eq!(duration("300ms"), Ok(Duration::from_millis(300)));
-        assert!(duration("-1s").is_err());
-        assert!(duration("60").is_err());
-        assert!(duration("soon").is_err());
     }
 }

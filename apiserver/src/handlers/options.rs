@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use http::Method;
 
 use super::selector::{Fields, Labels};
+use crate::duration;
 use crate::status::{ApiError, GroupResource, StatusCause};
 
 /// The query of one request.
@@ -217,32 +218,8 @@ const FIELD_MANAGER_BYTES: usize = 128;
 /// Source: `--request-timeout` of upstream, and `WithRequestDeadline` in its `apiserver/pkg/endpoints/filters`.
 pub fn deadline(query: &Query) -> Instant {
     const LONGEST: Duration = Duration::from_secs(60);
-    let asked = query.get("timeout").and_then(go_duration).filter(|asked| !asked.is_zero());
+    let asked = query.get("timeout").and_then(duration::parse).filter(|asked| !asked.is_zero());
     Instant::now() + asked.unwrap_or(LONGEST).min(LONGEST)
-}
-
-/// Reads a duration as Go writes it: `1m30s`, `500ms`.
-fn go_duration(text: &str) -> Option<Duration> {
-    let mut rest = text;
-    let mut total = Duration::ZERO;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
-        let seconds = match &rest[..unit] {
-            "h" => 3600.0,
-            "m" => 60.0,
-            "s" => 1.0,
-            "ms" => 1e-3,
-            "us" | "µs" => 1e-6,
-            "ns" => 1e-9,
-            _ => return None,
-        };
-        total = total.checked_add(Duration::try_from_secs_f64(number * seconds).ok()?)?;
-        rest = &rest[unit..];
-    }
-    Some(total)
 }
 
 impl WriteOptions {

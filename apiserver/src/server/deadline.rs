@@ -19,7 +19,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::Core;
-use crate::fairness::flags::duration;
+use crate::duration;
 use crate::handlers::options::Query;
 use crate::request::RequestInfo;
 use crate::status::ApiError;
@@ -62,10 +62,10 @@ fn wanted(query: Option<&str>) -> Result<Option<Duration>, ApiError> {
     if number && text != "0" {
         return Err(fault("missing unit in"));
     }
-    match duration(text) {
-        Ok(wanted) => Ok(Some(wanted).filter(|wanted| !wanted.is_zero())),
-        Err(_) if number || text.starts_with('-') => Ok(None),
-        Err(_) => Err(fault("invalid")),
+    match duration::parse(text) {
+        Some(wanted) => Ok(Some(wanted).filter(|wanted| !wanted.is_zero())),
+        None if number || text.starts_with('-') => Ok(None),
+        None => Err(fault("invalid")),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Events are news: they are deleted an hour after they were last written.
+//! Events are news: they are deleted some time (`--event-ttl`) after they were last written.
 //!
 //! Upstream gives them a lease in etcd; sweeping needs nothing of a store, and servers that share one may sweep at once.
 
@@ -13,10 +13,6 @@ use tracing::{debug, warn};
 use super::Core;
 use crate::status::ApiError;
 
-/// Life of an event.
-///
-/// Source: `--event-ttl` of upstream's server.
-const LIFE: i64 = 3600;
 /// Pause between two looks.
 const EVERY: Duration = Duration::from_secs(300);
 
@@ -25,7 +21,8 @@ pub(super) async fn expire(core: Weak<Core>) {
     loop {
         tokio::time::sleep(EVERY).await;
         let Some(core) = core.upgrade() else { return };
-        match sweep(&core, Timestamp::now().as_second() - LIFE).await {
+        let oldest = Timestamp::now().as_second() - core.config.storage.event_ttl.as_secs() as i64;
+        match sweep(&core, oldest).await {
             Ok(0) => (),
             Ok(n_deleted) => debug!(n_deleted, "old events deleted"),
             Err(error) => warn!(%error, "old events not deleted"),
@@ -80,7 +77,7 @@ mod tests {
         events.create(&PostParams::default(), &event).await.unwrap();
         let (core, now) = (server.server().core(), Timestamp::now().as_second());
         assert_eq!(events.list(&ListParams::default()).await.unwrap().items.len(), 1);
-        assert_eq!(sweep(core, now - LIFE).await.unwrap(), 0);
+        assert_eq!(sweep(core, now - 60).await.unwrap(), 0);
         assert_eq!(sweep(core, now + 60).await.unwrap(), 1);
         assert_eq!(events.list(&ListParams::default()).await.unwrap().items.len(), 0);
     }

@@ -223,7 +223,7 @@ impl Cache {
     /// An entry as the cache has it, if the store is further away than the cache; it may be behind.
     pub fn guess(&self, key: &str) -> Option<Entry> {
         // Only a store that others write to, too, has anything to catch up with.
-        let _ = self.shared.store.catch_up()?;
+        drop(self.shared.store.catch_up()?);
         let object = self.shared.current.read().objects.get(key).cloned()?;
         Some(Entry {
             key: object.key_shared(),

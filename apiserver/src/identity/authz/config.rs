@@ -11,8 +11,8 @@ use serde::Deserialize;
 use super::Member;
 use super::abac::Policies;
 use super::remote::{Remote, Settings};
+use crate::duration;
 use crate::identity::file::{self, Problem};
-use crate::identity::flags::duration;
 use crate::identity::options::AuthorizationOptions;
 
 const GROUP: &str = "apiserver.config.k8s.io";
@@ -223,8 +223,8 @@ fn remote(
     entry: &WebhookEntry,
     wrong: &dyn Fn(&str, &str) -> Problem,
 ) -> Result<Remote, Problem> {
-    let span = |field: &str, text: &str| match duration(text) {
-        Ok(span) if !span.is_zero() => Ok(span),
+    let span = |field: &str, text: &str| match duration::parse(text) {
+        Some(span) if !span.is_zero() => Ok(span),
         _ => Err(wrong(field, &format!("{field}: Invalid value: {text:?}: must be > 0s"))),
     };
     let timeout = span("timeout", &entry.timeout)?;

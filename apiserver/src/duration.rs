@@ -1,0 +1,64 @@
+//! Durations as Go writes them: `1h30m`, `500ms`, `0`.
+//!
+//! Source: `time.ParseDuration` of Go.
+
+use std::time::Duration;
+
+/// Reads a duration that is not negative.
+#[must_use]
+pub fn parse(text: &str) -> Option<Duration> {
+    if text == "0" {
+        return Some(Duration::ZERO);
+    }
+    let (mut total, mut rest) = (Duration::ZERO, text);
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, tail) = rest.split_at(end);
+        let end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at(end);
+        let seconds = match unit {
+            "h" => 3600.0,
+            "m" => 60.0,
+            "s" => 1.0,
+            "ms" => 1e-3,
+            "us" | "µs" | "μs" => 1e-6,
+            "ns" => 1e-9,
+            _ => return None,
+        };
+        let part = Duration::try_from_secs_f64(number.parse::<f64>().ok()? * seconds).ok()?;
+        total = total.checked_add(part)?;
+        rest = tail;
+    }
+    Some(total).filter(|_| !text.is_empty())
+}
+
+/// [`parse`], for values of flags.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn flag(text: &str) -> Result<Duration, String> {
+    parse(text).ok_or_else(|| format!("{text:?} is no duration such as 1h30m, 90s or 500ms"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_gos() {
+        for (text, millis) in [
+            ("5m", 300_000),
+            ("1h30m", 5_400_000),
+            ("1.5s", 1500),
+            ("1m0s", 60_000),
+            ("0", 0),
+            (".5s", 500),
+        ] {
+            assert_eq!(parse(text), Some(Duration::from_millis(millis)), "{text}");
+        }
+        for wrong in ["", "5", "m", "5x", "-5m", "soon", "1m 30s", "1e300h"] {
+            assert_eq!(parse(wrong), None, "{wrong}");
+        }
+        assert!(flag("60").unwrap_err().contains("\"60\""));
+    }
+}
