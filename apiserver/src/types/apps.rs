@@ -32,12 +32,15 @@ fn counts(causes: &mut Causes, status: &Value, pairs: &[(&str, &str)]) {
         "updatedReplicas",
         "currentReplicas",
         "unavailableReplicas",
+        "terminatingReplicas",
+        "collisionCount",
         "observedGeneration",
     ] {
         causes.not_negative(&at.field(field), &status[field]);
     }
     for (part, whole) in pairs {
-        let value = |field: &str| status[field].as_i64().unwrap_or_default();
+        let value =
+            |field: &str| status[field.trim_start_matches("status.")].as_i64().unwrap_or_default();
         if value(part) > value(whole) {
             let fault = if *whole == "replicas" {
                 "cannot be greater than status.replicas".to_owned()
@@ -62,6 +65,10 @@ fn is_none(value: &Value) -> bool {
 pub(super) struct Deployments;
 
 impl Strategy for Deployments {
+    fn kept_by_status(&self) -> &'static [&'static str] {
+        &["labels"]
+    }
+
     fn default(&self, obj: &mut Value) {
         let Some(spec) = part(obj, "spec") else { return };
         if text(&spec["strategy"], "type") == "RollingUpdate" {

@@ -97,6 +97,10 @@ impl Strategy for PriorityLevels {
         causes.0
     }
 
+    fn kept_by_status(&self) -> &'static [&'static str] {
+        &super::METADATA
+    }
+
     fn counts_generation(&self) -> bool {
         true
     }

@@ -52,6 +52,11 @@ pub struct Ctx<'a> {
     pub unlabelled: bool,
 }
 
+/// All of the metadata that an update of the status could change.
+///
+/// Source: `metav1.ResetObjectMetaForStatus`.
+const METADATA: [&str; 4] = ["labels", "annotations", "finalizers", "ownerReferences"];
+
 /// The rules of one type that no schema can say. Every method has a default that does nothing.
 ///
 /// Order on the write road: decode, [`default`](Strategy::default) after the schema's defaults,
@@ -126,6 +131,11 @@ pub trait Strategy: Send + Sync {
     /// Whether an update may leave out which version of the object it is made from.
     fn unconditional_updates(&self) -> bool {
         true
+    }
+
+    /// Members of the metadata that an update of the status alone leaves as they are.
+    fn kept_by_status(&self) -> &'static [&'static str] {
+        &[]
     }
 
     /// Whether PUT and apply may create.

@@ -142,7 +142,6 @@ impl Strategy for Pods {
                 let at = at.field("annotations");
                 annotations::all(&mut causes, &obj["metadata"], &obj["spec"], &at);
                 update::spec(&mut causes, obj, old);
-                causes.0.extend(late_finalizers(obj, old));
             }
             _ => (),
         }
@@ -182,23 +181,6 @@ impl Strategy for Pods {
         let seconds = asked.or(own).unwrap_or(30);
         Some(if seconds < 0 { 1 } else { seconds })
     }
-}
-
-/// Upstream checks the metadata of pods twice, and reports this fault twice.
-fn late_finalizers(obj: &Value, old: &Value) -> Option<Cause> {
-    if old["metadata"]["deletionTimestamp"].is_null() {
-        return None;
-    }
-    let before = items(&old["metadata"]["finalizers"]);
-    let new = items(&obj["metadata"]["finalizers"]).iter().filter(|f| !before.contains(f));
-    let shown: Vec<String> = new.map(|f| f.to_string()).collect();
-    (!shown.is_empty()).then(|| {
-        let why = format!(
-            "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
-            shown.join(", ")
-        );
-        Cause::forbidden("metadata.finalizers", &why)
-    })
 }
 
 /// The pod's first address is also the first of its list.

@@ -3,6 +3,7 @@
 use http::{HeaderMap, header};
 use jiff::Timestamp;
 use schema::Cause;
+use schema::cause::Reason;
 use serde_json::{Map, Value, json};
 
 use super::{Writer, metadata};
@@ -125,17 +126,56 @@ pub(super) fn validate(resource: &Resource, object: &Value, old: Option<&Value>)
         immutable(meta, &old["metadata"], &mut causes);
         if resource.bare_items {
             // Upstream's own types judge metadata in several places, and tell it as often.
-            let (finalizers, mut others): (Vec<Cause>, Vec<Cause>) =
-                causes.into_iter().partition(|c| c.field == "metadata.finalizers");
-            let is_new = |c: &&Cause| TOLD_OFTEN.iter().any(|field| c.field.starts_with(field));
-            let often: Vec<Cause> = others.iter().filter(is_new).cloned().collect();
-            others.extend(others.clone());
-            others.extend(often.iter().cloned().chain(often.clone()));
-            causes = others;
-            causes.extend(finalizers);
+            let rounds = Rounds::of(&resource.group, &resource.name);
+            let often = |cause: Cause| std::iter::repeat_n(cause.clone(), rounds.told(&cause));
+            causes = causes.into_iter().flat_map(often).collect();
         }
     }
     causes
+}
+
+/// Where a type's own update rules judge metadata, beyond what is done for all types.
+struct Rounds {
+    /// The new metadata as such.
+    alone: bool,
+    /// The new metadata as what replaces the old.
+    compared: bool,
+}
+
+impl Rounds {
+    /// As recorded from updates with bad labels and finalizers.
+    fn of(group: &str, resource: &str) -> Self {
+        let (alone, compared) = match (group, resource) {
+            ("policy", "poddisruptionbudgets") | ("", "events") => (false, false),
+            ("", "podtemplates" | "replicationcontrollers" | "resourcequotas" | "services")
+            | ("apps", "daemonsets" | "deployments" | "replicasets" | "statefulsets")
+            | ("autoscaling" | "coordination.k8s.io" | "events.k8s.io" | "scheduling.k8s.io", _)
+            | ("batch", "cronjobs")
+            | ("networking.k8s.io", "networkpolicies" | "servicecidrs")
+            | ("resource.k8s.io", "resourceslices")
+            | ("storage.k8s.io", "csidrivers") => (false, true),
+            ("", "limitranges")
+            | ("admissionregistration.k8s.io" | "discovery.k8s.io", _)
+            | ("flowcontrol.apiserver.k8s.io", _)
+            | ("storage.k8s.io", "csinodes" | "volumeattachments") => (true, false),
+            _ => (true, true),
+        };
+        Self { alone, compared }
+    }
+
+    /// How often a cause is told.
+    fn told(&self, cause: &Cause) -> usize {
+        let (alone, compared) = (usize::from(self.alone), usize::from(self.compared));
+        let begins = |field: &&str| cause.field.starts_with(*field);
+        let form = ["metadata.annotations", "metadata.finalizers", "metadata.generation"];
+        if TOLD_OFTEN.iter().any(|field| begins(&field)) {
+            2 + alone + compared
+        } else if form.iter().any(|field| begins(&field)) && cause.reason != Reason::Forbidden {
+            1 + alone
+        } else {
+            1 + compared
+        }
+    }
 }
 
 fn name(resource: &Resource, meta: &Value, causes: &mut Vec<Cause>) {

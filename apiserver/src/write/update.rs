@@ -304,7 +304,10 @@ fn isolate(writer: &Writer<'_>, subresource: Option<&str>, object: &mut Value, o
             for key in keys.iter().chain(&mine).filter(|k| !kept(k)) {
                 copy(object, old, key);
             }
-            if resource.custom.is_some() {
+            for field in resource.strategy.kept_by_status() {
+                copy(&mut object["metadata"], &old["metadata"], field);
+            }
+            if resource.custom.is_some() && !resource.bare_items {
                 let version = object["metadata"]["resourceVersion"].clone();
                 let managed = object["metadata"].get("managedFields").cloned();
                 object["metadata"] = old["metadata"].clone();

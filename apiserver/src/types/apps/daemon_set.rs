@@ -36,11 +36,8 @@ impl Strategy for DaemonSets {
         _ctx: &Ctx<'_>,
         obj: &mut Value,
         old: &Value,
-        subresource: Option<&str>,
+        _subresource: Option<&str>,
     ) -> Result<(), ApiError> {
-        if subresource.is_some() {
-            return Ok(());
-        }
         let before = old["metadata"]["annotations"][TEMPLATE_GENERATION]
             .as_str()
             .and_then(|n| n.parse().ok());
@@ -66,6 +63,7 @@ impl Strategy for DaemonSets {
                 "numberAvailable",
                 "numberUnavailable",
                 "observedGeneration",
+                "collisionCount",
             ];
             not_negative(&mut causes, &at, &obj["status"], &counted);
             return causes.0;

@@ -30,6 +30,10 @@ impl Strategy for StatefulSets {
         pod::template_default(spec);
     }
 
+    fn validate_name(&self, name: &str) -> Vec<String> {
+        crate::write::names::label(name)
+    }
+
     fn validate(&self, obj: &Value, old: Option<&Value>, subresource: Option<&str>) -> Vec<Cause> {
         let mut causes = Causes::default();
         if subresource == Some("status") {
@@ -38,7 +42,7 @@ impl Strategy for StatefulSets {
                 ("currentReplicas", "replicas"),
                 ("updatedReplicas", "replicas"),
                 ("availableReplicas", "replicas"),
-                ("availableReplicas", "readyReplicas"),
+                ("availableReplicas", "status.readyReplicas"),
             ];
             counts(&mut causes, &obj["status"], &pairs);
             return causes.0;

@@ -57,6 +57,10 @@ impl Strategy for FlowSchemas {
         causes.0
     }
 
+    fn kept_by_status(&self) -> &'static [&'static str] {
+        &super::super::METADATA
+    }
+
     fn counts_generation(&self) -> bool {
         true
     }

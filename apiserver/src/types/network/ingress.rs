@@ -39,7 +39,11 @@ impl Strategy for Ingresses {
             causes.faults(&at.field("ingressClassName"), class, words::subdomain(class));
         }
         if spec["defaultBackend"].is_null() && items(&spec["rules"]).is_empty() {
-            causes.invalid(&at, &json!([]), "either `defaultBackend` or `rules` must be specified");
+            causes.invalid(
+                &at,
+                &Value::Null,
+                "either `defaultBackend` or `rules` must be specified",
+            );
         }
         if !spec["defaultBackend"].is_null() {
             backend(&mut causes, &at.field("defaultBackend"), &spec["defaultBackend"]);
@@ -211,7 +215,8 @@ impl Strategy for IngressClasses {
             }
         }
         if let Some(old) = old {
-            causes.immutable(&controller_at, controller, &old["spec"]["controller"]);
+            let (new, old) = (text(spec, "controller"), text(&old["spec"], "controller"));
+            causes.immutable(&controller_at, &new.into(), &old.into());
         }
         parameters(&mut causes, &at.field("parameters"), &spec["parameters"]);
         causes.0

@@ -11,6 +11,10 @@ use crate::status::ApiError;
 pub(crate) struct Ranges;
 
 impl Strategy for Ranges {
+    fn kept_by_status(&self) -> &'static [&'static str] {
+        &super::super::METADATA
+    }
+
     fn prepare_create(&self, _ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {
         obj["status"] = json!({});
         Ok(())
@@ -71,7 +75,6 @@ impl Strategy for Addresses {
         let parent = &obj["spec"]["parentRef"];
         if let Some(old) = old {
             causes.immutable(&at, parent, &old["spec"]["parentRef"]);
-            return causes.0;
         }
         if parent.is_null() {
             causes.required(&at, "");

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use schema::Cause;
 use serde_json::{Value, json};
 
-use super::super::check::{At, Causes, copy, is_empty, items, nano, remove, shown, text};
+use super::super::check::{At, Causes, is_empty, items, nano, remove, shown, text};
 use super::super::{Ctx, Strategy, node_labels, sources, words};
 use super::{bytes, volume};
 use crate::status::ApiError;
@@ -174,24 +174,12 @@ impl Strategy for Capacities {
 pub(crate) struct Attachments;
 
 impl Strategy for Attachments {
-    fn prepare_create(&self, _ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {
-        obj["status"] = json!({"attached": false});
-        Ok(())
+    fn kept_by_status(&self) -> &'static [&'static str] {
+        &super::super::METADATA
     }
 
-    fn prepare_update(
-        &self,
-        _ctx: &Ctx<'_>,
-        obj: &mut Value,
-        old: &Value,
-        subresource: Option<&str>,
-    ) -> Result<(), ApiError> {
-        if subresource == Some("status") {
-            // A status says nothing of labels, owners or finalizers.
-            for field in ["labels", "annotations", "ownerReferences", "finalizers"] {
-                copy(&mut obj["metadata"], &old["metadata"], field);
-            }
-        }
+    fn prepare_create(&self, _ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {
+        obj["status"] = json!({"attached": false});
         Ok(())
     }
 
