@@ -92,6 +92,9 @@ fn review_versions(versions: &Value, at: &At<'_>, causes: &mut Causes) {
     for (n, version) in list.iter().enumerate() {
         if list[..n].contains(version) {
             causes.invalid(&at.index(n), version, "duplicate version");
+        } else {
+            let name = version.as_str().unwrap_or_default();
+            causes.faults(&at.index(n), name, words::label_1035(name));
         }
     }
     if !list.iter().any(|version| version == "v1" || version == "v1beta1") {
@@ -120,6 +123,7 @@ fn rules(rules: &Value, at: &At<'_>, causes: &mut Causes) {
             causes.present(&at.field("apiVersions").index(n), version, "");
         }
         resources(&rule["resources"], &at.field("resources"), causes);
+        resource_names(&rule["resourceNames"], &at.field("resourceNames"), causes);
         causes.one_of(&at.field("scope"), &rule["scope"], &["*", "Cluster", "Namespaced"]);
     }
 }
@@ -152,9 +156,21 @@ fn resources(list: &Value, at: &At<'_>, causes: &mut Causes) {
     if entries.len() > 1 && entries.contains(&"*/*") {
         causes.invalid(at, list, "if '*/*' is present, must not specify other resources");
     }
-    if entries.contains(&"*") && entries.iter().any(|e| *e != "*" && !e.contains('/')) {
+    // As recorded: the last of the entries without a subresource decides.
+    let last = entries.iter().rfind(|entry| !entry.contains('/'));
+    if entries.contains(&"*") && last.is_some_and(|last| *last != "*") {
         let detail = "if '*' is present, must not specify other resources without subresources";
         causes.invalid(at, list, detail);
+    }
+}
+
+fn resource_names(list: &Value, at: &At<'_>, causes: &mut Causes) {
+    let names = items(list);
+    for (n, name) in names.iter().enumerate() {
+        causes.path_segment(&at.index(n), name);
+        if names[..n].contains(name) {
+            causes.duplicate(&at.index(n), name);
+        }
     }
 }
 
@@ -167,8 +183,9 @@ fn client(config: &Value, at: &At<'_>, causes: &mut Causes) {
         (Some(text), false) => self::url(text, &at.field("url"), causes),
         (None, true) => {
             let at = at.field("service");
-            causes.present(&at.field("name"), &service["name"], "");
-            causes.present(&at.field("namespace"), &service["namespace"], "");
+            // As recorded: upstream names one where the other is missing.
+            causes.present(&at.field("name"), &service["namespace"], "");
+            causes.present(&at.field("namespace"), &service["name"], "");
             let port = &service["port"];
             if port.as_i64().is_some_and(|port| !(1..=65535).contains(&port)) {
                 let detail = "port is not valid: must be between 1 and 65535, inclusive";
@@ -206,10 +223,13 @@ fn url(text: &str, at: &At<'_>, causes: &mut Causes) {
 
 fn path(value: &Value, at: &At<'_>, causes: &mut Causes) {
     let Some(path) = value.as_str().filter(|path| !matches!(*path, "" | "/")) else { return };
-    let Some(rest) = path.strip_prefix('/') else {
-        return causes.invalid(at, value, "must start with a '/'");
-    };
-    for (n, step) in rest.strip_suffix('/').unwrap_or(rest).split('/').enumerate() {
+    if !path.starts_with('/') {
+        causes.invalid(at, value, "must start with a '/'");
+    }
+    // What stands before the first slash is not looked at, wherever that is.
+    let rest = path.strip_suffix('/').unwrap_or(path);
+    let rest = rest.strip_prefix('/').unwrap_or(rest);
+    for (n, step) in rest.split('/').enumerate() {
         if step.is_empty() {
             causes.invalid(at, value, &format!("segment[{n}] may not be empty"));
             continue;
@@ -260,6 +280,7 @@ fn expression(
 
 /// What policies of both kinds have in common; answers the names of their variables.
 fn policy<'p>(spec: &'p Value, at: &At<'_>, causes: &mut Causes) -> Vec<&'p str> {
+    causes.one_of(&at.field("failurePolicy"), &spec["failurePolicy"], &["Fail", "Ignore"]);
     let constraints = &spec["matchConstraints"];
     let constraints_at = at.field("matchConstraints");
     if constraints.is_null() {
@@ -269,9 +290,7 @@ fn policy<'p>(spec: &'p Value, at: &At<'_>, causes: &mut Causes) -> Vec<&'p str>
         criteria(constraints, &constraints_at, causes);
     }
     if !spec["paramKind"].is_null() {
-        for key in ["apiVersion", "kind"] {
-            causes.present(&at.field("paramKind").field(key), &spec["paramKind"][key], "");
-        }
+        param_kind(causes, &at.field("paramKind"), &spec["paramKind"]);
     }
     let has_params = !spec["paramKind"].is_null();
     let scope = ExpressionScope { has_params, has_authorizer: true, ..ExpressionScope::default() };
@@ -294,12 +313,42 @@ fn policy<'p>(spec: &'p Value, at: &At<'_>, causes: &mut Causes) -> Vec<&'p str>
     names
 }
 
+/// The type of a policy's parameters.
+fn param_kind(causes: &mut Causes, at: &At<'_>, of: &Value) {
+    if causes.present(&at.field("apiVersion"), &of["apiVersion"], "") {
+        let at = at.field("apiVersion");
+        let version = text(of, "apiVersion");
+        let (group, version) = version.split_once('/').unwrap_or(("", version));
+        if !group.is_empty() {
+            causes.faults(&at, group, names::subdomain(group));
+        }
+        causes.faults(&at, version, words::label_1035(version));
+    }
+    if causes.present(&at.field("kind"), &of["kind"], "") {
+        for fault in words::label_1035(&text(of, "kind").to_lowercase()) {
+            let detail = format!("may have mixed case, but should otherwise match: {fault}");
+            causes.invalid(&at.field("kind"), &of["kind"], &detail);
+        }
+    }
+}
+
 fn criteria(resources: &Value, at: &At<'_>, causes: &mut Causes) {
     causes.selector(&at.field("namespaceSelector"), &resources["namespaceSelector"]);
     causes.selector(&at.field("objectSelector"), &resources["objectSelector"]);
     causes.one_of(&at.field("matchPolicy"), &resources["matchPolicy"], &["Equivalent", "Exact"]);
     for key in ["resourceRules", "excludeResourceRules"] {
         rules(&resources[key], &at.field(key), causes);
+    }
+}
+
+/// What is deleted cannot be changed.
+fn mutated(resources: &Value, at: &At<'_>, causes: &mut Causes) {
+    let at = at.field("resourceRules");
+    for rule in items(&resources["resourceRules"]) {
+        for operation in items(&rule["operations"]) {
+            let known = ["*", "CONNECT", "CREATE", "UPDATE"];
+            causes.one_of(&at.field("operations"), operation, &known);
+        }
     }
 }
 
@@ -325,7 +374,13 @@ impl Strategy for ValidatingPolicies {
     fn validate(&self, obj: &Value, old: Option<&Value>, subresource: Option<&str>) -> Vec<Cause> {
         let mut causes = Causes::default();
         let (spec, at) = (&obj["spec"], At::new("spec"));
-        if subresource.is_some() || old.is_some_and(|old| old["spec"] == *spec) {
+        if subresource.is_some() {
+            let (status, at) = (&obj["status"], At::new("status"));
+            causes.conditions(&at.field("conditions"), &status["conditions"]);
+            warnings(&mut causes, &at.field("typeChecking"), &status["typeChecking"]);
+            return causes.0;
+        }
+        if old.is_some_and(|old| old["spec"] == *spec) {
             return causes.0;
         }
         let variables = policy(spec, &at, &mut causes);
@@ -359,20 +414,52 @@ impl Strategy for ValidatingPolicies {
                     &mut causes,
                 );
             }
-            let reasons = ["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"];
+            let reasons = ["Forbidden", "Invalid", "RequestEntityTooLarge"];
             causes.one_of(&at.field("reason"), &validation["reason"], &reasons);
         }
         let annotations = at.field("auditAnnotations");
         for (n, annotation) in items(&spec["auditAnnotations"]).iter().enumerate() {
-            let place = (&annotations.index(n), tells);
+            let key = text(annotation, "key");
+            let known = items(&spec["auditAnnotations"])[..n].iter();
+            let at = annotations.index(n);
+            audit_key(&mut causes, &at.field("key"), key, obj);
+            if known.into_iter().any(|other| text(other, "key") == key) {
+                causes.duplicate(&at.field("key"), &key.into());
+            }
+            let place = (&at, tells);
             let (missing, wanted) = ("valueExpression is not specified", ["string", "null"]);
             expression(annotation, "valueExpression", missing, &wanted, place, &mut causes);
         }
         causes.0
     }
 
+    fn kept_by_status(&self) -> &'static [&'static str] {
+        &super::METADATA
+    }
+
     fn counts_generation(&self) -> bool {
         true
+    }
+}
+
+/// The key of an audit annotation, which is told with the policy's name before it.
+fn audit_key(causes: &mut Causes, at: &At<'_>, key: &str, policy: &Value) {
+    let name = text(&policy["metadata"], "name");
+    if name.is_empty() {
+        return causes.invalid(at, &key.into(), "requires metadata.name be non-empty");
+    }
+    let whole = format!("{name}/{key}");
+    causes.faults(at, &whole, words::qualified(&whole));
+}
+
+/// What the controller that checks types says.
+fn warnings(causes: &mut Causes, at: &At<'_>, checking: &Value) {
+    let at = at.field("expressionWarnings");
+    for (n, warning) in items(&checking["expressionWarnings"]).iter().enumerate() {
+        let at = at.index(n);
+        for field in ["fieldRef", "warning"] {
+            causes.present(&at.field(field), &warning[field], "");
+        }
     }
 }
 
@@ -391,6 +478,7 @@ impl Strategy for MutatingPolicies {
             return causes.0;
         }
         let variables = policy(spec, &at, &mut causes);
+        mutated(&spec["matchConstraints"], &at.field("matchConstraints"), &mut causes);
         let mutations_at = at.field("mutations");
         causes.present(
             &mutations_at,
@@ -446,12 +534,17 @@ impl Strategy for Bindings {
     ) -> Vec<Cause> {
         let mut causes = Causes::default();
         let (spec, at) = (&obj["spec"], At::new("spec"));
-        causes.present(&at.field("policyName"), &spec["policyName"], "");
+        if causes.present(&at.field("policyName"), &spec["policyName"], "") {
+            causes.subdomain(&at.field("policyName"), &spec["policyName"]);
+        }
         if !spec["paramRef"].is_null() {
             param_ref(&spec["paramRef"], &at.field("paramRef"), &mut causes);
         }
         if !spec["matchResources"].is_null() {
             criteria(&spec["matchResources"], &at.field("matchResources"), &mut causes);
+        }
+        if !self.has_actions {
+            mutated(&spec["matchResources"], &at.field("matchResources"), &mut causes);
         }
         if self.has_actions {
             actions(&spec["validationActions"], &at.field("validationActions"), &mut causes);
@@ -466,6 +559,7 @@ impl Strategy for Bindings {
 
 fn param_ref(reference: &Value, at: &At<'_>, causes: &mut Causes) {
     let named = !text(reference, "name").is_empty();
+    causes.path_segment(&at.field("name"), &reference["name"]);
     match (named, reference["selector"].is_null()) {
         (true, false) => {
             let detail = "name and selector are mutually exclusive";
@@ -477,8 +571,8 @@ fn param_ref(reference: &Value, at: &At<'_>, causes: &mut Causes) {
     causes.selector(&at.field("selector"), &reference["selector"]);
     let (action_at, action) =
         (at.field("parameterNotFoundAction"), &reference["parameterNotFoundAction"]);
-    if action.is_null() {
-        causes.required(&action_at, "");
+    if is_empty(action) {
+        return causes.required(&action_at, "");
     }
     causes.one_of(&action_at, action, &["Deny", "Allow"]);
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Ctx, Strategy};
+use super::{Ctx, Strategy, words};
 use crate::status::{ApiError, Cause};
 use crate::write::{names, now};
 
@@ -70,7 +70,7 @@ impl Strategy for ApiService {
             let faults = names::subdomain(&group);
             causes.extend(faults.iter().map(|f| Cause::invalid("spec.group", &spec["group"], f)));
         }
-        for fault in version_faults(&version) {
+        for fault in words::label_1035(&version) {
             causes.push(Cause::invalid("spec.version", &spec["version"], &fault));
         }
         let bounded = |field: &str, most: i64, detail: &str| {
@@ -118,18 +118,4 @@ fn validate_service(spec: &Value, causes: &mut Vec<Cause>) {
         let detail = "may not be true if caBundle is present";
         causes.push(Cause::invalid("spec.insecureSkipTLSVerify", insecure, detail));
     }
-}
-
-/// Faults of a version's name, which is a DNS label that begins with a letter (RFC 1035).
-fn version_faults(version: &str) -> Vec<String> {
-    let label = names::label(version).is_empty();
-    if label && version.starts_with(|c: char| c.is_ascii_lowercase()) {
-        return Vec::new();
-    }
-    vec![
-        "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an \
-         alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or \
-         'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')"
-            .to_owned(),
-    ]
 }

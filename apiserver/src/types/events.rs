@@ -22,12 +22,7 @@ const NAMES: [(&str, &str); 7] = [
 pub(super) struct Events;
 
 impl Strategy for Events {
-    fn validate(
-        &self,
-        obj: &Value,
-        _old: Option<&Value>,
-        _subresource: Option<&str>,
-    ) -> Vec<Cause> {
+    fn validate(&self, obj: &Value, old: Option<&Value>, _subresource: Option<&str>) -> Vec<Cause> {
         let mut causes = Causes::default();
         let new = text(obj, "apiVersion").starts_with("events.k8s.io/");
         let object = if new { "regarding" } else { "involvedObject" };
@@ -36,8 +31,10 @@ impl Strategy for Events {
         } else {
             new_style(&mut causes, obj, object, new);
         }
-        if new {
-            strict(&mut causes, obj);
+        match old.filter(|_| new) {
+            Some(old) => unchanged(&mut causes, obj, old),
+            None if new => strict(&mut causes, obj),
+            None => (),
         }
         causes.0
     }
@@ -104,8 +101,27 @@ fn too_long(causes: &mut Causes, field: &str, text: &str, most: usize) {
     }
 }
 
-/// What the newer group requires beyond that.
-fn strict(causes: &mut Causes, event: &Value) {
+/// What the newer group lets nobody change: everything but the series.
+fn unchanged(causes: &mut Causes, event: &Value, old: &Value) {
+    if event["series"] != old["series"] {
+        series(causes, event);
+    }
+    let own = ["reason", "type", "eventTime", "action", "related", "reportingInstance", "reason"];
+    let shared = NAMES.map(|(name, shown)| match name {
+        "reportingComponent" => (shown, shown),
+        _ => (name, shown),
+    });
+    for (name, shown) in shared.into_iter().chain(own.map(|field| (field, field))) {
+        let is_text = ["reason", "type", "action", "reportingInstance", "reportingController"];
+        let shown_of = |event: &Value| match &event[shown] {
+            Value::Null if is_text.contains(&shown) || shown == "note" => "".into(),
+            value => value.clone(),
+        };
+        causes.immutable(&At::new(name), &shown_of(event), &shown_of(old));
+    }
+}
+
+fn series(causes: &mut Causes, event: &Value) {
     let series = &event["series"];
     if !series.is_null() {
         if series["count"].as_i64().unwrap_or_default() < 2 {
@@ -113,6 +129,11 @@ fn strict(causes: &mut Causes, event: &Value) {
         }
         causes.present(&At::new("series.lastObservedTime"), &series["lastObservedTime"], "");
     }
+}
+
+/// What the newer group requires of a new event beyond that.
+fn strict(causes: &mut Causes, event: &Value) {
+    series(causes, event);
     causes.present(&At::new("eventTime"), &event["eventTime"], "");
     let kind = text(event, "type");
     if !matches!(kind, "Normal" | "Warning") {

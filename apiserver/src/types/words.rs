@@ -81,6 +81,23 @@ pub(crate) fn label_value(value: &str) -> Vec<String> {
     faults
 }
 
+/// Faults of a DNS label that begins with a letter (RFC 1035).
+pub(crate) fn label_1035(name: &str) -> Vec<String> {
+    const MOST: usize = 63;
+    let mut faults = Vec::new();
+    if name.len() > MOST {
+        faults.push(format!("must be no more than {MOST} characters"));
+    }
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let good = name.starts_with(|c: char| c.is_ascii_lowercase())
+        && !name.ends_with('-')
+        && name.bytes().all(inner);
+    if !good {
+        faults.push("a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')".to_owned());
+    }
+    faults
+}
+
 /// Faults of a condition's reason.
 pub(crate) fn condition_reason(reason: &str) -> Vec<String> {
     let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b',' | b':');

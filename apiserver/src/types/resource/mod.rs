@@ -17,6 +17,10 @@ use crate::status::ApiError;
 pub(super) struct Claims;
 
 impl Strategy for Claims {
+    fn kept_by_status(&self) -> &'static [&'static str] {
+        &super::METADATA
+    }
+
     fn default(&self, obj: &mut Value) {
         if let Some(spec) = part(obj, "spec") {
             counts(spec);
@@ -54,12 +58,10 @@ impl Strategy for Templates {
     fn validate(&self, obj: &Value, old: Option<&Value>, _subresource: Option<&str>) -> Vec<Cause> {
         let mut causes = Causes::default();
         let (spec, at) = (&obj["spec"], At::new("spec"));
-        match old {
-            Some(old) => causes.immutable(&at, spec, &old["spec"]),
-            None => {
-                pod::template_metadata(&mut causes, &at.field("metadata"), &spec["metadata"]);
-                request::claim(&mut causes, &at.field("spec"), &spec["spec"]);
-            }
+        pod::template_metadata(&mut causes, &at.field("metadata"), &spec["metadata"]);
+        request::claim(&mut causes, &at.field("spec"), &spec["spec"]);
+        if let Some(old) = old {
+            causes.immutable(&at, spec, &old["spec"]);
         }
         causes.0
     }

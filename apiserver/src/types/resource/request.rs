@@ -322,11 +322,42 @@ pub(super) fn status(causes: &mut Causes, new: &Value, old: &Value) {
             causes.forbidden(&list, detail);
         }
     }
+    if status["devices"] != before["devices"] {
+        devices(causes, &at.field("devices"), status);
+    }
     let at = at.field("allocation");
     if !allocation.is_null() && !allocated.is_null() {
         causes.immutable(&at, allocation, allocated);
     } else if !allocation.is_null() {
         self::allocation(causes, &at, allocation, &Names::of(&new["spec"]["devices"]));
+    }
+}
+
+/// What drivers say of devices that were allocated.
+fn devices(causes: &mut Causes, at: &At<'_>, status: &Value) {
+    const CONDITIONS: usize = 8;
+    let key = |device: &Value| {
+        ["driver", "pool", "device", "shareID"].map(|field| text(device, field).to_owned())
+    };
+    let allocated: Vec<_> =
+        items(&status["allocation"]["devices"]["results"]).iter().map(key).collect();
+    let mut seen = HashSet::new();
+    for (n, device) in items(&status["devices"]).iter().enumerate() {
+        let at = at.index(n);
+        sources::driver_name(causes, &at.field("driver"), &device["driver"]);
+        pool_name(causes, &at.field("pool"), &device["pool"]);
+        let name = text(device, "device");
+        causes.faults(&at.field("device"), name, words::label(name));
+        let key = key(device);
+        if !allocated.contains(&key) {
+            causes.invalid(&at, device, "must be an allocated device in the claim");
+        }
+        if !seen.insert(key) {
+            causes.duplicate(&at, device);
+        }
+        let conditions = at.field("conditions");
+        fits(causes, &conditions, &device["conditions"], CONDITIONS);
+        causes.conditions(&conditions, &device["conditions"]);
     }
 }
 
