@@ -404,7 +404,8 @@ mod tests {
             let facts = definition(name).unwrap();
             assert_eq!(default(name, &facts, field), expected, "{name}.{field}");
         };
-        check("io.k8s.api.core.v1.Container", "name", None);
+        check("io.k8s.api.core.v1.Container", "name", Some(json!("")));
+        check("io.k8s.api.core.v1.Container", "image", None);
         check("io.k8s.api.core.v1.Container", "resources", Some(json!({})));
         check("io.k8s.api.core.v1.NodeSystemInfo", "osImage", Some(json!("")));
         check("io.k8s.api.core.v1.ServicePort", "protocol", Some(json!("TCP")));

@@ -168,9 +168,9 @@ impl Rounds {
         let (alone, compared) = (usize::from(self.alone), usize::from(self.compared));
         let begins = |field: &&str| cause.field.starts_with(*field);
         let form = ["metadata.annotations", "metadata.finalizers", "metadata.generation"];
-        if TOLD_OFTEN.iter().any(|field| begins(&field)) {
+        if TOLD_OFTEN.iter().any(begins) {
             2 + alone + compared
-        } else if form.iter().any(|field| begins(&field)) && cause.reason != Reason::Forbidden {
+        } else if form.iter().any(begins) && cause.reason != Reason::Forbidden {
             1 + alone
         } else {
             1 + compared

@@ -210,7 +210,10 @@ pub fn expand(name: &str) -> Value {
             }
             // A default must be valid; where it is not, only our compiler knows of it.
             let empty = map.get("default") == Some(&json!({}));
-            if empty && !empty_is_valid(map) {
+            // Nor is that a default which stands for a required string that was left out.
+            let missing = map.get("default").is_some_and(|default| default == "")
+                && definition.required.contains(field);
+            if empty && !empty_is_valid(map) || missing {
                 map.remove("default");
             }
             add_key_defaults(map, &definition.fields[field]);
