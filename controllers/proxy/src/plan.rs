@@ -211,10 +211,23 @@ fn slice_endpoints<'a>(
     let port = port.and_then(|port| port.port).and_then(|port| u16::try_from(port).ok());
     port.into_iter().flat_map(move |port| {
         slice.endpoints.iter().flatten().filter_map(move |endpoint| {
-            let ip = endpoint.addresses.first()?.parse().ok()?;
+            let ip = endpoint.addresses.first()?.parse().ok().filter(may_be_reached)?;
             Some((endpoint, Endpoint { ip, port }))
         })
     })
+}
+
+/// Whether traffic of others may be sent to an address: not to this machine, its link, or a group of machines. An
+/// API server refuses such endpoints; this holds even if one has let them through.
+///
+/// Source: CVE-2021-25740 and `ValidateEndpointIP` in upstream `pkg/apis/core/validation`.
+fn may_be_reached(ip: &IpAddr) -> bool {
+    let link_local = match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    let ip = ip.to_canonical();
+    !(link_local || ip.is_loopback() || ip.is_multicast() || ip.is_unspecified())
 }
 
 /// An absent condition counts as ready.

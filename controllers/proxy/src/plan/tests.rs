@@ -55,6 +55,27 @@ fn ready_endpoints_serve() {
 }
 
 #[test]
+fn addresses_that_are_no_pods_have_no_rules() {
+    let forbidden = [
+        "127.0.0.1",
+        "127.1.2.3",
+        "169.254.169.254",
+        "224.0.0.5",
+        "255.255.255.255",
+        "0.0.0.0",
+        "::1",
+        "fe80::1",
+        "ff02::1",
+        "::",
+        "::ffff:127.0.0.1",
+    ];
+    let mut endpoints = forbidden.map(|ip| endpoint(ip, "n1", json!({"ready": true}))).to_vec();
+    check(web(), &endpoints, "10.96.0.9:80 -> |\n");
+    endpoints.push(endpoint("10.0.0.2", "n1", json!({"ready": true})));
+    check(web(), &endpoints, "10.96.0.9:80 -> 10.0.0.2:8080 | 10.0.0.2:8080\n");
+}
+
+#[test]
 fn terminating_endpoints_serve_when_no_other_does() {
     let leaving =
         endpoint("10.0.0.2", "n1", json!({"ready": false, "serving": true, "terminating": true}));
