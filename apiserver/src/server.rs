@@ -76,6 +76,8 @@ pub struct Core {
     roles: OnceLock<roles::Follower>,
     /// Configuration files that are followed.
     pub(crate) reloads: Reloads,
+    /// What extension servers were told last of whom to believe.
+    pub(crate) told_trust: parking_lot::Mutex<Option<serde_json::Value>>,
     kubelet_tls: Arc<ClientConfig>,
     anonymous_tls: Arc<ClientConfig>,
     address: OnceLock<SocketAddr>,
@@ -311,8 +313,11 @@ impl Server {
             .await
             .map_err(StartError::Store)?;
         let server = Self::start_on(config, opened.store).await?;
-        if let Some(task) = opened.task {
-            server.spawn(task);
+        if let Some(encryption) = opened.encryption {
+            if server.core.config.storage.reload_encryption {
+                server.core.reloads.add(&encryption);
+            }
+            server.spawn(storage::keep_encrypted(encryption));
         }
         Ok(server)
     }
@@ -457,6 +462,7 @@ fn core(
         authenticator,
         authorizer: Arc::new(authorizer),
         reloads,
+        told_trust: parking_lot::Mutex::default(),
         admission: admission.map_err(StartError::Admission)?,
         health: Health::default(),
         metrics,

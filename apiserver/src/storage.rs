@@ -5,14 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use parking_lot::Mutex;
 use store::encryption::{self, EncryptedStore, Rules};
 use store::{EmbeddedStore, Error, EtcdOptions, EtcdStore, EtcdTls, MemoryStore, Store};
+use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use crate::duration;
+use crate::identity::file::{self, Problem, Reload};
 
-/// How often the file of the encryption configuration is looked at, if it is to be reloaded.
-const RELOAD_EVERY: Duration = Duration::from_secs(5);
+/// Pause after values that could not be written anew.
+const RENEW_AFTER: Duration = Duration::from_secs(5);
 
 /// Where objects are kept.
 #[derive(Debug, Clone)]
@@ -87,10 +90,10 @@ impl Flags {
     }
 }
 
-/// A store, and what must run beside it.
+/// A store, and what is encrypted in it.
 pub(crate) struct Opened {
     pub(crate) store: Arc<dyn Store>,
-    pub(crate) task: Option<futures::future::BoxFuture<'static, ()>>,
+    pub(crate) encryption: Option<Arc<Encryption>>,
 }
 
 /// Opens the store that the options name.
@@ -99,7 +102,8 @@ pub(crate) struct Opened {
 /// Those of the store; [`Error::Options`] for a wrong encryption configuration, with file, line and reason.
 pub(crate) async fn open(options: &Options, data_dir: Option<&Path>) -> Result<Opened, Error> {
     // Before anything else: with a wrong configuration nothing must be read or written.
-    let rules = options.encryption.as_deref().map(rules).transpose()?;
+    let rules = options.encryption.as_deref().map(rules).transpose();
+    let rules = rules.map_err(|problem| Error::Options(problem.to_string()))?;
     let store: Arc<dyn Store> = match (&options.etcd, data_dir) {
         (Some(etcd), _) => Arc::new(EtcdStore::connect(etcd).await?),
         (None, Some(data)) => {
@@ -108,68 +112,68 @@ pub(crate) async fn open(options: &Options, data_dir: Option<&Path>) -> Result<O
         (None, None) => Arc::new(MemoryStore::new()),
     };
     let (Some((text, rules)), Some(file)) = (rules, options.encryption.clone()) else {
-        return Ok(Opened { store, task: None });
+        return Ok(Opened { store, encryption: None });
     };
     let store = Arc::new(EncryptedStore::new(store, rules));
-    let task = keep_encrypted(Arc::downgrade(&store), file, text, options.reload_encryption);
-    Ok(Opened { store, task: Some(Box::pin(task)) })
+    let (known, changed) = (Mutex::new(text), Notify::new());
+    let encryption = Encryption { store: store.clone(), file, known, changed };
+    Ok(Opened { store, encryption: Some(Arc::new(encryption)) })
 }
 
-fn rules(file: &Path) -> Result<(String, Rules), Error> {
-    let text = std::fs::read_to_string(file).map_err(|source| Error::Io {
-        operation: "read the encryption configuration",
-        path: file.into(),
-        source: Arc::new(source),
+fn rules(path: &Path) -> Result<(String, Rules), Problem> {
+    let text = file::read(path)?;
+    let rules = encryption::parse(&text).map_err(|error| {
+        let line = usize::try_from(error.line).unwrap_or_default();
+        Problem::in_line(path, line, error.reason)
     })?;
-    let rules = encryption::parse(&text)
-        .map_err(|error| Error::Options(format!("{}, {error}", file.display())))?;
     Ok((text, rules))
 }
 
-/// Writes anew what the first provider did not write, now and after each change of the file.
-async fn keep_encrypted(
-    store: std::sync::Weak<EncryptedStore>,
+/// What is encrypted, and the file that says so.
+pub(crate) struct Encryption {
+    store: Arc<EncryptedStore>,
     file: PathBuf,
-    mut known: String,
-    reload: bool,
-) {
-    let mut ticks = tokio::time::interval(RELOAD_EVERY);
-    let mut renewed = false;
+    /// The file's text when it was last looked at.
+    known: Mutex<String>,
+    changed: Notify,
+}
+
+impl Reload for Encryption {
+    fn kind(&self) -> &'static str {
+        "encryption"
+    }
+
+    fn reload(&self) -> Result<bool, Problem> {
+        let text = file::read(&self.file)?;
+        let mut known = self.known.lock();
+        if *known == text {
+            return Ok(false);
+        }
+        // Remembered even if it is bad, so that each change is told once.
+        *known = text;
+        let (text, rules) = rules(&self.file)?;
+        *known = text;
+        self.store.set_rules(rules);
+        self.changed.notify_one();
+        Ok(true)
+    }
+}
+
+/// Writes anew what the first provider did not write, now and after each change of the file.
+pub(crate) async fn keep_encrypted(encryption: Arc<Encryption>) {
     loop {
-        ticks.tick().await;
-        let Some(store) = store.upgrade() else { return };
-        if reload {
-            match rules(&file) {
-                Ok((text, _)) if text == known => (),
-                Ok((text, rules)) => {
-                    store.set_rules(rules);
-                    (known, renewed) = (text, false);
-                    info!(file = %file.display(), "encryption configuration reloaded");
-                }
-                Err(error) => {
-                    warn!(
-                        error = &error as &dyn std::error::Error,
-                        "encryption configuration not reloaded, the old one stays"
-                    );
-                }
+        match encryption.store.renew("/registry/").await {
+            Ok(n_renewed) => {
+                info!(n_renewed, "values are encrypted by the first provider");
+                encryption.changed.notified().await;
             }
-        }
-        if !renewed {
-            match store.renew("/registry/").await {
-                Ok(n_renewed) => {
-                    renewed = true;
-                    info!(n_renewed, "values are encrypted by the first provider");
-                }
-                Err(error) => {
-                    warn!(
-                        error = &error as &dyn std::error::Error,
-                        "not all values are encrypted by the first provider"
-                    );
-                }
+            Err(error) => {
+                warn!(
+                    error = &error as &dyn std::error::Error,
+                    "not all values are encrypted by the first provider"
+                );
+                tokio::time::sleep(RENEW_AFTER).await;
             }
-        }
-        if renewed && !reload {
-            return;
         }
     }
 }
@@ -188,6 +192,6 @@ mod tests {
         )
         .unwrap();
         let text = rules(&file).map(|_| ()).unwrap_err().to_string();
-        assert!(text.contains("encryption.yaml, line 2: kind \"Wrong\""), "{text}");
+        assert!(text.contains("encryption.yaml:2: kind \"Wrong\""), "{text}");
     }
 }

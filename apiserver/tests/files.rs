@@ -9,11 +9,11 @@ use std::time::Duration;
 use apiserver::identity::pki::{Pki, ServerNames};
 use apiserver::testing::TestServer;
 use k8s_openapi::api::core::v1::{ConfigMap, Event};
-use kube::api::{Api, ListParams};
+use kube::api::{Api, ListParams, Patch, PatchParams};
 use support::eventually;
 
 fn authority() -> String {
-    Pki::open(None, &ServerNames::default()).unwrap().ca_certificate().trim().to_owned()
+    Pki::open(None, &ServerNames::default()).unwrap().ca_certificate().to_owned()
 }
 
 #[tokio::test]
@@ -39,7 +39,7 @@ async fn extension_servers_are_told_whom_to_believe_and_users_of_what_is_wrong()
     let told = data().await;
     let own = server.server().core().pki.front_proxy_ca_certificate();
     assert_eq!(told["client-ca-file"], first);
-    assert_eq!(told["requestheader-client-ca-file"], format!("{first}\n{own}"));
+    assert_eq!(told["requestheader-client-ca-file"], format!("{first}{own}"));
     assert_eq!(told["requestheader-allowed-names"], r#"["gate","front-proxy-client"]"#);
     assert_eq!(told["requestheader-username-headers"], r#"["X-User"]"#);
 
@@ -47,9 +47,20 @@ async fn extension_servers_are_told_whom_to_believe_and_users_of_what_is_wrong()
     eventually(|| async { (data().await["client-ca-file"] == second).then_some(()) }).await;
     eventually(|| async {
         let authorities = data().await["requestheader-client-ca-file"].clone();
-        (authorities.starts_with(&second) && !authorities.contains(&first)).then_some(())
+        (authorities.contains(&second) && !authorities.contains(&first)).then_some(())
     })
     .await;
+
+    // What another server of the cluster says stays beside it.
+    let theirs = authority();
+    let add = serde_json::json!({ "data": { "client-ca-file": format!("{second}{theirs}") } });
+    let patch = Patch::Merge(&add);
+    maps.patch("extension-apiserver-authentication", &PatchParams::default(), &patch)
+        .await
+        .unwrap();
+    std::fs::write(&file, &first).unwrap();
+    let both = format!("{theirs}{first}");
+    eventually(|| async { (data().await["client-ca-file"] == both).then_some(()) }).await;
 
     std::fs::write(&file, "no certificate").unwrap();
     let events: Api<Event> = Api::namespaced(server.client(), "default");
@@ -62,5 +73,43 @@ async fn extension_servers_are_told_whom_to_believe_and_users_of_what_is_wrong()
     assert_eq!(event.type_.as_deref(), Some("Warning"));
     let message = event.message.unwrap();
     assert!(message.contains(file.to_str().unwrap()), "{message}");
-    assert_eq!(data().await["client-ca-file"], second);
+    assert_eq!(data().await["client-ca-file"], both);
+}
+
+#[tokio::test]
+async fn users_are_told_of_an_encryption_configuration_that_is_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("encryption.yaml");
+    let good = "apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\nresources:\n\
+        - resources: [secrets]\n  providers: [identity: {}]\n";
+    std::fs::write(&file, good).unwrap();
+    let server = TestServer::builder().configure(|config| {
+        config.identity.reload_every = Duration::from_millis(20);
+        config.storage.encryption = Some(file.clone());
+        config.storage.reload_encryption = true;
+    });
+    let server = server.start().await.unwrap();
+    std::fs::write(&file, good.replace("identity", "plain")).unwrap();
+    let events: Api<Event> = Api::namespaced(server.client(), "default");
+    let event = eventually(|| async {
+        let all = events.list(&ListParams::default()).await.unwrap();
+        all.into_iter().find(|event| event.reason.as_deref() == Some("FailedConfigReload"))
+    })
+    .await;
+    let message = event.message.unwrap();
+    let place = format!("{}:5: ", file.display());
+    assert!(
+        message.starts_with("encryption configuration") && message.contains(&place),
+        "{message}"
+    );
+    // A good one is taken, and counted beside the wrong one.
+    std::fs::write(&file, format!("{good}# Another.\n")).unwrap();
+    let counter = "apiserver_config_automatic_reloads_total";
+    eventually(|| async {
+        let request = http::Request::get("/metrics").body(Vec::new()).unwrap();
+        let text = server.client().request_text(request).await.unwrap();
+        let line = |status| format!("{counter}{{config=\"encryption\",status=\"{status}\"}} 1\n");
+        (text.contains(&line("failure")) && text.contains(&line("success"))).then_some(())
+    })
+    .await;
 }

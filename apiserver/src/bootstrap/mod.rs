@@ -2,6 +2,7 @@
 
 mod aggregation;
 pub mod plan;
+mod trust;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -85,9 +86,30 @@ pub async fn ensure_group(server: &Server, group: &str) -> Result<(), StartError
 /// [`StartError::Bootstrap`] names the object that was refused.
 pub async fn publish(server: &Server) -> Result<(), StartError> {
     let client = server.client("system:apiserver", &["system:masters"]);
-    let own = own(&settings(server));
+    let settings = settings(server);
+    let own = own(&settings);
     let missing = ensure(server, &client, &own.iter().collect::<Vec<_>>()).await?;
     follow_up(server, &client, &missing);
+    let trust = trust::object(&settings, Timestamp::now().as_second());
+    publish_trust(server, &client, trust).await
+}
+
+/// Joins whom this server believes to what other servers have said.
+async fn publish_trust(server: &Server, client: &Client, wanted: Value) -> Result<(), StartError> {
+    /// Servers that write at the same time come in turn.
+    const ATTEMPTS: usize = 5;
+    let registry = server.core().registry();
+    let Some(resource) = resource_of(&registry, &wanted) else { return Ok(()) };
+    let before = server.core().told_trust.lock().replace(wanted.clone());
+    for _ in 0..ATTEMPTS {
+        let there = present(resource, &wanted).await.map_err(|e| refused(&wanted, e))?;
+        let now = Timestamp::now().as_second();
+        let step = trust::step(&wanted, there.as_ref(), before.as_ref(), now);
+        if step == Step::Keep {
+            break;
+        }
+        perform(client.clone(), step, wanted.clone(), path_of(resource, &wanted)).await?;
+    }
     Ok(())
 }
 

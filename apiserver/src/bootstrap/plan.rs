@@ -62,7 +62,6 @@ pub fn own(settings: &Settings) -> Vec<Value> {
     let family = if settings.service_ip.is_ipv4() { "IPv4" } else { "IPv6" };
     let service_ip = settings.service_ip.to_string();
     let mut objects = vec![
-        trust(settings),
         json!({
             "apiVersion": "v1", "kind": "ConfigMap",
             "metadata": {
@@ -96,27 +95,6 @@ pub fn own(settings: &Settings) -> Vec<Value> {
         objects.extend(endpoints(advertise));
     }
     objects
-}
-
-/// What extension servers need to know whom they may believe.
-///
-/// Source: upstream `pkg/controlplane/controller/clusterauthenticationtrust`.
-fn trust(settings: &Settings) -> Value {
-    let list = |names: &[String]| Value::from(names).to_string();
-    let front_proxy = &settings.front_proxy;
-    json!({
-        "apiVersion": "v1", "kind": "ConfigMap",
-        "metadata": { "name": "extension-apiserver-authentication", "namespace": "kube-system" },
-        "data": {
-            "client-ca-file": settings.client_ca,
-            "requestheader-allowed-names": list(&front_proxy.allowed_names),
-            "requestheader-client-ca-file": settings.front_proxy_ca,
-            "requestheader-extra-headers-prefix": list(&front_proxy.extra_headers_prefix),
-            "requestheader-group-headers": list(&front_proxy.group_headers),
-            "requestheader-uid-headers": list(&front_proxy.uid_headers),
-            "requestheader-username-headers": list(&front_proxy.username_headers),
-        },
-    })
 }
 
 fn endpoints(advertise: SocketAddr) -> [Value; 2] {
@@ -163,15 +141,11 @@ pub enum Step {
 /// server is follows the server; everything else is left alone once it exists.
 pub fn step(wanted: &Value, present: Option<&Value>) -> Step {
     let Some(present) = present else { return Step::Create };
-    let name = wanted["metadata"]["name"].as_str().unwrap_or_default();
     match wanted["kind"].as_str().unwrap_or_default() {
         "ClusterRole" | "Role" | "ClusterRoleBinding" | "RoleBinding" => rbac_step(wanted, present),
         "FlowSchema" | "PriorityLevelConfiguration" => flowcontrol_step(wanted, present),
         "Endpoints" => follow(wanted, present, &["subsets"]),
         "EndpointSlice" => follow(wanted, present, &["endpoints", "ports"]),
-        "ConfigMap" if name == "extension-apiserver-authentication" => {
-            follow(wanted, present, &["data"])
-        }
         "Service" => {
             let mut next = present.clone();
             let port = &wanted["spec"]["ports"][0]["targetPort"];
