@@ -53,6 +53,14 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// Where an attempt writes its termination message: in the sandbox, where its size is bounded, if there is a place.
+fn termination_log(ctx: &Context, wanted: &Wanted, container: &str, attempt: u32) -> PathBuf {
+    match ctx.runtime.sandbox_files(&wanted.uid) {
+        Some(files) => files.join(format!("termination.{container}.{attempt}")),
+        None => ctx.places.termination_log(&wanted.uid, container, attempt),
+    }
+}
+
 /// Where an attempt logs to.
 pub fn log_path(ctx: &Context, wanted: &Wanted, container: &str, attempt: u32) -> PathBuf {
     let folder = ctx.pod_logs(&wanted.namespace, &wanted.name, &wanted.uid);
@@ -112,8 +120,9 @@ pub(super) async fn remove_records(ctx: &Context, ids: Vec<String>) {
     }
 }
 
-/// Removes the logs of one attempt, rotated ones included.
+/// Removes the logs of one attempt, rotated ones included, and its termination message.
 pub(super) fn remove_logs(ctx: &Context, wanted: &Wanted, container: &str, attempt: u32) {
+    std::fs::remove_file(termination_log(ctx, wanted, container, attempt)).ok();
     let path = log_path(ctx, wanted, container, attempt);
     let Some(folder) = path.parent() else { return };
     let prefix = format!("{attempt}.log");

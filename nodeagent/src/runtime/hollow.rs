@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -123,6 +123,10 @@ fn simulate(command: &[String]) -> (i32, String) {
 }
 
 impl Runtime for Hollow {
+    fn sandbox_files(&self, _uid: &str) -> Option<PathBuf> {
+        None
+    }
+
     fn version(&self) -> BoxFuture<'_, Result<Version>> {
         async { Ok(Version { name: "hollow".into(), version: env!("CARGO_PKG_VERSION").into() }) }
             .boxed()

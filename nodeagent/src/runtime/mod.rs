@@ -14,7 +14,7 @@ mod secrets;
 mod spec;
 mod status;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -61,6 +61,10 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Forgets a name; content that nothing else uses is freed before the answer.
     fn remove_image<'a>(&'a self, image: &'a ImageRef) -> BoxFuture<'a, Result<()>>;
+
+    /// A folder of a pod's sandbox for what its containers write and the node reads. The kernel bounds its bytes, and
+    /// it goes with the sandbox. `None` if there is no such folder.
+    fn sandbox_files(&self, uid: &str) -> Option<PathBuf>;
 
     /// Makes namespaces, network, cgroup and the files in /etc of a pod.
     fn create_sandbox<'a>(&'a self, spec: &'a SandboxSpec) -> BoxFuture<'a, Result<Sandbox>>;

@@ -168,6 +168,35 @@ async fn volumes_files_and_environment_are_there() {
     world.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_pod_writes_into_files_of_the_node_is_bounded() {
+    let world = World::start().await;
+    world.sandbox("p").await;
+    let files = world.runtime().sandbox_files(&uid("p")).unwrap();
+    std::fs::write(files.join("termination"), "").unwrap();
+    let message = Mount {
+        host_path: files.join("termination"),
+        container_path: "/dev/termination-log".into(),
+        ..Mount::default()
+    };
+    // Four mebibytes each, of which all together get one.
+    let fill = ["/dev/termination-log", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"]
+        .map(|path| format!("head -c 4194304 /dev/zero >>{path} || echo full; "));
+    let script =
+        format!("(echo why >/dev/termination-log; {}echo done) 2>/dev/null", fill.concat());
+    let container = ContainerSpec { mounts: vec![message], ..world.container("p", &script) };
+    world.run_spec(&container).await;
+    let log = world.log("p", 5).await;
+    assert_eq!(log.matches("stdout F full\n").count(), 4, "{log}");
+    let sizes = std::fs::read_dir(&files).unwrap().map(|f| f.unwrap().metadata().unwrap().len());
+    let total: u64 = sizes.sum();
+    assert!((1 << 19..=(1 << 20) + 8192).contains(&total), "{total}");
+    assert!(std::fs::read(files.join("termination")).unwrap().starts_with(b"why\n"));
+    world.runtime().remove_sandbox(&uid("p")).await.unwrap();
+    assert!(!files.exists() && world.runtime().sandbox_files(&uid("p")).is_none());
+    world.end().await;
+}
+
 /// Prints the figures; the bound is wide, since other work may have the machine.
 #[tokio::test(flavor = "multi_thread")]
 async fn pods_start_fast() {

@@ -9,7 +9,7 @@ use k8s_openapi::jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{RETRY, hook, log_path};
+use super::{RETRY, hook, log_path, termination_log};
 use crate::events::Severity;
 use crate::pods::adopt::exit_of;
 use crate::pods::context::Context;
@@ -63,7 +63,7 @@ fn termination_message(
     attempt: u32,
     failed: bool,
 ) -> Option<String> {
-    let path = ctx.places.termination_log(&wanted.uid, container, attempt);
+    let path = termination_log(ctx, wanted, container, attempt);
     let mut written = Vec::new();
     let file = std::fs::File::open(path).ok();
     file.and_then(|f| f.take(MESSAGE_MAX as u64).read_to_end(&mut written).ok());

@@ -163,7 +163,7 @@ fn mounts(
             },
         });
     }
-    let path = ctx.places.termination_log(&wanted.uid, &container.name, order.attempt);
+    let path = super::termination_log(ctx, wanted, &container.name, order.attempt);
     termination_file(&path).map_err(|e| format!("failed to make the termination log: {e}"))?;
     list.push(Mount {
         host_path: path,

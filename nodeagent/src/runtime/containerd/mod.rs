@@ -187,6 +187,10 @@ fn min_oom_score_adj() -> i32 {
 }
 
 impl Runtime for Containerd {
+    fn sandbox_files(&self, uid: &str) -> Option<PathBuf> {
+        self.inner.sandbox_files(uid)
+    }
+
     fn version(&self) -> BoxFuture<'_, Result<Version>> {
         Box::pin(async {
             let client = &self.inner.client;

@@ -55,7 +55,10 @@ pub(super) struct Node {
 pub(super) struct Place {
     pub(super) pod_uid: String,
     pub(super) hostname: String,
+    /// Namespaces and shared memory.
     pub(super) folder: PathBuf,
+    /// Files that the pod may write.
+    pub(super) files: PathBuf,
     pub(super) host_network: bool,
     pub(super) host_pid: bool,
     pub(super) host_ipc: bool,
@@ -245,7 +248,7 @@ fn mounts(spec: &ContainerSpec, sandbox: &Place) -> Vec<Value> {
         ("resolv.conf", "/etc/resolv.conf"),
     ] {
         if !named(path) {
-            all.push(bind(&sandbox.folder.join(file), path, &["rbind", "rprivate", etc_mode]));
+            all.push(bind(&sandbox.files.join(file), path, &["rbind", "rprivate", etc_mode]));
         }
     }
     if !named("/dev/shm") {

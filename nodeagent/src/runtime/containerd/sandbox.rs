@@ -23,6 +23,11 @@ const SHM_OPTIONS: &str = "mode=1777,size=67108864";
 
 const RECORD: &str = "sandbox.json";
 
+/// Folder of what containers may write and the node keeps: a file system of the pod's own, which ends when it is full.
+const FILES: &str = "files";
+/// Bytes that a pod may write there, beyond what it finds. Of a termination message 4 KiB are read.
+const FILES_ROOM: usize = 1 << 20;
+
 /// What is kept of a sandbox.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Record {
@@ -52,6 +57,12 @@ impl Record {
 impl Inner {
     pub(super) fn sandbox_folder(&self, uid: &str) -> PathBuf {
         self.options.state_dir.join("sandboxes").join(uid)
+    }
+
+    /// Where the files are that containers of a pod may write; none in sandboxes that older agents have made.
+    pub(super) fn sandbox_files(&self, uid: &str) -> Option<PathBuf> {
+        let files = self.sandbox_folder(uid).join(FILES);
+        (is_file_name(uid) && files.is_dir()).then_some(files)
     }
 
     pub(super) async fn create_sandbox(&self, spec: &SandboxSpec) -> Result<Sandbox, Error> {
@@ -154,6 +165,9 @@ impl Inner {
             } else {
                 record.spec.hostname.clone()
             },
+            files: self
+                .sandbox_files(&record.pod().uid)
+                .unwrap_or_else(|| self.sandbox_folder(&record.pod().uid)),
             folder: self.sandbox_folder(&record.pod().uid),
             host_network: record.spec.host_network,
             host_pid: record.spec.host_pid,
@@ -255,14 +269,23 @@ fn make_namespaces(folder: &Path, spec: &SandboxSpec) -> io::Result<()> {
 fn write_files(folder: &Path, record: &Record) -> io::Result<()> {
     let node_hosts =
         if record.spec.host_network { fs::read_to_string("/etc/hosts").ok() } else { None };
-    fs::write(folder.join("hosts"), hosts(&record.spec, &record.ips, node_hosts.as_deref()))?;
     let hostname = if record.spec.host_network {
         nix::unistd::gethostname()?.to_string_lossy().into_owned()
     } else {
         record.spec.hostname.clone()
     };
-    fs::write(folder.join("hostname"), format!("{hostname}\n"))?;
-    fs::write(folder.join("resolv.conf"), record.spec.dns.render())
+    let texts = [
+        ("hosts", hosts(&record.spec, &record.ips, node_hosts.as_deref())),
+        ("hostname", format!("{hostname}\n")),
+        ("resolv.conf", record.spec.dns.render()),
+    ];
+    let files = folder.join(FILES);
+    fs::create_dir_all(&files)?;
+    let size = FILES_ROOM + texts.iter().map(|(_, text)| text.len()).sum::<usize>();
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    let options = format!("mode=0755,size={size}");
+    mount(Some("files"), &files, Some("tmpfs"), flags, Some(options.as_str()))?;
+    texts.into_iter().try_for_each(|(name, text)| fs::write(files.join(name), text))
 }
 
 /// The text of a pod's /etc/hosts.

@@ -8,6 +8,7 @@ fn place() -> Place {
         pod_uid: "u".into(),
         hostname: "web-0".into(),
         folder: "/run/p".into(),
+        files: "/run/p/files".into(),
         ..Place::default()
     }
 }
@@ -67,7 +68,7 @@ fn a_plain_container_joins_its_pod() {
         "\"pid\"null",
     ];
     assert_eq!(kinds, expected);
-    assert_eq!(mount(&spec, "/etc/hosts").unwrap()["source"], "/run/p/hosts");
+    assert_eq!(mount(&spec, "/etc/hosts").unwrap()["source"], "/run/p/files/hosts");
     assert!(spec["linux"]["maskedPaths"].as_array().is_some_and(|paths| !paths.is_empty()));
     assert_eq!(spec["annotations"]["io.containerd.runc.v2.group"], "u");
 }
