@@ -88,6 +88,12 @@ async fn serve(mut stream: TlsStream<TcpStream>) {
 /// Answers that an honest agent would not give; all of them leave the connection open.
 fn canned(head: &str) -> Option<String> {
     let path = head.split(' ').nth(1)?;
+    const PAGE: &str = "<a href=\"/x\">";
+    let html = format!("content-type: text/html\r\ncontent-length: {}\r\n", PAGE.len());
+    if path == "/page" {
+        let body = if head.starts_with("HEAD ") { "" } else { PAGE };
+        return Some(format!("HTTP/1.1 200 OK\r\n{html}\r\n{body}"));
+    }
     let (status, headers) = match path {
         "/containerLogs/default/moved/c" => ("302 Found", "location: http://169.254.169.254/\r\n"),
         "/containerLogs/default/early/c" => ("400 Bad Request", ""),
@@ -235,6 +241,14 @@ async fn redirects_are_shown_and_never_followed() {
     let (status, location, text) = get(&server, "/api/v1/namespaces/default/pods/moved/log").await;
     assert_eq!((status, location), (500, None), "{text}");
     assert!(text.contains("redirects forbidden"), "{text}");
+}
+
+#[tokio::test]
+async fn links_of_pages_lead_below_the_proxy() {
+    let server = start().await;
+    pod_on_agent(&server).await;
+    let (status, _, text) = get(&server, "/api/v1/nodes/n/proxy/page").await;
+    assert_eq!((status, text.as_str()), (200, "<a href=\"/api/v1/nodes/n/proxy/x\">"));
 }
 
 #[tokio::test]

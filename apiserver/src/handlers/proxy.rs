@@ -3,6 +3,7 @@
 
 pub mod address;
 mod answer;
+mod page;
 mod target;
 
 use std::net::SocketAddr;
@@ -212,6 +213,7 @@ pub(crate) async fn forward(
     if target.manner == Manner::Stream && upgrade.is_none() {
         return Err(ApiError::BadRequest("Upgrade request required".to_owned()));
     }
+    let wants_body = request.method() != http::Method::HEAD;
     let mut sender = open(core, target).await?;
     let client = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
     let asked = request.headers().get(header::HOST).cloned();
@@ -225,8 +227,12 @@ pub(crate) async fn forward(
         return Ok(response.map(|_| Body::empty()));
     }
     let mut response = response.map(Body::new);
-    target.manner.adopt(response.headers_mut(), [&target.host, asked]);
-    Ok(response)
+    let hosts = [&*target.host, asked];
+    target.manner.adopt(response.headers_mut(), hosts);
+    match &target.manner {
+        Manner::Content { prefix } if wants_body => Ok(page::rewrite(response, prefix, hosts)),
+        _ => Ok(response),
+    }
 }
 
 /// Carries bytes both ways until one side ends.

@@ -87,9 +87,9 @@ impl Manner {
     }
 }
 
-/// Where a redirect of a backend leads, as seen from a client: a place on the backend is a path below
+/// Where a redirect or a link of a backend leads, as seen from a client: a place on the backend is a path below
 /// `prefix`; what is relative, or elsewhere, stays as it is.
-fn relocate(location: &str, prefix: &str, [backend, asked]: [&str; 2]) -> String {
+pub(super) fn relocate(location: &str, prefix: &str, [backend, asked]: [&str; 2]) -> String {
     let after_scheme = match location.split_once("//") {
         Some((scheme, rest)) if scheme.is_empty() || is_scheme(scheme) => Some(rest),
         _ => None,
