@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use clap::{Parser, ValueEnum};
+use nodeagent::certificates::bootstrap::{self, Files, Identity};
+use nodeagent::certificates::{self, Renewing, Store, kubeconfig};
 use nodeagent::probes::action::{NetworkProber, Prober};
 use nodeagent::runtime::containerd::{Containerd, Options};
 use nodeagent::runtime::{Runtime, hollow};
@@ -19,6 +21,15 @@ struct Args {
     /// Kubeconfig of the node; else the usual places, or the pod's own account.
     #[arg(long, env = "KUBECONFIG")]
     kubeconfig: Option<PathBuf>,
+    /// Kubeconfig that may ask for a certificate, while the node's own has none that is valid; that is written then.
+    #[arg(long, requires = "kubeconfig")]
+    bootstrap_kubeconfig: Option<PathBuf>,
+    /// Ask for a new certificate before the one at hand ends.
+    #[arg(long, requires = "kubeconfig", num_args = 0..=1, default_value = "false", default_missing_value = "true", action = clap::ArgAction::Set)]
+    rotate_certificates: bool,
+    /// Folder of the certificates that the agent asks for.
+    #[arg(long, default_value = "/var/lib/kubelet/pki")]
+    cert_dir: PathBuf,
     /// Name of the Node; the host's name if absent.
     #[arg(long)]
     hostname_override: Option<String>,
@@ -95,8 +106,8 @@ fn main() -> anyhow::Result<()> {
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
-    let client = client(&args).await?;
     let config = config(&args)?;
+    let client = client(&args, &config.node_name).await?;
     let (runtime, prober) = runtime(&args).await?;
     let agent = Agent::start(config, client, runtime, prober).await?;
     tracing::info!(node = agent.node_name, server = ?agent.server, "node agent started");
@@ -120,16 +131,25 @@ async fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn client(args: &Args) -> anyhow::Result<kube::Client> {
-    let config = match &args.kubeconfig {
-        Some(path) => {
-            let file = kube::config::Kubeconfig::read_from(path)
-                .with_context(|| format!("cannot read {}", path.display()))?;
-            kube::Config::from_custom_kubeconfig(file, &Default::default()).await?
-        }
-        None => kube::Config::infer().await?,
+async fn client(args: &Args, node: &str) -> anyhow::Result<kube::Client> {
+    let Some(path) = &args.kubeconfig else {
+        return Ok(kube::Client::try_from(kube::Config::infer().await?)?);
     };
-    Ok(kube::Client::try_from(config)?)
+    let bootstrap = args.bootstrap_kubeconfig.clone();
+    if bootstrap.is_none() && !args.rotate_certificates {
+        return Ok(kube::Client::try_from(kubeconfig::read_with_user(path).await?)?);
+    }
+    // Named as people and tools look for it.
+    let store = Store::new(&args.cert_dir, "kubelet-client-current.pem");
+    let files = Files { kubeconfig: path.clone(), bootstrap, store };
+    let Identity { cluster, pair } = bootstrap::identity(&files, node).await?;
+    if !args.rotate_certificates {
+        return Ok(certificates::connect(&cluster, &pair)?);
+    }
+    let renewing = Renewing::new(cluster, &pair)?;
+    let (client, node) = (renewing.client(), node.to_owned());
+    tokio::spawn(async move { bootstrap::keep(&node, &pair, files.store, renewing).await });
+    Ok(client)
 }
 
 fn config(args: &Args) -> anyhow::Result<Config> {

@@ -4,22 +4,16 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use k8s_openapi::api::core::v1::Node;
-use k8s_openapi::jiff::Timestamp;
-use kit::chart::to_yaml;
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use nodeagent::certificates::plan::Validity;
-use nodeagent::certificates::{Pair, Request, Signer, Store, obtain};
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject as _;
-use serde_json::json;
+use nodeagent::certificates::{Pair, Store, bootstrap, kubeconfig};
 
 use super::discovery::discover;
 use super::told;
 use crate::arguments::Join;
 use crate::layout::Layout;
 use crate::node;
-use crate::process::{progress, write_private};
+use crate::process::progress;
 
 /// Folder of the certificates.
 const FOLDER: &str = "pki";
@@ -55,10 +49,9 @@ impl Identity {
         let store = Store::new(&layout.data.join(FOLDER), CLIENT);
         let kept = store.read()?;
         let name = name(arguments, kept.as_ref())?;
-        if let Some(pair) = &kept
-            && Validity::read(&pair.certificate).is_some_and(|v| v.includes(Timestamp::now()))
-        {
-            let cluster = read(layout).await?;
+        if let Some(pair) = kept.as_ref().filter(|pair| bootstrap::is_valid(pair)) {
+            let kept = kubeconfig::read(&file(layout)).await;
+            let cluster = kept.context("join again with a new --data-dir")?.cluster;
             return Ok(Self { name, cluster, pair: pair.clone(), store });
         }
         let (Some(server), Some(token)) = (&arguments.server, &arguments.token) else {
@@ -85,11 +78,11 @@ impl Identity {
         with_token.auth_info.token = Some(token.reveal().into());
         let client = Client::try_from(with_token)?;
         check_name(&client, &name).await?;
-        let request = Request { node: name.clone(), signer: Signer::Client, hosts: Vec::new() };
-        let pair = obtain(&client, &request).await;
-        let pair = pair.map_err(|e| told(&e, "the node gets no certificate"))?;
-        write(layout, &cluster, &store)?;
-        store.write(&pair)?;
+        let pair = bootstrap::enrol(&client, &cluster, &name, &file(layout), &store).await;
+        let pair = pair.map_err(|error| match &error {
+            bootstrap::Error::Request(refusal) => told(refusal, &error),
+            _ => error.into(),
+        })?;
         progress(&format!("certificate of node {name} issued"));
         Ok(Self { name, cluster, pair, store })
     }
@@ -103,7 +96,7 @@ fn name(arguments: &Join, kept: Option<&Pair>) -> anyhow::Result<String> {
             "--node-name {said:?} is no name of a node: a-z, 0-9, - and . only, letters and digits at the ends"
         );
     }
-    match (said, kept.and_then(|pair| node_of(&pair.certificate))) {
+    match (said, kept.and_then(Pair::node)) {
         (Some(said), Some(kept)) if *said != kept => bail!(
             "--node-name {said}: this folder is of node {kept}; choose another --data-dir, or `improv down` first"
         ),
@@ -111,14 +104,6 @@ fn name(arguments: &Join, kept: Option<&Pair>) -> anyhow::Result<String> {
         (Some(said), None) => Ok(said.clone()),
         (None, None) => Ok(node::host_name()),
     }
-}
-
-/// The node that a certificate is of.
-fn node_of(pem: &str) -> Option<String> {
-    let der = CertificateDer::from_pem_slice(pem.as_bytes()).ok()?;
-    let (_, certificate) = x509_parser::parse_x509_certificate(&der).ok()?;
-    let name = certificate.subject().iter_common_name().next()?.as_str().ok()?;
-    name.strip_prefix("system:node:").map(str::to_owned)
 }
 
 /// Two machines with one name would take each other's pods.
@@ -142,42 +127,4 @@ async fn check_name(client: &Client, name: &str) -> anyhow::Result<()> {
 /// The node's kubeconfig, named as kubeadm names it.
 fn file(layout: &Layout) -> PathBuf {
     layout.data.join("kubelet.conf")
-}
-
-async fn read(layout: &Layout) -> anyhow::Result<Config> {
-    let path = file(layout);
-    let told = || format!("cannot use {}; join again with a new --data-dir", path.display());
-    let read = Kubeconfig::read_from(&path).with_context(told)?;
-    let config = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await;
-    let mut config = config.with_context(told)?;
-    config.auth_info = kube::config::AuthInfo::default(); // The certificate comes from the store, and changes.
-    Ok(config)
-}
-
-/// The cluster's authority, in PEM.
-#[must_use]
-pub(crate) fn authority(cluster: &Config) -> String {
-    use base64::Engine as _;
-    let pem = |der: &Vec<u8>| {
-        let text = base64::engine::general_purpose::STANDARD.encode(der);
-        format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
-    };
-    cluster.root_cert.iter().flatten().map(pem).collect()
-}
-
-fn write(layout: &Layout, cluster: &Config, store: &Store) -> anyhow::Result<()> {
-    use base64::Engine as _;
-    let ca = base64::engine::general_purpose::STANDARD.encode(authority(cluster));
-    let cluster =
-        json!({ "server": cluster.cluster_url.to_string(), "certificate-authority-data": ca });
-    let pair = store.path();
-    let text = to_yaml(&json!({
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{ "name": "improv", "cluster": cluster }],
-        "contexts": [{ "name": "node", "context": { "cluster": "improv", "user": "node" } }],
-        "current-context": "node",
-        "users": [{ "name": "node", "user": { "client-certificate": pair, "client-key": pair } }],
-    }))?;
-    write_private(&file(layout), &text).map(drop)
 }

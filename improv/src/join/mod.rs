@@ -13,8 +13,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kit::lease::Leadership;
 use kit::{InProcess, Options, Tasks, termination};
 use kube::{Api, Client};
-use nodeagent::certificates::plan::Validity;
-use nodeagent::certificates::{Renewing, Request, Signer, rotate};
+use nodeagent::certificates::{Renewing, bootstrap, kubeconfig};
 use nodeagent::probes::action::{NetworkProber, Prober};
 use nodeagent::runtime::{Runtime, hollow};
 use nodeagent::{Agent, Config};
@@ -120,15 +119,7 @@ async fn keep_certificate(
     shutdown: CancellationToken,
 ) -> Result<(), kit::Error> {
     let Identity { name, pair, store, .. } = identity;
-    let client = renewing.client();
-    let request = Request { node: name, signer: Signer::Client, hosts: Vec::new() };
-    let validity = Validity::read(&pair.certificate);
-    let use_it = |pair: &nodeagent::certificates::Pair| {
-        if let Err(error) = renewing.renew(pair) {
-            tracing::warn!(error = kit::chain(&error), "new certificate not used");
-        }
-    };
-    shutdown.run_until_cancelled(rotate(client, request, store, validity, use_it)).await;
+    shutdown.run_until_cancelled(bootstrap::keep(&name, &pair, store, renewing)).await;
     Ok(())
 }
 
@@ -188,7 +179,7 @@ fn config(
         node::dns_address(&networking.service_subnet).parse().into_iter().collect();
     config.cluster_domain.clone_from(&networking.dns_domain);
     config.server.bind = Some(SocketAddr::new(arguments.bind, arguments.node.node_port));
-    config.server.client_ca = Some(identity::authority(&identity.cluster));
+    config.server.client_ca = Some(kubeconfig::authority(&identity.cluster));
     let rotates = arguments.rotate_server_certificates;
     config.server.rotated = rotates.then(|| identity::serving_store(layout));
     config

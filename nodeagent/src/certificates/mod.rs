@@ -2,7 +2,9 @@
 //!
 //! Source: kubernetes.io, "TLS bootstrapping" and "Configure Certificate Rotation for the Kubelet".
 
+pub mod bootstrap;
 mod client;
+pub mod kubeconfig;
 pub mod plan;
 mod request;
 mod store;
@@ -11,6 +13,8 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
 
 pub use client::{Renewing, connect};
 pub use request::{Error, Request, Signer, obtain};
@@ -28,6 +32,16 @@ pub struct Pair {
     pub certificate: String,
     /// Its private key.
     pub key: String,
+}
+
+impl Pair {
+    /// The node that the certificate is of; `None` if it is of something else.
+    pub fn node(&self) -> Option<String> {
+        let der = CertificateDer::from_pem_slice(self.certificate.as_bytes()).ok()?;
+        let (_, certificate) = x509_parser::parse_x509_certificate(&der).ok()?;
+        let name = certificate.subject().iter_common_name().next()?.as_str().ok()?;
+        name.strip_prefix("system:node:").map(str::to_owned)
+    }
 }
 
 impl std::fmt::Debug for Pair {

@@ -29,6 +29,11 @@ impl Store {
         Self(folder.join(name))
     }
 
+    /// The file at a path; nothing is touched yet.
+    pub fn at(path: &Path) -> Self {
+        Self(path.to_owned())
+    }
+
     /// The file.
     pub fn path(&self) -> &Path {
         &self.0
@@ -57,25 +62,28 @@ impl Store {
     /// # Errors
     /// The folder or file cannot be written.
     pub fn write(&self, pair: &Pair) -> Result<(), FileError> {
-        let draft = self.0.with_extension("new");
-        let attempt = || -> io::Result<()> {
-            let folder = self.0.parent().unwrap_or(Path::new("."));
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-            let mut options = fs::OpenOptions::new();
-            let mut file =
-                options.write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-            file.write_all(pair.certificate.as_bytes())?;
-            file.write_all(pair.key.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&draft, &self.0)?;
-            fs::File::open(folder)?.sync_all()
-        };
-        attempt().map_err(|source| self.failed("write", source))
+        write_private(&self.0, &[&pair.certificate, &pair.key])
     }
 
     fn failed(&self, operation: &'static str, source: io::Error) -> FileError {
         FileError { operation, path: self.0.clone(), source }
     }
+}
+
+/// Puts a file in place at once that only its owner may read, and the folder if that is missing.
+pub(super) fn write_private(path: &Path, texts: &[&str]) -> Result<(), FileError> {
+    let draft = path.with_extension("new");
+    let attempt = || -> io::Result<()> {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        let mut options = fs::OpenOptions::new();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+        texts.iter().try_for_each(|text| file.write_all(text.as_bytes()))?;
+        file.sync_all()?;
+        fs::rename(&draft, path)?;
+        fs::File::open(folder)?.sync_all()
+    };
+    attempt().map_err(|source| FileError { operation: "write", path: path.to_owned(), source })
 }
 
 #[cfg(test)]
