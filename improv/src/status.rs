@@ -1,13 +1,19 @@
-//! `improv status`: what runs, and whether it is ready.
+//! `improv status`: what runs, and whether it is ready. Of a cluster, all of it; of a node that joined one elsewhere,
+//! the node.
 
 use anyhow::{Context, bail};
 use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::jiff::Timestamp;
 use kit::component::Component;
 use kube::api::ListParams;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, ResourceExt};
+use nix::unistd::Pid;
+use nodeagent::certificates::plan::Validity;
+use nodeagent::certificates::{Pair, connect};
 
 use crate::arguments::Which;
+use crate::join::identity::Identity;
 use crate::layout::Layout;
 use crate::process;
 
@@ -26,17 +32,64 @@ struct Line {
 pub(crate) async fn status(which: &Which) -> anyhow::Result<()> {
     let layout = Layout::new(&which.data_dir);
     let Some(pid) = process::running(&layout) else {
-        bail!("no cluster runs from {}; start one with `improv up`", layout.data.display());
+        bail!(
+            "no cluster or node runs from {}; start one with `improv up` or `improv node join`",
+            layout.data.display()
+        );
     };
-    let client = client(&layout).await?;
-    let mut lines = vec![api_server(&client).await];
-    lines[0].note = format!("process {pid}");
-    lines.extend(nodes(&client).await?);
-    lines.extend(components(&client).await?);
+    let lines = match Identity::kept(&layout).await? {
+        Some(joined) => of_node(&joined, pid).await,
+        None => of_cluster(&client(&layout).await?, pid).await?,
+    };
     print!("{}", render(&lines));
     match lines.iter().find(|line| !line.ready) {
         None => Ok(()),
         Some(line) => bail!("{} is not ready", line.what),
+    }
+}
+
+async fn of_cluster(client: &Client, pid: Pid) -> anyhow::Result<Vec<Line>> {
+    let mut lines = vec![api_server(client).await];
+    lines[0].note = format!("process {pid}");
+    lines.extend(nodes(client).await?);
+    lines.extend(components(client).await?);
+    Ok(lines)
+}
+
+/// What a node can tell: about itself, and whether its cluster answers it.
+async fn of_node(joined: &Identity, pid: Pid) -> Vec<Line> {
+    let agent = Line { what: "node agent".into(), ready: true, note: format!("process {pid}") };
+    let certificate = certificate(&joined.pair, Timestamp::now());
+    let mut lines = vec![agent, certificate];
+    match connect(&joined.cluster, &joined.pair) {
+        Ok(client) => {
+            let mut server = api_server(&client).await;
+            server.note = format!("{} {}", joined.cluster.cluster_url, server.note);
+            lines.push(server);
+            lines.push(own_node(&client, &joined.name).await);
+        }
+        Err(error) => {
+            lines.push(Line { what: "API server".into(), ready: false, note: kit::chain(&error) })
+        }
+    }
+    lines
+}
+
+fn certificate(pair: &Pair, now: Timestamp) -> Line {
+    let validity = Validity::read(&pair.certificate);
+    Line {
+        what: "certificate".into(),
+        ready: validity.is_some_and(|validity| validity.includes(now)),
+        note: validity.map(|v| format!("valid until {}", v.until)).unwrap_or_default(),
+    }
+}
+
+async fn own_node(client: &Client, name: &str) -> Line {
+    let missing = |note: String| Line { what: format!("node {name}"), ready: false, note };
+    match Api::<Node>::all(client.clone()).get_opt(name).await {
+        Ok(Some(found)) => node(&found),
+        Ok(None) => missing("the cluster has no such node".to_owned()),
+        Err(error) => missing(kit::chain(&error)),
     }
 }
 
@@ -119,6 +172,15 @@ mod tests {
             |what: &str, ready, note: &str| Line { what: what.into(), ready, note: note.into() };
         let lines = [line("API server", true, ""), line("player dns", false, "0.1.0 led by me")];
         assert_eq!(render(&lines), "API server  ready\nplayer dns  not ready  0.1.0 led by me\n");
+    }
+
+    #[test]
+    fn a_certificate_is_ready_while_it_is_valid() {
+        let made = rcgen::generate_simple_self_signed(vec!["n".to_owned()]).unwrap();
+        let pair = Pair { certificate: made.cert.pem(), key: String::new() };
+        let line = certificate(&pair, Timestamp::now());
+        assert!(line.ready && line.note.starts_with("valid until "), "{line:?}");
+        assert!(!certificate(&pair, Timestamp::MAX).ready);
     }
 
     #[test]

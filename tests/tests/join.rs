@@ -123,6 +123,9 @@ fn a_node_joins_renews_its_certificate_and_leaves() {
     let cluster = Cluster::start(&["--runtime=hollow", "--cluster-signing-duration=15s"]);
     let node = Joined::new(&["--runtime=hollow", "--node-name=second"]);
     node.joins(&invitation(&cluster, &["--ttl=5m"]));
+    let status = run(&mut node.improv("status"));
+    let lines: Vec<&str> = status.lines().filter_map(|line| line.split("  ").next()).collect();
+    assert_eq!(lines, ["node agent", "certificate", "API server", "node second"], "{status}");
     let cidrs = cluster.kubectl("get nodes -o jsonpath={.items[*].spec.podCIDR}");
     assert!(cidrs.contains("10.245.1.0/24"), "{cidrs}");
     run_pod(&cluster, "before", "second", ANY);

@@ -41,6 +41,19 @@ pub(crate) fn serving_store(layout: &Layout) -> Store {
 }
 
 impl Identity {
+    /// What the data folder holds of a node, whether that is still valid or not; `None` if it holds none.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub(crate) async fn kept(layout: &Layout) -> anyhow::Result<Option<Self>> {
+        let store = Store::new(&layout.data.join(FOLDER), CLIENT);
+        let Some(pair) = store.read()? else { return Ok(None) };
+        let name = pair.node().context("the certificate that is kept is of no node")?;
+        let kept = kubeconfig::read(&file(layout)).await;
+        let cluster = kept.context("join again with a new --data-dir")?.cluster;
+        Ok(Some(Self { name, cluster, pair, store }))
+    }
+
     /// What the data folder holds, if that is still valid; else what the cluster gives for the token.
     ///
     /// # Errors
@@ -49,10 +62,10 @@ impl Identity {
         let store = Store::new(&layout.data.join(FOLDER), CLIENT);
         let kept = store.read()?;
         let name = name(arguments, kept.as_ref())?;
-        if let Some(pair) = kept.as_ref().filter(|pair| bootstrap::is_valid(pair)) {
-            let kept = kubeconfig::read(&file(layout)).await;
-            let cluster = kept.context("join again with a new --data-dir")?.cluster;
-            return Ok(Self { name, cluster, pair: pair.clone(), store });
+        if kept.as_ref().is_some_and(bootstrap::is_valid)
+            && let Some(valid) = Self::kept(layout).await?
+        {
+            return Ok(valid);
         }
         let (Some(server), Some(token)) = (&arguments.server, &arguments.token) else {
             let until = kept.and_then(|pair| Validity::read(&pair.certificate)).map(|v| v.until);

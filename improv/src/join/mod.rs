@@ -1,7 +1,7 @@
 //! `improv node join`: makes this machine a node of a cluster that runs elsewhere.
 
 pub(crate) mod discovery;
-mod identity;
+pub(crate) mod identity;
 pub(crate) mod objects;
 
 use std::net::SocketAddr;
