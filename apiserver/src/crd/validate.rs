@@ -5,8 +5,7 @@ use serde_json::Value;
 
 use super::names::{APPROVED, Approval, approval};
 use crate::registry::facts::FACTS;
-
-const LABEL_1035: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
+use crate::types::words::label_1035;
 
 /// Everything that is wrong; a write of the status alone is trusted with the versions that are stored.
 pub(super) fn definition(obj: &Value, old: Option<&Value>, is_status: bool) -> Vec<Cause> {
@@ -84,14 +83,16 @@ fn names(obj: &Value, causes: &mut Vec<Cause>) {
         )),
     }
     for key in ["plural", "singular"] {
-        label(&names[key], &format!("spec.names.{key}"), "", causes);
+        label(&names[key], &format!("spec.names.{key}"), causes);
     }
     for key in ["kind", "listKind"] {
         let lower = text(&names[key]).to_lowercase();
         if lower.is_empty() {
             causes.push(Cause::required(format!("spec.names.{key}"), ""));
-        } else if !is_1035(&lower) {
-            let fault = format!("may have mixed case, but should otherwise match: {LABEL_1035}");
+            continue;
+        }
+        for fault in label_1035(&lower) {
+            let fault = format!("may have mixed case, but should otherwise match: {fault}");
             causes.push(Cause::invalid(format!("spec.names.{key}"), &names[key], &fault));
         }
     }
@@ -101,27 +102,19 @@ fn names(obj: &Value, causes: &mut Vec<Cause>) {
     }
     for key in ["shortNames", "categories"] {
         for (n, name) in names[key].as_array().into_iter().flatten().enumerate() {
-            label(name, &format!("spec.names.{key}[{n}]"), "", causes);
+            label(name, &format!("spec.names.{key}[{n}]"), causes);
         }
     }
 }
 
-fn label(value: &Value, field: &str, prefix: &str, causes: &mut Vec<Cause>) {
+fn label(value: &Value, field: &str, causes: &mut Vec<Cause>) {
     let text = value.as_str().unwrap_or_default();
     if text.is_empty() {
-        causes.push(Cause::required(field, ""));
-    } else if !is_1035(text) {
-        causes.push(Cause::invalid(field, value, &format!("{prefix}{LABEL_1035}")));
+        return causes.push(Cause::required(field, ""));
     }
-}
-
-fn is_1035(text: &str) -> bool {
-    let bytes = text.as_bytes();
-    let inner = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-';
-    bytes.len() <= 63
-        && bytes.first().is_some_and(u8::is_ascii_lowercase)
-        && bytes.last().is_some_and(|b| *b != b'-')
-        && bytes.iter().all(inner)
+    for fault in label_1035(text) {
+        causes.push(Cause::invalid(field, value, &fault));
+    }
 }
 
 fn versions(obj: &Value, causes: &mut Vec<Cause>) {
@@ -129,9 +122,9 @@ fn versions(obj: &Value, causes: &mut Vec<Cause>) {
     let versions: Vec<&Value> = field.as_array().into_iter().flatten().collect();
     for (n, version) in versions.iter().enumerate() {
         let at = format!("spec.versions[{n}]");
-        label(&version["name"], &format!("{at}.name"), "", causes);
-        if n == 0 && !is_1035(version["name"].as_str().unwrap_or_default()) {
-            label(&version["name"], "spec.version", "", causes); // The field of the first API version.
+        label(&version["name"], &format!("{at}.name"), causes);
+        if n == 0 && !label_1035(version["name"].as_str().unwrap_or_default()).is_empty() {
+            label(&version["name"], "spec.version", causes); // The field of the first API version.
         }
         if version["schema"]["openAPIV3Schema"].is_null() {
             causes.push(Cause::required(format!("{at}.schema.openAPIV3Schema"), ""));

@@ -84,12 +84,11 @@ impl Strategy for Jobs {
             return causes.0;
         }
         let at = At::new("spec");
-        // Upstream judges a new specification as such, and once more as one that replaces another.
-        for _ in 0..1 + usize::from(old.is_some()) {
-            job_spec(&mut causes, &at, &obj["spec"]);
-            selector(&mut causes, &at, obj);
-        }
+        job_spec(&mut causes, &at, &obj["spec"]);
+        selector(&mut causes, &at, obj);
         if let Some(old) = old {
+            // Upstream judges a new specification as such, and once more as one that replaces another.
+            causes.0.extend_from_within(..);
             update(&mut causes, &obj["spec"], old);
         }
         causes.0

@@ -10,8 +10,9 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::OwnerReference,
 };
 use kit::{
-    CACHE_LAG, RESYNC, ReconcileError, Requeue, call::is_namespace_ending, chain, owner, patch,
-    pods,
+    CACHE_LAG, RESYNC, ReconcileError, Requeue,
+    call::{is_namespace_ending, said},
+    owner, patch, pods,
 };
 use kube::{
     Api, ResourceExt,
@@ -295,11 +296,7 @@ async fn create(
         }
         Err(source) if is_namespace_ending(&source) => Err(failed("create", rs, source)),
         Err(source) => {
-            let said = match &source {
-                kube::Error::Api(status) => status.message.clone(),
-                other => chain(other),
-            };
-            let message = format!("Failed to create new replica set \"{name}\": {said}");
+            let message = format!("Failed to create new replica set \"{name}\": {}", said(&source));
             ctx.recorder.publish(&*observed.deployment, events::replica_set_create_error(&message));
             outcome.create_failed = Some(message);
             Err(failed("create", rs, source))

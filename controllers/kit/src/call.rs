@@ -1,6 +1,6 @@
 //! Calls to the API server that fail, and what that means.
 
-use crate::ReconcileError;
+use crate::{ReconcileError, chain};
 
 /// The error of players whose reconciles can fail in one way only: a call to the API server does.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +22,15 @@ impl CallError {
 impl ReconcileError for CallError {
     fn kind(&self) -> &'static str {
         self.operation
+    }
+}
+
+/// The server's own words, or the whole chain of what kept us from hearing them.
+#[must_use]
+pub fn said(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => chain(other),
     }
 }
 

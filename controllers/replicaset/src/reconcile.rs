@@ -7,8 +7,9 @@ use std::{
 
 use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::Pod};
 use kit::{
-    CACHE_LAG, RESYNC, ReconcileError, Requeue, call::is_namespace_ending, chain, owner, patch,
-    pods, slow_start,
+    CACHE_LAG, RESYNC, ReconcileError, Requeue,
+    call::{is_namespace_ending, said},
+    owner, patch, pods, slow_start,
 };
 use kube::{
     Api, ResourceExt,
@@ -354,13 +355,5 @@ async fn write_status(
         }
         Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()), // Gone meanwhile.
         Err(source) => Err(Error::Status { source: Box::new(source) }),
-    }
-}
-
-/// The server's own words, or the whole chain of what kept us from hearing them.
-fn said(error: &kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) => status.message.clone(),
-        other => chain(other),
     }
 }
