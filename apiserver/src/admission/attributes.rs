@@ -139,7 +139,8 @@ impl Attributes<'_> {
         name.unwrap_or("Unknown").to_owned()
     }
 
-    /// Another object, as it is stored now; `None` if it or its type is absent.
+    /// Another object, every write included that this server has answered; `None` if it or its type is absent from
+    /// the store.
     ///
     /// # Errors
     /// The store fails.
@@ -154,13 +155,15 @@ impl Attributes<'_> {
         let Some(resource) = registry.find(group, resource) else { return Ok(None) };
         let storage = resource.storage()?;
         let key = storage.key(namespace, name);
-        let entry = storage.store().get(&key).await?;
-        entry
-            .map(|entry| serde_json::from_slice(&entry.value).map_err(ApiError::internal))
-            .transpose()
+        let stored = match storage.recent().await?.at(&key) {
+            Some(object) => Some(object.stored().clone()),
+            None => storage.store().get(&key).await?.map(|entry| entry.value),
+        };
+        stored.map(|text| serde_json::from_slice(&text).map_err(ApiError::internal)).transpose()
     }
 
-    /// Other objects of a resource, all of them or those of a namespace, every answered write included.
+    /// Other objects of a resource, all of them or those of a namespace, every write included that this server has
+    /// answered.
     ///
     /// # Errors
     /// The store fails, or an object in it is no JSON.
@@ -172,9 +175,7 @@ impl Attributes<'_> {
     ) -> Result<Vec<Value>, ApiError> {
         let registry = self.core.registry();
         let Some(resource) = registry.find(group, resource) else { return Ok(Vec::new()) };
-        let cache = resource.storage()?.cache().await?;
-        cache.fresh().await?;
-        let objects = cache.list(namespace);
+        let objects = resource.storage()?.recent().await?.list(namespace);
         let parsed = objects.iter().map(|object| serde_json::from_slice(object.stored()));
         parsed.collect::<Result<_, _>>().map_err(ApiError::internal)
     }

@@ -1,9 +1,11 @@
 //! Where the objects of one resource are: a prefix of the store, and the watch cache above it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use store::Store;
+use bytes::Bytes;
 use store::cache::{Cache, Decode, Decoder, Field, Limits};
+use store::{Expect, Revision, Store};
 use tokio::sync::OnceCell;
 
 use crate::status::ApiError;
@@ -46,6 +48,8 @@ pub struct Storage {
     prefix: String,
     selectable: Vec<Selectable>,
     cache: OnceCell<Cache>,
+    /// The newest commit that this server was answered.
+    answered: AtomicU64,
 }
 
 impl Storage {
@@ -58,7 +62,7 @@ impl Storage {
     ) -> Self {
         let group = if group.is_empty() { "core" } else { group };
         let prefix = format!("/registry/{group}/{resource}/");
-        Self { store, prefix, selectable, cache: OnceCell::new() }
+        Self { store, prefix, selectable, cache: OnceCell::new(), answered: AtomicU64::new(0) }
     }
 
     /// The store below.
@@ -94,6 +98,34 @@ impl Storage {
             Cache::start(self.store.clone(), &self.prefix, decode, Limits::default()).await
         };
         self.cache.get_or_try_init(start).await.map_err(ApiError::from)
+    }
+
+    /// Commits to the store, as [`Store::commit`] does, and keeps in mind what [`Storage::recent`] must show.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn commit(
+        &self,
+        key: &str,
+        expect: Expect,
+        value: Option<Bytes>,
+    ) -> Result<Revision, store::Error> {
+        let revision = self.store.commit(key, expect, value).await?;
+        self.answered.fetch_max(revision, Ordering::AcqRel);
+        Ok(revision)
+    }
+
+    /// The cache, as soon as it shows every write that this server has answered.
+    ///
+    /// Other servers on the same etcd may have written more: it is as new as an informer of upstream's server, and
+    /// does not cost a question to etcd, as [`Cache::fresh`] does.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn recent(&self) -> Result<&Cache, ApiError> {
+        let cache = self.cache().await?;
+        cache.wait_for(self.answered.load(Ordering::Acquire)).await?;
+        Ok(cache)
     }
 
     /// The cache, if it was started; hosted types' caches are from the start on.

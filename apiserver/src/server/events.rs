@@ -41,7 +41,7 @@ async fn sweep(core: &Arc<Core>, before: i64) -> Result<usize, ApiError> {
         if last_written(&event).is_none_or(|time| time >= before) {
             continue;
         }
-        match storage.store().commit(object.key(), Expect::At(object.revision()), None).await {
+        match storage.commit(object.key(), Expect::At(object.revision()), None).await {
             Ok(_) => n_deleted += 1,
             Err(store::Error::Conflict { .. }) => (), // There was news just now.
             Err(error) => return Err(error.into()),

@@ -292,7 +292,7 @@ pub(super) async fn commit(
         return Ok(at);
     }
     let key = storage.key(writer.namespace(), name);
-    let gone = storage.store().commit(&key, Expect::At(at), None);
+    let gone = storage.commit(&key, Expect::At(at), None);
     let revision = writer.core.metrics.timed("delete", gone).await?;
     writer.resource.strategy.release(&writer.ctx(), object, None).await;
     writer.settle(revision).await;

@@ -225,7 +225,7 @@ impl<'a> Writer<'a> {
         let Some(storage) = &self.resource.storage else { return Err(store::Error::Closed) };
         let key = storage.key(self.namespace(), name);
         let operation = if expect == Expect::Absent { "create" } else { "update" };
-        let written = storage.store().commit(&key, expect, Some(stored.clone()));
+        let written = storage.commit(&key, expect, Some(stored.clone()));
         let revision = self.core.metrics.timed(operation, written).await?;
         self.settle(revision).await;
         Ok(text::with_version(&stored, revision))

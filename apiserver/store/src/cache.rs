@@ -224,7 +224,7 @@ impl Cache {
     pub fn guess(&self, key: &str) -> Option<Entry> {
         // Only a store that others write to, too, has anything to catch up with.
         drop(self.shared.store.catch_up()?);
-        let object = self.shared.current.read().objects.get(key).cloned()?;
+        let object = self.at(key)?;
         Some(Entry {
             key: object.key_shared(),
             value: object.stored().clone(),
@@ -234,8 +234,12 @@ impl Cache {
 
     /// One object; `namespace` is `None` for cluster-scoped resources.
     pub fn get(&self, namespace: Option<&str>, name: &str) -> Option<Arc<Object>> {
-        let key = self.key(namespace, name);
-        self.shared.current.read().objects.get(key.as_str()).cloned()
+        self.at(&self.key(namespace, name))
+    }
+
+    /// The object under a store key.
+    pub fn at(&self, key: &str) -> Option<Arc<Object>> {
+        self.shared.current.read().objects.get(key).cloned()
     }
 
     /// The store key of an object of this resource.

@@ -65,8 +65,7 @@ async fn find(
     reference: &Value,
 ) -> Result<Vec<Value>, String> {
     let storage = resource.storage().map_err(|error| error.to_string())?;
-    let cache = storage.cache().await.map_err(|error| error.to_string())?;
-    cache.fresh().await.map_err(|error| error.to_string())?;
+    let cache = storage.recent().await.map_err(|error| error.to_string())?;
     let namespace = (!namespace.is_empty()).then_some(namespace);
     let parse = |object: &store::cache::Object| -> Result<Value, String> {
         serde_json::from_slice(&resource.view(object.json())).map_err(|error| error.to_string())
