@@ -365,7 +365,9 @@ impl Server {
         aggregation::start(&server).await.map_err(read("API services"))?;
         admission::start_checking(&server);
         fairness::follow::start(&server).await.map_err(read("flow schemas"))?;
-        server.spawn(events::expire(Arc::downgrade(&server.core)));
+        if server.core.config.storage.etcd.is_none() {
+            server.spawn(events::expire(Arc::downgrade(&server.core)));
+        }
         server.spawn(files::follow(server.clone()));
         server.core.health.objects_are_there();
         Ok(server)

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use parking_lot::Mutex;
 use store::encryption::{self, EncryptedStore, Rules};
-use store::{EmbeddedStore, Error, EtcdOptions, EtcdStore, EtcdTls, MemoryStore, Store};
+use store::{EmbeddedStore, Error, EtcdOptions, EtcdStore, EtcdTls, Expiry, MemoryStore, Store};
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
@@ -16,6 +16,9 @@ use crate::identity::file::{self, Problem, Reload};
 
 /// Pause after values that could not be written anew.
 const RENEW_AFTER: Duration = Duration::from_secs(5);
+
+/// Where events are in the store.
+const EVENTS: &str = "/registry/core/events/";
 
 /// Where objects are kept.
 #[derive(Debug, Clone)]
@@ -83,6 +86,7 @@ impl Flags {
             },
             prefix: self.etcd_prefix.clone(),
             compaction_interval: Some(self.etcd_compaction_interval).filter(|i| !i.is_zero()),
+            expiry: Some(Expiry { prefix: EVENTS.to_owned(), ttl: self.event_ttl }),
         });
         options.encryption.clone_from(&self.encryption_provider_config);
         options.reload_encryption = self.encryption_provider_config_automatic_reload;

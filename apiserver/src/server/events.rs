@@ -1,6 +1,6 @@
 //! Events are news: they are deleted some time (`--event-ttl`) after they were last written.
 //!
-//! Upstream gives them a lease in etcd; sweeping needs nothing of a store, and servers that share one may sweep at once.
+//! In etcd they have leases; here is what a store does instead that this server has for itself.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;

@@ -10,11 +10,14 @@ mod cluster;
 mod compact;
 mod follow;
 mod keys;
+mod lease;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, Txn, TxnOp, TxnOpResponse};
+use etcd_client::{
+    Compare, CompareOp, GetOptions, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse,
+};
 use futures::FutureExt;
 use tokio::task::AbortHandle;
 
@@ -25,6 +28,8 @@ use crate::{
 use cluster::{Cluster, Repeat};
 use follow::Shared;
 use keys::Keys;
+pub use lease::Expiry;
+use lease::Leases;
 
 /// Entries that one answer of etcd may hold; longer ranges are read in pages at one revision.
 const PAGE: i64 = 500;
@@ -54,10 +59,12 @@ pub struct EtcdOptions {
     pub prefix: String,
     /// How often history is compacted; what is older than this, and at most twice this, is kept. `None`: never.
     pub compaction_interval: Option<Duration>,
+    /// What goes by itself.
+    pub expiry: Option<Expiry>,
 }
 
 impl Default for EtcdOptions {
-    /// No endpoint, `/registry`, and five minutes.
+    /// No endpoint, `/registry`, five minutes, and all stays.
     ///
     /// Source: `DefaultCompactInterval` in upstream `apiserver/pkg/storage/storagebackend/config.go`.
     fn default() -> Self {
@@ -66,6 +73,7 @@ impl Default for EtcdOptions {
             tls: EtcdTls::default(),
             prefix: "/registry".into(),
             compaction_interval: Some(Duration::from_secs(300)),
+            expiry: None,
         }
     }
 }
@@ -73,6 +81,7 @@ impl Default for EtcdOptions {
 /// A [`Store`] in etcd (3.4 or newer).
 pub struct EtcdStore {
     shared: Arc<Shared>,
+    leases: Option<Leases>,
     tasks: Vec<AbortHandle>,
 }
 
@@ -95,7 +104,8 @@ impl EtcdStore {
             let task = compact::run(shared.clone(), interval);
             tasks.push(tokio::spawn(task).abort_handle());
         }
-        Ok(EtcdStore { shared, tasks })
+        let leases = options.expiry.clone().map(Leases::new);
+        Ok(EtcdStore { shared, leases, tasks })
     }
 
     async fn get(&self, key: &str) -> Result<Option<Entry>> {
@@ -175,7 +185,6 @@ impl EtcdStore {
         if size > MAX_ENTRY {
             return Err(Error::TooLarge { key: key.into(), size, limit: MAX_ENTRY });
         }
-        let outer = self.shared.keys.outer(key);
         let revision = match expect {
             Expect::Absent if value.is_none() => {
                 return Err(Error::Conflict { key: key.into(), current: self.get(key).await? });
@@ -183,26 +192,15 @@ impl EtcdStore {
             Expect::Absent => 0, // What etcd says of a key that is not there.
             Expect::At(revision) => to_etcd(revision.max(1)),
         };
-        let change = match value {
-            Some(value) => TxnOp::put(outer.clone(), value, None),
-            None => TxnOp::delete(outer.clone(), None),
+        let leases = self.leases.as_ref().filter(|leases| value.is_some() && leases.cover(key));
+        let written = match leases {
+            Some(leases) => self.write_leased(key, revision, value, leases).await,
+            None => self.write(key, revision, value, 0).await,
         };
-        let txn = Txn::new()
-            .when([Compare::mod_revision(outer.clone(), CompareOp::Equal, revision)])
-            .and_then([change])
-            .or_else([TxnOp::get(outer, None)]);
-        let answer = self
-            .shared
-            .cluster
-            .call("write", key, Repeat::IfNotSent, |endpoint| {
-                let (mut kv, txn) = (endpoint.kv.clone(), txn.clone());
-                async move { kv.txn(txn).await }
-            })
-            .await
-            .map_err(|error| match error {
-                Error::TooLarge { limit, .. } => Error::TooLarge { key: key.into(), size, limit },
-                other => other,
-            })?;
+        let answer = written.map_err(|error| match error {
+            Error::TooLarge { limit, .. } => Error::TooLarge { key: key.into(), size, limit },
+            other => other,
+        })?;
         if answer.succeeded() {
             return Ok(cluster::revision(answer.header()));
         }
@@ -213,6 +211,52 @@ impl EtcdStore {
         let key: Arc<str> = key.into();
         let current = current.map(|kv| entry(key.clone(), kv));
         Err(Error::Conflict { key, current })
+    }
+
+    /// Writes a value that goes by itself.
+    async fn write_leased(
+        &self,
+        key: &str,
+        revision: i64,
+        value: Option<Bytes>,
+        leases: &Leases,
+    ) -> Result<TxnResponse> {
+        let lease = leases.get(&self.shared.cluster).await?;
+        match self.write(key, revision, value.clone(), lease).await {
+            // It has ended, or its cluster was restored from a backup that is older.
+            Err(Error::Refused { .. }) => {
+                leases.forget(lease).await;
+                let lease = leases.get(&self.shared.cluster).await?;
+                self.write(key, revision, value, lease).await
+            }
+            other => other,
+        }
+    }
+
+    /// Sets or deletes a value that was written by `revision`, or says what is there. 0 is no lease.
+    async fn write(
+        &self,
+        key: &str,
+        revision: i64,
+        value: Option<Bytes>,
+        lease: i64,
+    ) -> Result<TxnResponse> {
+        let outer = self.shared.keys.outer(key);
+        let change = match value {
+            Some(value) => {
+                TxnOp::put(outer.clone(), value, Some(PutOptions::new().with_lease(lease)))
+            }
+            None => TxnOp::delete(outer.clone(), None),
+        };
+        let txn = Txn::new()
+            .when([Compare::mod_revision(outer.clone(), CompareOp::Equal, revision)])
+            .and_then([change])
+            .or_else([TxnOp::get(outer, None)]);
+        let call = self.shared.cluster.call("write", key, Repeat::IfNotSent, |endpoint| {
+            let (mut kv, txn) = (endpoint.kv.clone(), txn.clone());
+            async move { kv.txn(txn).await }
+        });
+        call.await
     }
 
     async fn watch(&self, prefix: &str, from: Revision) -> Result<WatchStream> {

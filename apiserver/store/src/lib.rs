@@ -52,7 +52,7 @@ pub use futures::future::BoxFuture;
 
 pub use embedded::{EmbeddedStore, Options, Summary, backup, restore};
 pub use error::{Error, Result};
-pub use etcd::{EtcdOptions, EtcdStore, EtcdTls};
+pub use etcd::{EtcdOptions, EtcdStore, EtcdTls, Expiry};
 pub use memory::MemoryStore;
 pub use watch::{Position, WatchItem, WatchSender, WatchStream};
 

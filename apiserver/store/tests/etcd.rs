@@ -1,4 +1,4 @@
-//! What only a store in etcd has: TLS, and a timer that lets etcd forget.
+//! What only a store in etcd has: TLS, a timer that lets etcd forget, and entries that go by themselves.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use store::testing::{Etcd, ServerTls};
-use store::{Error, EtcdOptions, EtcdStore, EtcdTls, Expect, Store};
+use store::{Error, EtcdOptions, EtcdStore, EtcdTls, Expect, Expiry, Store, WatchItem};
 
 /// An authority, and where the files are that it signs.
 struct Authority<'a> {
@@ -112,4 +112,54 @@ async fn the_timer_compacts_what_is_old_and_nothing_else() {
     assert!(compacted >= second);
     let now = other.get("/registry/g/p/a").await.unwrap().unwrap();
     assert_eq!(now.value, "2", "what is there stays");
+}
+
+#[tokio::test]
+async fn entries_with_a_lease_go_by_themselves() {
+    const PATIENCE: Duration = Duration::from_secs(20);
+    let dir = tempfile::tempdir().unwrap();
+    let etcd = Etcd::start(dir.path(), 1).unwrap();
+    let expiry = |ttl| EtcdOptions {
+        endpoints: etcd.endpoints(),
+        expiry: Some(Expiry { prefix: "/registry/core/events/".to_owned(), ttl }),
+        ..EtcdOptions::default()
+    };
+    let (event, other) = ("/registry/core/events/default/a", "/registry/core/eventsets/a");
+    let write = async |store: &EtcdStore, key, text: &'static str| {
+        store.commit(key, Expect::Absent, Some(text.into())).await.unwrap()
+    };
+    let gone = async |store: &EtcdStore| {
+        let start = Instant::now();
+        while store.get(event).await.unwrap().is_some() {
+            assert!(start.elapsed() < PATIENCE, "the entry stays");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+
+    let store = EtcdStore::connect(&expiry(Duration::from_secs(1))).await.unwrap();
+    let start = Instant::now();
+    let made = write(&store, event, "1").await;
+    let kept = write(&store, other, "1").await;
+    let mut changes = store.watch("/registry/core/events/", made).await.unwrap();
+    gone(&store).await;
+    assert!(start.elapsed() >= Duration::from_secs(1));
+    assert_eq!(store.get(other).await.unwrap().unwrap().revision, kept);
+    let told = loop {
+        if let WatchItem::Event(change) = changes.recv().await.unwrap() {
+            break change;
+        }
+    };
+    assert_eq!((&*told.key, &told.value), (event, &None));
+
+    // A lease that somebody ends is no reason to refuse the next entry.
+    let store = EtcdStore::connect(&expiry(Duration::from_secs(3600))).await.unwrap();
+    write(&store, event, "2").await;
+    let client = etcd_client::Client::connect(etcd.endpoints(), None).await.unwrap();
+    let mut leases = client.lease_client();
+    for lease in leases.leases().await.unwrap().leases() {
+        leases.revoke(lease.id()).await.unwrap();
+    }
+    gone(&store).await;
+    write(&store, event, "3").await;
+    assert_eq!(leases.leases().await.unwrap().leases().len(), 1);
 }

@@ -11,8 +11,8 @@ use std::{
 };
 
 use etcd_client::{
-    Certificate, Client, ConnectOptions, Identity, KvClient, ResponseHeader, TlsOptions,
-    WatchClient,
+    Certificate, Client, ConnectOptions, Identity, KvClient, LeaseClient, ResponseHeader,
+    TlsOptions, WatchClient,
 };
 use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
@@ -41,6 +41,7 @@ pub(super) struct Endpoint {
     url: String,
     pub(super) kv: KvClient,
     pub(super) watch: WatchClient,
+    pub(super) lease: LeaseClient,
 }
 
 /// All of them.
@@ -85,7 +86,7 @@ impl Cluster {
             // Both as large as etcd may send them; it bounds what it keeps.
             let kv = client.kv_client().max_decoding_message_size(i32::MAX as usize);
             let watch = client.watch_client().max_decoding_message_size(i32::MAX as usize);
-            endpoints.push(Endpoint { url: url.clone(), kv, watch });
+            endpoints.push(Endpoint { url: url.clone(), kv, watch, lease: client.lease_client() });
         }
         let name = format!("etcd at {}", options.endpoints.join(",")).into();
         Ok(Cluster { endpoints, turn: AtomicUsize::new(0), name })
@@ -207,6 +208,7 @@ fn judge(error: &etcd_client::Error) -> Verdict {
         tonic::Code::ResourceExhausted
         | tonic::Code::InvalidArgument
         | tonic::Code::FailedPrecondition
+        | tonic::Code::NotFound // A lease.
         | tonic::Code::PermissionDenied
         | tonic::Code::Unauthenticated
         | tonic::Code::Unimplemented => Verdict::Refused,
@@ -289,6 +291,7 @@ mod tests {
             (Code::Unavailable, "etcdserver: request timed out", Verdict::Unknown),
             (Code::Unavailable, "etcdserver: leader changed", Verdict::Unknown),
             (Code::PermissionDenied, "etcdserver: permission denied", Verdict::Refused),
+            (Code::NotFound, "etcdserver: requested lease not found", Verdict::Refused),
         ] {
             assert_eq!(verdict(code, text), expected, "{text}");
         }
