@@ -396,13 +396,12 @@ impl Form {
         out
     }
 
-    /// One item.
-    fn item(&self, resource: &Resource, object: &Object, out: &mut Vec<u8>) {
+    fn write(&self, resource: &Resource, item: &Item<'_>, out: &mut Vec<u8>) {
         match self {
             Self::Metadata(version) => {
-                out.extend_from_slice(&respond::partial(version, &object.json()))
+                out.extend_from_slice(&respond::partial(version, &item.object.json()))
             }
-            _ => write_item(resource, object, out),
+            _ => item.write(resource, out),
         }
     }
 
@@ -427,7 +426,7 @@ impl Form {
                 if n > 0 {
                     out.push(b',');
                 }
-                self.item(call.resource, object, &mut out);
+                self.write(call.resource, &Item::look(call.resource, object), &mut out);
             }
             out.extend_from_slice(b"]}\n");
             out.into()
@@ -472,22 +471,40 @@ impl Form {
     }
 }
 
-/// Appends a list item: the object, without kind and version where upstream leaves them out.
-fn write_item(resource: &Resource, object: &Object, out: &mut Vec<u8>) {
-    let as_stored = resource.conversion.is_none() && resource.head == resource.stored_head;
-    if as_stored && !resource.bare_items {
-        return object.write_json(out);
+/// An item of a list: an object, without kind and version where upstream leaves them out.
+struct Item<'a> {
+    object: &'a Object,
+    /// How many bytes at the start of the stored text are left out; `None` if the item is not what is stored.
+    left_out: Option<usize>,
+}
+
+impl<'a> Item<'a> {
+    /// Looks at the text's first bytes. To look at many texts before any is copied lets the processor fetch them
+    /// together; a list of thousands is in no cache of it.
+    fn look(resource: &Resource, object: &'a Object) -> Self {
+        let as_stored = resource.conversion.is_none() && resource.head == resource.stored_head;
+        let left_out = match as_stored {
+            true if !resource.bare_items => Some(0),
+            true if object.stored().starts_with(&resource.head) => Some(resource.head.len()),
+            _ => None,
+        };
+        Self { object, left_out }
     }
-    if as_stored && object.stored().starts_with(&resource.head) {
-        out.push(b'{');
-        return object.write_json_after(resource.head.len(), out);
-    }
-    let json = resource.view(object.json());
-    if resource.bare_items {
+
+    fn write(&self, resource: &Resource, out: &mut Vec<u8>) {
+        let json = match self.left_out {
+            Some(0) => return self.object.write_json(out),
+            Some(n_left_out) => {
+                out.push(b'{');
+                return self.object.write_json_after(n_left_out, out);
+            }
+            None => resource.view(self.object.json()),
+        };
+        if !resource.bare_items {
+            return out.extend_from_slice(&json);
+        }
         out.push(b'{');
         out.extend_from_slice(&text::without_head(&json));
-    } else {
-        out.extend_from_slice(&json);
     }
 }
 
@@ -506,30 +523,30 @@ struct Walk {
 impl Walk {
     /// Appends items until the next one would not fit, one at least, or until the list ends.
     fn fill(&mut self, out: &mut Vec<u8>) {
-        let mut last: Option<&Arc<Object>> = None;
-        let mut more = None;
-        let mut n_written = 0;
+        let (mut chunk, mut size, mut more) = (Vec::new(), out.len(), None);
         for object in matching(&self.snapshot, self.after.as_deref(), &self.options) {
-            if let Some(last) = last
-                && out.len() + object.json_len() > CHUNK_BYTES
+            size += object.json_len();
+            if size > CHUNK_BYTES
+                && let Some(Item { object: last, .. }) = chunk.last()
             {
                 more = Some(last.key().to_owned());
                 break;
             }
+            chunk.push(Item::look(&self.resource, object));
+        }
+        for item in &chunk {
             if !std::mem::take(&mut self.first) {
                 out.push(b',');
             }
-            self.form.item(&self.resource, object, out);
-            last = Some(object);
-            n_written += 1;
+            self.form.write(&self.resource, item, out);
         }
         if more.is_none() {
             out.extend_from_slice(b"]}\n");
             self.done = true;
             return;
         }
-        self.after = more;
         // Without a limit it is 0, and stays it.
-        self.options.limit = self.options.limit.saturating_sub(n_written);
+        self.options.limit = self.options.limit.saturating_sub(chunk.len());
+        self.after = more;
     }
 }
