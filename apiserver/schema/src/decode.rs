@@ -44,6 +44,10 @@ pub enum DecodeError {
     Text(String),
 }
 
+/// What `items`, `additionalProperties` and `dependencies` of a definition's schema may be, beside something simpler.
+const JSON_SCHEMA: &str =
+    "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
+
 pub(crate) struct Decoder<'r> {
     root: &'r Node,
     pub(crate) unknown: Vec<String>,
@@ -70,6 +74,7 @@ impl Decoder<'_> {
                 if value.is_object() && (!node.fields.is_empty() || node.items.is_some()) => {
                     self.object(node, value, path);
                 }
+            Kind::Any if is_schema_or_other(node) => self.schema_or_other(value),
             Kind::Any => (),
             _ if node.typed => self.scalar(node, value, path),
             _ => (),
@@ -121,6 +126,21 @@ impl Decoder<'_> {
             // An empty string is what a pointer points to.
             Zero::Null if is_zero(value) && !value.is_string() => false,
             _ => true,
+        }
+    }
+
+    /// A JSON schema, a list of them, or something simple. Go decodes it apart from the rest: unknown fields go
+    /// without a word, and paths in errors begin here.
+    fn schema_or_other(&mut self, value: &mut Value) {
+        match value {
+            Value::Object(_) => {
+                let Some(node) = crate::compile::definition(JSON_SCHEMA) else { return };
+                let mut apart = Decoder { root: &node, unknown: Vec::new(), error: None };
+                apart.value(&node, value, &Path::ROOT);
+                self.error = self.error.take().or(apart.error);
+            }
+            Value::Array(list) => list.iter_mut().for_each(|value| self.schema_or_other(value)),
+            _ => (),
         }
     }
 
@@ -231,6 +251,12 @@ impl Decoder<'_> {
             DecodeError::Type { value, structure, path, expected }
         });
     }
+}
+
+/// Whether upstream's type is one of `JSONSchemaPropsOrArray`, `…OrBool` and `…OrStringArray`.
+fn is_schema_or_other(node: &Node) -> bool {
+    let other = |name: &str| Some(name.strip_prefix(JSON_SCHEMA)?.starts_with("Or"));
+    node.definition.as_deref().and_then(other).unwrap_or_default()
 }
 
 fn format(node: &Node) -> Option<&str> {

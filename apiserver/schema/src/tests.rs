@@ -98,6 +98,27 @@ fn zeros_and_nulls_go_as_in_go() {
 }
 
 #[test]
+fn go_habits_hold_in_schemas_below_schemas() {
+    let crd = Schema::for_gvk("apiextensions.k8s.io", "v1", "CustomResourceDefinition").unwrap();
+    // As clients send it that write protobuf: every text is there.
+    let schema = json!({"type": "object", "id": "", "properties": {"a": {"type": "array", "id": "",
+        "items": {"type": "object", "id": "", "pattern": "", "unheard": 1, "additionalProperties": {"id": ""}}}}});
+    let spec = |schema| json!({"spec": {"versions": [{"name": "v1", "schema": {"openAPIV3Schema": schema}}]}});
+    let (read, unknown) = read(&crd, spec(schema));
+    assert_eq!(unknown, Vec::<String>::new());
+    assert_eq!(
+        read["spec"]["versions"][0]["schema"]["openAPIV3Schema"],
+        json!({"type": "object", "properties": {"a": {"type": "array",
+            "items": {"type": "object", "additionalProperties": {}}}}})
+    );
+    let error = crd.decode(&mut spec(json!({"items": {"maxLength": "a"}}))).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "json: cannot unmarshal string into Go struct field JSONSchemaProps.maxLength of type int64"
+    );
+}
+
+#[test]
 fn lists_without_omitempty_are_null() {
     let role = Schema::for_gvk("rbac.authorization.k8s.io", "v1", "Role").unwrap();
     assert_eq!(read(&role, json!({})).0["rules"], Value::Null);
