@@ -154,7 +154,7 @@ impl State {
         let served = match self.known.get(name) {
             _ if !established => Vec::new(),
             Some(known) if same(known) => known.served.clone(),
-            _ => resources(&self.core, &self.store, &mut self.storages, &definition),
+            _ => resources(&self.core, &self.store, &mut self.storages, &definition, revision),
         };
         let mut definition = definition;
         for version in definition["spec"]["versions"].as_array_mut().into_iter().flatten() {

@@ -1,6 +1,7 @@
 //! Custom types: from a CustomResourceDefinition to served resources.
 
 pub(crate) mod convert;
+mod current;
 mod follow;
 mod names;
 mod parts;
@@ -14,7 +15,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use store::Store;
+use store::{Revision, Store};
 
 use crate::registry::facts::{FACTS, ResourceFacts};
 use crate::registry::{
@@ -25,6 +26,7 @@ use crate::server::Core;
 use crate::{bytes, types};
 
 pub use convert::Converter;
+use current::{Current, Schemas};
 pub use follow::Follower;
 pub use strategy::Definitions;
 
@@ -36,7 +38,14 @@ const VERBS: [&str; 8] =
     ["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"];
 
 /// Storages by group and plural name; they live as long as their definition.
-pub(crate) type Storages = HashMap<(String, String), Arc<Storage>>;
+pub(crate) type Storages = HashMap<(String, String), Kept>;
+
+/// What stays of a definition's resources while changes of it do not touch what objects look like.
+#[derive(Clone)]
+pub(crate) struct Kept {
+    storage: Arc<Storage>,
+    schemas: Arc<Schemas>,
+}
 
 /// Whether a definition's condition is `True`.
 pub(crate) fn has_condition(definition: &Value, kind: &str) -> bool {
@@ -44,20 +53,21 @@ pub(crate) fn has_condition(definition: &Value, kind: &str) -> bool {
     conditions.filter(|c| c["type"] == kind).any(|c| c["status"] == "True")
 }
 
-/// The served versions of an established definition.
+/// The served versions of an established definition that was written by `revision`.
 pub(crate) fn resources(
     core: &Weak<Core>,
     store: &Arc<dyn Store>,
     storages: &mut Storages,
     definition: &Value,
+    revision: Revision,
 ) -> Vec<Arc<Resource>> {
     let spec = &definition["spec"];
     let versions: Vec<&Value> = spec["versions"].as_array().into_iter().flatten().collect();
     let Some(stored) = versions.iter().find(|v| v["storage"] == true) else { return Vec::new() };
-    let storage = storage(store, storages, spec, stored);
+    let kept = keep(store, storages, spec, stored, revision);
     let served = versions.iter().filter(|v| v["served"] == true);
     let converter = Converter::of(core, spec);
-    let made = |version| resource(spec, version, stored, &storage, converter.as_ref());
+    let made = |version| resource(spec, version, stored, &kept, converter.as_ref());
     served.map(|version| Arc::new(made(version))).collect()
 }
 
@@ -69,13 +79,14 @@ fn texts(value: &Value) -> Vec<String> {
     value.as_array().into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect()
 }
 
-/// The storage of a definition: kept over changes, unless the selectable fields change.
-fn storage(
+/// The storage of a definition: kept over changes, unless the selectable fields or the schemas change.
+fn keep(
     store: &Arc<dyn Store>,
     storages: &mut Storages,
     spec: &Value,
     stored: &Value,
-) -> Arc<Storage> {
+    revision: Revision,
+) -> Kept {
     let key = (text(spec, "group"), text(&spec["names"], "plural"));
     let mut selectable = types::strategy(&key.0, &key.1).selectable();
     for field in stored["selectableFields"].as_array().into_iter().flatten() {
@@ -85,12 +96,17 @@ fn storage(
             selectable.push(selected);
         }
     }
-    if let Some(kept) = storages.get(&key).filter(|s| s.selectable() == selectable) {
+    let schemas = Arc::new(Schemas::new(spec, revision));
+    let stays =
+        |kept: &&Kept| kept.storage.selectable() == selectable && kept.schemas.agree(&schemas);
+    if let Some(kept) = storages.get(&key).filter(stays) {
         return kept.clone();
     }
-    let storage = Arc::new(Storage::new(store.clone(), &key.0, &key.1, selectable));
-    storages.insert(key, storage.clone());
-    storage
+    let current = Arc::new(Current { below: store.clone(), schemas: schemas.clone() });
+    let storage = Arc::new(Storage::new(current, &key.0, &key.1, selectable));
+    let kept = Kept { storage, schemas };
+    storages.insert(key, kept.clone());
+    kept
 }
 
 /// The recorded facts of a type that upstream has built in.
@@ -102,7 +118,7 @@ fn resource(
     spec: &Value,
     version: &Value,
     stored: &Value,
-    storage: &Arc<Storage>,
+    kept: &Kept,
     converter: Option<&Converter>,
 ) -> Resource {
     let (group, names) = (text(spec, "group"), &spec["names"]);
@@ -110,11 +126,7 @@ fn resource(
     let facts = facts(&group, &name, &plural);
     let api_version = format!("{group}/{name}");
     let stored_version = format!("{group}/{}", text(stored, "name"));
-    let schema = &version["schema"]["openAPIV3Schema"];
-    let source = match schema {
-        Value::Null => SchemaSource::None,
-        schema => SchemaSource::OpenApi(schema.to_string().into()),
-    };
+    let schema = kept.schemas.get(&name).cloned();
     Resource {
         singular: text(names, "singular"),
         list_kind: text(names, "listKind"),
@@ -129,8 +141,8 @@ fn resource(
         ),
         columns: columns(version),
         strategy: types::strategy(&group, &plural),
-        storage: Some(storage.clone()),
-        schema: LazySchema::new(source),
+        storage: Some(kept.storage.clone()),
+        schema: schema.unwrap_or_else(|| LazySchema::new(SchemaSource::None).into()),
         conversion: types::conversion(&group, &name, &plural),
         head: bytes::head(&kind, &api_version),
         stored_head: bytes::head(&kind, &stored_version),

@@ -78,7 +78,7 @@ fn resource(group: &str, version: &str, name: &str, facts: &ResourceFacts) -> Re
             _ => types::strategy(group, name),
         },
         storage: None,
-        schema: LazySchema::new(definition(group, version, &facts.kind)),
+        schema: LazySchema::new(definition(group, version, &facts.kind)).into(),
         conversion: types::conversion(group, version, name),
         head: bytes::head(&facts.kind, &api_version(group, version)),
         stored_head: bytes::head(&facts.kind, &api_version(group, version)),

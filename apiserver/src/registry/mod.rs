@@ -70,7 +70,7 @@ pub struct Resource {
     /// Where its objects are; `None` for types that only pass through, such as reviews.
     pub storage: Option<Arc<Storage>>,
     /// Compiled at first use.
-    pub schema: LazySchema,
+    pub schema: Arc<LazySchema>,
     /// How its objects differ from what is stored; `None` if at most kind and version do.
     pub conversion: Option<Arc<dyn Conversion>>,
     /// `{"kind":…,"apiVersion":…,` of this version.

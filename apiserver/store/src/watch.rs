@@ -129,7 +129,10 @@ impl WatchStream {
         mut self,
         map: impl Fn(Arc<Event>) -> Result<Arc<Event>> + Send + Sync + 'static,
     ) -> Self {
-        self.map = Some(Box::new(map));
+        self.map = Some(match self.map.take() {
+            Some(first) => Box::new(move |event| map(first(event)?)),
+            None => Box::new(map),
+        });
         self
     }
 
