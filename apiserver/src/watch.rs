@@ -19,7 +19,7 @@ use crate::bytes as text;
 use crate::crd::convert;
 use crate::handlers::negotiate::Shape;
 use crate::handlers::options::ListOptions;
-use crate::handlers::read::{check_fields, chosen, parse_revision};
+use crate::handlers::read::{chosen, fit_fields, parse_revision};
 use crate::handlers::{Call, respond};
 use crate::registry::Resource;
 use crate::status::ApiError;
@@ -36,7 +36,7 @@ const BATCH_BYTES: usize = 64 * 1024;
 /// Bad options. A revision that is gone is told inside the stream.
 pub async fn watch(call: &Call<'_>) -> Result<Response, ApiError> {
     let mut options = ListOptions::parse(&call.query, true)?;
-    check_fields(call.resource, &options)?;
+    fit_fields(call.resource, &mut options)?;
     if !call.info.name.is_empty() && call.info.path_name == call.info.name {
         options.fields.require("metadata.name", &call.info.name);
     }

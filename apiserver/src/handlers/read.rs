@@ -18,7 +18,7 @@ use super::options::{ListOptions, Match};
 use super::respond;
 use crate::bytes as text;
 use crate::crd::convert;
-use crate::registry::Resource;
+use crate::registry::{Resource, Selectable};
 use crate::status::{ApiError, StatusCause};
 use crate::table;
 
@@ -211,33 +211,46 @@ fn expired_token(token: &Token) -> ApiError {
     }
 }
 
-/// Refuses field selectors that the resource does not know.
+/// Turns the labels of field selectors into those of the store, and refuses the ones that the resource does not know.
 ///
 /// # Errors
 /// [`ApiError::BadRequest`] in upstream's words.
-pub fn check_fields(resource: &Resource, options: &ListOptions) -> Result<(), ApiError> {
+pub fn fit_fields(resource: &Resource, options: &mut ListOptions) -> Result<(), ApiError> {
     let known = resource.storage.as_ref().map(|s| s.selectable()).unwrap_or_default();
-    for term in options.fields.terms() {
-        let field = term.field.as_str();
-        if matches!(field, "metadata.name" | "metadata.namespace")
-            || known.iter().any(|s| s.name == field)
-        {
-            continue;
+    // Cluster-scoped types of Kubernetes with fields of their own do not name the namespace among them.
+    let placeless = resource.bare_items && !resource.namespaced && !known.is_empty();
+    for term in options.fields.terms_mut() {
+        let stored = match &resource.conversion {
+            Some(conversion) => conversion.stored_field(&term.field),
+            None => Some(term.field.clone()),
+        };
+        let is_known = |field: &String| match field.as_str() {
+            "metadata.name" => true,
+            "metadata.namespace" => !placeless,
+            other => known.iter().any(|selectable| selectable.name == other),
+        };
+        match stored.filter(is_known) {
+            Some(stored) => term.field = stored,
+            None => return Err(ApiError::BadRequest(unselectable(resource, known, &term.field))),
         }
-        return Err(ApiError::BadRequest(
-            if resource.kind == "ResourceSlice" && resource.bare_items {
-                let (version, kind) = (resource.api_version(), &resource.kind);
-                format!("field label not supported for {version}, Kind={kind}: {field}")
-            } else if known.is_empty() && (resource.custom.is_none() || resource.bare_items) {
-                format!(
-                    "{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
-                )
-            } else {
-                format!("field label not supported: {field}")
-            },
-        ));
     }
     Ok(())
+}
+
+fn unselectable(resource: &Resource, known: &[Selectable], field: &str) -> String {
+    if let Some(own) = resource.strategy.unselectable(field) {
+        return own;
+    }
+    if resource.kind == "ResourceSlice" && resource.bare_items {
+        let (version, kind) = (resource.api_version(), &resource.kind);
+        format!("field label not supported for {version}, Kind={kind}: {field}")
+    } else if known.is_empty() && resource.bare_items {
+        format!(
+            "{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+        )
+    } else {
+        format!("field label not supported: {field}")
+    }
 }
 
 /// Whether the selectors choose an object.
@@ -255,8 +268,8 @@ pub fn chosen(options: &ListOptions, object: &Object) -> bool {
 /// # Errors
 /// Bad options, a state that is gone or not reached, or a shape that does not fit.
 pub async fn list(call: &Call<'_>) -> Result<Response, ApiError> {
-    let options = ListOptions::parse(&call.query, false)?;
-    check_fields(call.resource, &options)?;
+    let mut options = ListOptions::parse(&call.query, false)?;
+    fit_fields(call.resource, &mut options)?;
     let cache = call.resource.storage()?.cache().await?;
     let (snapshot, after) = state(call, &options, cache).await?;
     let page = Page::look(&snapshot, after.as_deref(), &options);

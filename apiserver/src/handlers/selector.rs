@@ -226,16 +226,17 @@ impl Parser {
         }
         let operator = self.next();
         let rule = match operator.text() {
-            "in" => Rule::In(self.values()?),
-            "notin" => Rule::NotIn(self.values()?),
+            "in" => Rule::In(in_order(self.values()?)),
+            "notin" => Rule::NotIn(in_order(self.values()?)),
             "=" | "==" => Rule::In(vec![self.value()?]),
             "!=" => Rule::NotIn(vec![self.value()?]),
-            symbol @ (">" | "<" | "gt" | "lt") => {
-                let greater = matches!(symbol, ">" | "gt");
+            symbol @ (">" | "<") => {
+                let greater = symbol == ">";
                 let text = self.value()?;
                 let n = text.parse().map_err(|_| {
-                    format!("values[0]: Invalid value: \"{text}\": for 'Gt', 'Lt' operators, the value must be an integer")
+                    format!("values[0]: Invalid value: {text:?}: for 'Gt', 'Lt' operators, the value must be an integer")
                 })?;
+                check_value(0, &key, &text)?;
                 if greater { Rule::Greater(n) } else { Rule::Less(n) }
             }
             other => {
@@ -297,29 +298,54 @@ impl Parser {
     }
 }
 
+const WORD: &str = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
+
 fn check_key(key: &str) -> Result<(), String> {
-    let (prefix, name) = key.split_once('/').map_or((None, key), |(p, n)| (Some(p), n));
-    let fault = if prefix.is_some_and(|p| !crate::write::names::subdomain(p).is_empty()) {
-        "prefix part a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
-    } else if name.len() > 63 {
-        "name part must be no more than 63 bytes"
-    } else if !is_word(name) {
-        "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"
-    } else {
+    let faults = key_faults(key);
+    if faults.is_empty() {
         return Ok(());
+    }
+    Err(format!("<nil>: Invalid value: {key:?}: {}", faults.join("; ")))
+}
+
+fn key_faults(key: &str) -> Vec<String> {
+    let (prefix, name) = key.split_once('/').map_or((None, key), |(p, n)| (Some(p), n));
+    if name.contains('/') {
+        let with = "with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')";
+        return vec![format!("a valid label key {WORD} {with}")];
+    }
+    let mut faults = match prefix {
+        None => Vec::new(),
+        Some("") => vec!["prefix part must be non-empty".to_owned()],
+        Some(prefix) => crate::write::names::subdomain(prefix)
+            .iter()
+            .map(|fault| format!("prefix part {}", fault.replace("253 characters", "253 bytes")))
+            .collect(),
     };
-    Err(format!("<nil>: Invalid value: \"{key}\": {fault}"))
+    if name.is_empty() {
+        faults.push("name part must be non-empty".to_owned());
+    }
+    if name.len() > 63 {
+        faults.push("name part must be no more than 63 bytes".to_owned());
+    }
+    if !is_word(name) {
+        faults.push(format!("name part {WORD}"));
+    }
+    faults
 }
 
 fn check_value(n: usize, key: &str, value: &str) -> Result<(), String> {
-    let fault = if value.len() > 63 {
-        "must be no more than 63 bytes"
-    } else if !value.is_empty() && !is_word(value) {
-        "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"
-    } else {
+    let mut faults = Vec::new();
+    if value.len() > 63 {
+        faults.push("must be no more than 63 bytes");
+    }
+    if !value.is_empty() && !is_word(value) {
+        faults.push("a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')");
+    }
+    if faults.is_empty() {
         return Ok(());
-    };
-    Err(format!("values[{n}][{key}]: Invalid value: \"{value}\": {fault}"))
+    }
+    Err(format!("values[{n}][{key}]: Invalid value: {value:?}: {}", faults.join("; ")))
 }
 
 fn is_word(text: &str) -> bool {
@@ -352,16 +378,20 @@ impl Fields {
     /// [`ApiError::BadRequest`] in upstream's words.
     pub fn parse(text: &str) -> Result<Self, ApiError> {
         let mut terms = Vec::new();
-        for part in split(text) {
-            if part.is_empty() {
-                continue;
-            }
-            let term = operator(part).ok_or_else(|| {
+        let mut parts = split(text);
+        parts.sort_unstable(); // As upstream does, which decides what is refused first.
+        for part in parts.into_iter().filter(|part| !part.is_empty()) {
+            let (field, equal, value) = operator(part).ok_or_else(|| {
                 ApiError::BadRequest(format!(
                     "invalid selector: '{text}'; can't understand '{part}'"
                 ))
             })?;
-            terms.push(term);
+            let value = unescape(value).map_err(|fault| {
+                ApiError::BadRequest(format!("invalid field selector: {fault}"))
+            })?;
+            if !(field.is_empty() && value.is_empty()) {
+                terms.push(Term { field: field.to_owned(), value, equal });
+            }
         }
         Ok(Self(terms))
     }
@@ -374,6 +404,11 @@ impl Fields {
     /// Asks for one more equality.
     pub fn require(&mut self, field: &str, value: &str) {
         self.0.push(Term { field: field.to_owned(), value: value.to_owned(), equal: true });
+    }
+
+    /// Every comparison, to be changed.
+    pub fn terms_mut(&mut self) -> &mut [Term] {
+        &mut self.0
     }
 
     /// Every comparison.
@@ -391,6 +426,13 @@ impl Fields {
     pub fn matches<'a>(&self, field: impl Fn(&str) -> Option<&'a str>) -> bool {
         self.0.iter().all(|t| (field(&t.field).unwrap_or_default() == t.value) == t.equal)
     }
+}
+
+/// Each value once, in the order in which they are judged.
+fn in_order(mut values: Vec<String>) -> Vec<String> {
+    values.sort();
+    values.dedup();
+    values
 }
 
 /// Splits at commas that no backslash escapes.
@@ -411,21 +453,32 @@ fn split(text: &str) -> Vec<&str> {
     parts
 }
 
-fn operator(part: &str) -> Option<Term> {
-    let at = part.find(['=', '!'])?;
-    let rest = &part[at..];
-    let (equal, len) = match rest {
-        _ if rest.starts_with("==") => (true, 2),
-        _ if rest.starts_with("!=") => (false, 2),
-        _ if rest.starts_with('=') => (true, 1),
-        _ => return None,
-    };
+/// A comparison, taken apart at its first operator.
+fn operator(part: &str) -> Option<(&str, bool, &str)> {
+    part.char_indices().find_map(|(at, _)| {
+        let rest = &part[at..];
+        [("!=", false), ("==", true), ("=", true)]
+            .into_iter()
+            .find_map(|(operator, equal)| Some((&part[..at], equal, rest.strip_prefix(operator)?)))
+    })
+}
+
+/// The value without its backslashes.
+fn unescape(text: &str) -> Result<String, String> {
     let mut value = String::new();
-    let mut chars = rest[len..].chars();
+    let mut chars = text.chars();
     while let Some(c) = chars.next() {
-        value.push(if c == '\\' { chars.next()? } else { c });
+        value.push(match c {
+            '\\' => match chars.next() {
+                Some(c @ ('\\' | ',' | '=')) => c,
+                Some(other) => return Err(format!("invalid escape sequence: \\{other}")),
+                None => return Err("invalid escape sequence: \\".to_owned()),
+            },
+            '=' | ',' => return Err(format!("unescaped character in value: {}", u32::from(c))),
+            c => c,
+        });
     }
-    Some(Term { field: part[..at].to_owned(), value, equal })
+    Ok(value)
 }
 
 #[cfg(test)]
@@ -461,6 +514,14 @@ mod tests {
             fault("tier near web"),
             "unable to parse requirement: found 'near', expected: in, notin, =, ==, !=, gt, lt"
         );
+        assert_eq!(
+            fault("a gt 1"),
+            "unable to parse requirement: found 'gt', expected: in, notin, =, ==, !=, gt, lt"
+        );
+        assert!(fault("a/b/c").contains("a valid label key must consist of"));
+        assert!(fault("-/").contains("part must be non-empty; name part must consist of"));
+        assert!(fault("a in (b,-c)").contains("values[0][a]: Invalid value: \"-c\""));
+        assert!(fault("a=\"b\"").contains(r#"Invalid value: "\"b\"": a valid label"#));
         assert_eq!(fault("a=b=c"), "found '=', expected: ',' or 'end of string'");
     }
 
@@ -469,6 +530,10 @@ mod tests {
         let fields = Fields::parse(r"metadata.name!=a\,b,spec.x=1").unwrap();
         assert!(fields.matches(|f| Some(if f == "spec.x" { "1" } else { "a" })));
         assert!(!fields.matches(|f| Some(if f == "spec.x" { "1" } else { "a,b" })));
-        assert!(Fields::parse("metadata.name").is_err());
+        assert!(Fields::parse("=").unwrap().is_empty());
+        let fault = |s| Fields::parse(s).unwrap_err().to_string();
+        assert_eq!(fault("a"), "invalid selector: 'a'; can't understand 'a'");
+        assert_eq!(fault("a=b=c"), "invalid field selector: unescaped character in value: 61");
+        assert_eq!(fault(r"a=b\c"), r"invalid field selector: invalid escape sequence: \c");
     }
 }

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::check::{At, Causes, copy, default, ensure, flag, part, text};
 use super::{Ctx, Strategy, pod};
+use crate::registry::Selectable;
 use crate::status::ApiError;
 
 /// Label with the job's uid, by which it finds its pods.
@@ -25,6 +26,14 @@ const LABELS: [(&str, bool); 4] = [
 pub(super) struct Jobs;
 
 impl Strategy for Jobs {
+    fn selectable(&self) -> Vec<Selectable> {
+        vec![Selectable::new("status.succeeded").labelled("status.successful").or("0")]
+    }
+
+    fn unselectable(&self, field: &str) -> Option<String> {
+        Some(format!("field label {field:?} not supported for Job"))
+    }
+
     fn default(&self, obj: &mut Value) {
         let Some(spec) = part(obj, "spec") else { return };
         default(spec, "completionMode", "NonIndexed");

@@ -179,6 +179,18 @@ impl Conversion for NewForm {
         obj["apiVersion"] = "v1".into();
         obj["kind"] = "Event".into();
     }
+
+    fn stored_field(&self, label: &str) -> Option<String> {
+        if let Some(field) = label.strip_prefix("regarding.") {
+            return Some(format!("involvedObject.{field}"));
+        }
+        match label {
+            "reportingController" => Some("reportingComponent".to_owned()),
+            "reportingComponent" | "source" => None,
+            _ if label.starts_with("involvedObject.") => None,
+            other => Some(other.to_owned()),
+        }
+    }
 }
 
 fn rename(object: &mut Value, from: &str, to: &str) {
@@ -190,6 +202,15 @@ fn rename(object: &mut Value, from: &str, to: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_form_has_its_own_names_of_fields() {
+        let stored = |label| NewForm.stored_field(label);
+        assert_eq!(stored("regarding.kind").as_deref(), Some("involvedObject.kind"));
+        assert_eq!(stored("reason").as_deref(), Some("reason"));
+        assert_eq!(stored("involvedObject.kind"), None);
+        assert_eq!(stored("source"), None);
+    }
 
     #[test]
     fn the_forms_convert_back_and_forth() {

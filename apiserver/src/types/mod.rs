@@ -118,6 +118,11 @@ pub trait Strategy: Send + Sync {
         Vec::new()
     }
 
+    /// What is said of a field that `fieldSelector` does not take; `None` for the usual words.
+    fn unselectable(&self, _field: &str) -> Option<String> {
+        None
+    }
+
     /// Whether `metadata.generation` counts changes of everything but metadata and status.
     fn counts_generation(&self) -> bool {
         false
@@ -220,6 +225,11 @@ pub trait Conversion: Send + Sync {
 
     /// The way back.
     fn to_stored(&self, obj: &mut Value);
+
+    /// The stored label of a field that `fieldSelector` takes in this version; `None` if it takes it in others alone.
+    fn stored_field(&self, label: &str) -> Option<String> {
+        Some(label.to_owned())
+    }
 }
 
 /// How a version of a resource differs from what is stored; `None` if at most kind and version do.

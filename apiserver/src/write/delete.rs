@@ -393,8 +393,8 @@ pub(super) fn is_released(resource: &Resource, object: &Value) -> bool {
 pub(super) async fn collection(call: &Call<'_>, body: &[u8]) -> Result<Response, ApiError> {
     let mut options = DeleteOptions::parse(call, body)?;
     (options.uid, options.resource_version) = (None, None);
-    let list = ListOptions::parse(&call.query, false)?;
-    read::check_fields(call.resource, &list)?;
+    let mut list = ListOptions::parse(&call.query, false)?;
+    read::fit_fields(call.resource, &mut list)?;
     let cache = call.resource.storage()?.cache().await?;
     cache.fresh().await?;
     let namespace = (!call.namespace().is_empty()).then_some(call.namespace());
