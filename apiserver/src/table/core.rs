@@ -77,7 +77,10 @@ pub(super) fn event(row: Row<'_>) -> Vec<Value> {
     let count = counts.into_iter().map(|pointer| row.number(pointer)).find(|&n| n > 0).unwrap_or(1);
     let about = if row.get("/regarding").is_some() { "/regarding" } else { "/involvedObject" };
     let about = row.at(about);
-    let object = format!("{}/{}", about.text("/kind").to_lowercase(), about.text("/name"));
+    let object = match (about.text("/kind").to_lowercase(), about.text("/name")) {
+        (kind, "") => kind,
+        (kind, name) => format!("{kind}/{name}"),
+    };
     let message = row.text_or("/message", row.text("/note")).trim();
     vec![
         last.into(),
@@ -222,7 +225,7 @@ pub(super) fn persistent_volume_claim(row: Row<'_>) -> Vec<Value> {
         (String::new(), String::new())
     } else {
         (
-            row.shown("/status/capacity/storage").unwrap_or_default(),
+            row.shown("/status/capacity/storage").unwrap_or_else(|| "0".to_owned()),
             access_modes(row, "/status/accessModes"),
         )
     };

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::age;
 use super::core::ingress_addresses;
-use super::row::{NONE, Row, UNSET, first, or_none, shown};
+use super::row::{NONE, Row, UNSET, first, or_none};
 
 pub(super) fn endpoint_slice(row: Row<'_>) -> Vec<Value> {
     let port = |port: Row<'_>| port.shown("/port").unwrap_or_else(|| "*".to_owned());
@@ -42,18 +42,28 @@ pub(super) fn ingress_class(row: Row<'_>) -> Vec<Value> {
         (kind, group) => format!("{kind}.{group}/{}", parameters.text("/name")),
     };
     vec![
-        row.name().into(),
+        marked_default(row, "/metadata/annotations/ingressclass.kubernetes.io~1is-default-class"),
         row.text("/spec/controller").into(),
         parameters.into(),
         row.age().into(),
     ]
 }
 
+/// The name of a class, with a word if an annotation makes it the default.
+fn marked_default(row: Row<'_>, annotation: &str) -> Value {
+    match row.text(annotation) {
+        "true" => format!("{} (default)", row.name()).into(),
+        _ => row.name().into(),
+    }
+}
+
 pub(super) fn ip_address(row: Row<'_>) -> Vec<Value> {
     let parent = row.at("/spec/parentRef");
-    let parts = ["/group", "/resource", "/namespace", "/name"].map(|field| parent.text(field));
+    let (group, resource) = (parent.text("/group"), parent.text("/resource"));
+    let resource = if group.is_empty() { resource.into() } else { format!("{resource}.{group}") };
+    let parts = [&resource, parent.text("/namespace"), parent.text("/name")];
     let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
-    vec![row.name().into(), or_none(parts.join("/")).into()]
+    vec![row.name().into(), or_none(parts.join("/")).into(), row.age().into()]
 }
 
 pub(super) fn service_cidr(row: Row<'_>) -> Vec<Value> {
@@ -143,11 +153,8 @@ pub(super) fn runtime_class(row: Row<'_>) -> Vec<Value> {
 }
 
 pub(super) fn storage_class(row: Row<'_>) -> Vec<Value> {
-    let default = row.text("/metadata/annotations/storageclass.kubernetes.io~1is-default-class");
-    let name =
-        if default == "true" { format!("{} (default)", row.name()) } else { row.name().into() };
     vec![
-        name.into(),
+        marked_default(row, "/metadata/annotations/storageclass.kubernetes.io~1is-default-class"),
         row.text("/provisioner").into(),
         row.text_or("/reclaimPolicy", "Delete").into(),
         row.text_or("/volumeBindingMode", "Immediate").into(),
@@ -240,11 +247,11 @@ pub(super) fn flow_schema(row: Row<'_>) -> Vec<Value> {
 pub(super) fn priority_level(row: Row<'_>) -> Vec<Value> {
     let limited = row.at("/spec/limited");
     let cell = |pointer: &str| match limited.get(pointer) {
-        Some(value) => Value::from(shown(value)),
+        Some(value) => value.clone(),
         None => NONE.into(),
     };
     let shares = match row.get("/spec/exempt/nominalConcurrencyShares") {
-        Some(shares) => shown(shares).into(),
+        Some(shares) => shares.clone(),
         None => cell("/nominalConcurrencyShares"),
     };
     vec![
