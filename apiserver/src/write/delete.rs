@@ -43,7 +43,7 @@ pub struct DeleteOptions {
 }
 
 impl DeleteOptions {
-    /// Reads body and query; the body wins.
+    /// Reads the body, or without one the query.
     ///
     /// # Errors
     /// What is wrong with them.
@@ -68,7 +68,7 @@ impl DeleteOptions {
             if kind != "DeleteOptions" && !kind.is_empty() {
                 let version = options["apiVersion"].as_str().unwrap_or_default();
                 return Err(ApiError::BadRequest(format!(
-                    "no kind \"{kind}\" is registered for version \"{version}\" in scheme \"k8s.io/kubernetes/pkg/api/legacyscheme/scheme.go:30\""
+                    "no kind \"{kind}\" is registered for version \"{version}\" in scheme \"pkg/api/legacyscheme/scheme.go:30\""
                 )));
             }
         } else {
@@ -82,9 +82,16 @@ impl DeleteOptions {
                 options["orphanDependents"] = orphan.into();
             }
         }
-        let mut values: Vec<&str> =
-            options["dryRun"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        values.extend(call.query.all("dryRun"));
+        // A body is all that counts; only without one the query is read.
+        let values: Vec<&str> = match body.is_empty() {
+            true => call.query.all("dryRun"),
+            false => options["dryRun"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .collect(),
+        };
         Self::from_value(&options, &values)
     }
 
