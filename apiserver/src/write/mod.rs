@@ -4,6 +4,7 @@ mod apply;
 mod create;
 pub mod decode;
 mod delete;
+mod kind;
 mod meta;
 pub mod names;
 mod patch;
@@ -102,7 +103,7 @@ impl From<Option<Entry>> for Found {
 
 /// Upstream prunes custom objects, and tells of it by name.
 fn sorted(mut paths: Vec<String>) -> Vec<String> {
-    paths.sort();
+    paths.sort_by_cached_key(|path| (!path.starts_with("metadata."), path.clone()));
     paths
 }
 
@@ -251,17 +252,18 @@ impl<'a> Writer<'a> {
             };
             ApiError::BadRequest(format!(
                 "the object provided is unrecognized (must be of type {kind}): {what} ({})",
-                summary(body)
+                kind::summary(body)
             ))
         })?;
         let mut value = match decoded.value {
             Value::Null if !body.trim_ascii().is_empty() => Value::Object(Map::new()),
             value => value,
         };
-        self.check_kind(&mut value, body)?;
+        let is_lenient = self.options.field_validation == FieldValidation::Ignore;
+        kind::fit(self.resource, &self.core.registry(), &mut value, body, is_lenient)?;
         let unknown = match self.resource.schema.get() {
             Some(schema) => {
-                schema.decode(&mut value).map_err(|fault| self.unhandled(&fault.to_string()))?
+                schema.decode(&mut value).map_err(|fault| self.unhandled(&self.fault(fault)))?
             }
             None => Vec::new(),
         };
@@ -289,50 +291,26 @@ impl<'a> Writer<'a> {
         Ok(value)
     }
 
+    /// What is said of a value of the wrong type: upstream decodes the metadata of custom objects by itself.
+    fn fault(&self, fault: schema::DecodeError) -> String {
+        use schema::DecodeError::{Root, Type};
+        match fault {
+            Type { value, path, .. } if path == "metadata" && !self.resource.bare_items => {
+                Root { value, expected: "v1.ObjectMeta".to_owned() }.to_string()
+            }
+            Type { value, structure, path, expected } if !self.resource.bare_items => {
+                let path = path.strip_prefix("metadata.").unwrap_or(&path).to_owned();
+                Type { value, structure, path, expected }.to_string()
+            }
+            other => other.to_string(),
+        }
+    }
+
     fn unhandled(&self, fault: &str) -> ApiError {
         let (kind, version) = (&self.resource.kind, &self.resource.version);
         ApiError::BadRequest(format!(
             "{kind} in version \"{version}\" cannot be handled as a {kind}: {fault}"
         ))
-    }
-
-    /// Kind and version may be left out, but must not be others.
-    pub(super) fn check_kind(&self, value: &mut Value, body: &[u8]) -> Result<(), ApiError> {
-        let (kind, api_version) = (&self.resource.kind, self.resource.api_version());
-        let Some(map) = value.as_object_mut() else {
-            return Err(ApiError::BadRequest(format!(
-                "the object provided is unrecognized (must be of type {kind}): couldn't get version/kind; json parse error: json: cannot unmarshal {} into Go value of type struct {{ APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }} ({})",
-                json_kind(value),
-                summary(body)
-            )));
-        };
-        let given = |map: &Map<String, Value>, key: &str| {
-            map.get(key).and_then(Value::as_str).map(str::to_owned)
-        };
-        let given_kind =
-            given(map, "kind").filter(|k| !k.is_empty()).unwrap_or_else(|| kind.clone());
-        let given_version = given(map, "apiVersion")
-            .filter(|v| !v.is_empty())
-            .unwrap_or_else(|| api_version.clone());
-        map.insert("kind".to_owned(), kind.clone().into());
-        map.insert("apiVersion".to_owned(), api_version.clone().into());
-        if given_kind == *kind && given_version == api_version {
-            return Ok(());
-        }
-        let (group, version) = given_version.split_once('/').unwrap_or(("", &given_version));
-        let registry = self.core.registry();
-        let fault = match registry.by_kind(group, version, &given_kind) {
-            Some(other) if other.custom.is_none() || other.bare_items => format!(
-                "converting ({version}.{given_kind}) to ({}): unknown conversion",
-                respond::go_type(self.resource, false).trim_start_matches('*')
-            ),
-            _ => format!(
-                "no kind \"{given_kind}\" is registered for version \"{given_version}\" in scheme \"k8s.io/kubernetes/pkg/api/legacyscheme/scheme.go:30\""
-            ),
-        };
-        Err(ApiError::BadRequest(format!(
-            "{given_kind} in version \"{version}\" cannot be handled as a {kind}: {fault}"
-        )))
     }
 
     /// Everything that is wrong with an object.
@@ -446,18 +424,6 @@ pub fn answer(
     };
     respond::warn(&mut response, &writer.warnings);
     Ok(response)
-}
-
-/// How messages show a body that could not be read.
-fn summary(body: &[u8]) -> String {
-    const MOST: usize = 30;
-    let start = &body[..body.len().min(MOST)];
-    let more = if body.len() > MOST { " ..." } else { "" };
-    match body.first() {
-        None => "<empty>".to_owned(),
-        Some(b'{') => String::from_utf8_lossy(start).into_owned() + more,
-        Some(_) => start.iter().map(|b| format!("{b:02x}")).collect::<String>() + more,
-    }
 }
 
 /// How Go names the type of a JSON value.

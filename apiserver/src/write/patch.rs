@@ -220,7 +220,7 @@ fn check_kind(writer: &Writer<'_>, object: &Value) -> Result<(), String> {
     let other = Schema::for_gvk(group, version, kind).filter(|_| resource.custom.is_none());
     let Some(other) = other else {
         return Err(format!(
-            "no kind \"{kind}\" is registered for version \"{api_version}\" in scheme \"k8s.io/kubernetes/pkg/api/legacyscheme/scheme.go:30\""
+            "no kind \"{kind}\" is registered for version \"{api_version}\" in scheme \"pkg/api/legacyscheme/scheme.go:30\""
         ));
     };
     other.decode(&mut object.clone()).map_err(|fault| fault.to_string())?;
