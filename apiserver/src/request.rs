@@ -72,6 +72,8 @@ pub struct RequestInfo {
     pub name: String,
     /// Name of the object in the path alone.
     pub path_name: String,
+    /// Whether the path is one of those under `watch/`, which can only be read.
+    pub is_watch_path: bool,
     /// What follows the subresource, without its leading slash (`proxy/…`); percent-encoded.
     pub rest: String,
 }
@@ -103,6 +105,7 @@ impl RequestInfo {
             is_resource: true,
             group: group.to_owned(),
             version: version.to_owned(),
+            is_watch_path: legacy_watch,
             ..Self::default()
         };
         // `namespaces/x/status` and `namespaces/x/finalize` are about the namespace itself.
@@ -135,6 +138,20 @@ impl RequestInfo {
     /// Whether the request changes something, by its verb.
     pub fn changes(&self) -> bool {
         !matches!(self.verb.as_str(), "get" | "list" | "watch")
+    }
+
+    /// Whether the path has nothing that no route has: empty segments, slashes in names, and a tail where nothing
+    /// takes one.
+    pub fn is_routable(&self) -> bool {
+        let has_tail = self.subresource == "proxy";
+        let head = match has_tail {
+            true => self.path.strip_suffix(&self.rest).unwrap_or(&self.path),
+            false => &self.path,
+        };
+        let decoded = [&self.namespace, &self.path_name, &self.resource, &self.subresource];
+        !head.trim_end_matches('/').contains("//")
+            && !decoded.into_iter().any(|segment| segment.contains('/'))
+            && (has_tail || self.rest.is_empty())
     }
 
     /// `group/version`, or the version alone for the core group.
@@ -285,6 +302,16 @@ mod tests {
             "get |v1|services|proxy|x|s:80|a/b",
         );
         check("GET /api/v1/nodes/n/proxy/logs/", "get |v1|nodes|proxy||n|logs/");
+    }
+
+    #[test]
+    fn routes_have_no_empty_segments_and_no_tails() {
+        let routable = |path: &str| RequestInfo::parse(&Method::GET, path, None).is_routable();
+        assert!(routable("/api/v1/namespaces/x/pods/"));
+        assert!(routable("/api/v1/nodes/n/proxy/a//b"));
+        assert!(!routable("/api/v1//pods"));
+        assert!(!routable("/api/v1/namespaces/x/pods/a%2fb"));
+        assert!(!routable("/api/v1/namespaces/x/pods/a/status/b"));
     }
 
     #[test]

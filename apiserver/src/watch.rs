@@ -17,10 +17,11 @@ use tokio::time::{Instant, Sleep};
 
 use crate::bytes as text;
 use crate::crd::convert;
-use crate::handlers::negotiate::Shape;
+use crate::handlers::negotiate::{Format, Shape};
 use crate::handlers::options::ListOptions;
 use crate::handlers::read::{chosen, fit_fields, parse_revision};
 use crate::handlers::{Call, respond};
+use crate::protobuf;
 use crate::registry::Resource;
 use crate::status::ApiError;
 use crate::table;
@@ -41,6 +42,7 @@ pub async fn watch(call: &Call<'_>) -> Result<Response, ApiError> {
         options.fields.require("metadata.name", &call.info.name);
     }
     let encoder = Encoder::agree(call)?;
+    let format = encoder.format;
     let cache = call.resource.storage()?.cache().await?;
     let start = begin(call, &options, cache).await?;
     let timeout = options.timeout_seconds.map_or_else(
@@ -53,10 +55,10 @@ pub async fn watch(call: &Call<'_>) -> Result<Response, ApiError> {
     let options = Arc::new(options);
     let sent = call.core.metrics.watch_events(call.resource);
     let feed = match start {
-        Start::Gone => return Ok(stream(futures::stream::iter([gone(&encoder)]))),
+        Start::Gone => return Ok(stream(format, futures::stream::iter([gone(format)]))),
         Start::From(revision) => match cache.subscribe(revision, interest(call, &options)) {
             Ok(subscription) => Feed::new(encoder, options, subscription, timeout, sent),
-            Err(_) => return Ok(stream(futures::stream::iter([gone(&encoder)]))),
+            Err(_) => return Ok(stream(format, futures::stream::iter([gone(format)]))),
         },
         Start::State => {
             let namespace = (!call.namespace().is_empty()).then_some(call.namespace());
@@ -67,10 +69,13 @@ pub async fn watch(call: &Call<'_>) -> Result<Response, ApiError> {
             feed
         }
     };
-    Ok(stream(futures::stream::unfold(feed, |mut feed| async move {
-        let frame = feed.next().await?;
-        Some((frame, feed))
-    })))
+    Ok(stream(
+        format,
+        futures::stream::unfold(feed, |mut feed| async move {
+            let frame = feed.next().await?;
+            Some((frame, feed))
+        }),
+    ))
 }
 
 /// Where a watch begins.
@@ -128,30 +133,49 @@ fn interest(call: &Call<'_>, options: &Arc<ListOptions>) -> Interest {
     }))
 }
 
-fn stream(frames: impl futures::Stream<Item = Bytes> + Send + 'static) -> Response {
+fn stream(format: Format, frames: impl futures::Stream<Item = Bytes> + Send + 'static) -> Response {
     let body = Body::from_stream(frames.map(Ok::<_, std::convert::Infallible>));
     let mut response = Response::new(body);
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let kind = match format {
+        Format::Protobuf => protobuf::STREAM_MEDIA_TYPE,
+        _ => format.media_type(),
+    };
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
     response
 }
 
 /// The event that tells a watcher to list again.
-fn gone(_encoder: &Encoder) -> Bytes {
-    error_event(&ApiError::Expired("too old resource version".to_owned()))
+fn gone(format: Format) -> Bytes {
+    error_event(format, &ApiError::Expired("too old resource version".to_owned()))
 }
 
-fn error_event(error: &ApiError) -> Bytes {
-    let mut out = b"{\"type\":\"ERROR\",\"object\":".to_vec();
-    text::write_json(&mut out, &error.status());
-    out.extend_from_slice(b"}\n");
+fn error_event(format: Format, error: &ApiError) -> Bytes {
+    let (mut status, mut out) = (Vec::new(), Vec::new());
+    text::write_json(&mut status, &error.status());
+    write_event(format, "ERROR", &status, &mut out);
     out.into()
+}
+
+/// Appends the frame of an event: a line of JSON, or a protobuf message and before it its length.
+fn write_event(format: Format, kind: &str, object: &[u8], out: &mut Vec<u8>) {
+    if format == Format::Protobuf {
+        let object = serde_json::from_slice(object).unwrap_or_default();
+        out.extend_from_slice(&protobuf::event(kind, &object));
+        return;
+    }
+    out.extend_from_slice(b"{\"type\":\"");
+    out.extend_from_slice(kind.as_bytes());
+    out.extend_from_slice(b"\",\"object\":");
+    out.extend_from_slice(object);
+    out.extend_from_slice(b"}\n");
 }
 
 /// How the objects of a watch are written.
 struct Encoder {
     resource: Arc<Resource>,
+    format: Format,
     form: Form,
     columns_sent: bool,
 }
@@ -170,7 +194,8 @@ impl Encoder {
         let resource = call.resource.clone();
         let form = match &call.output.shape {
             Shape::Object
-                if resource.conversion.is_none()
+                if call.output.format == Format::Json
+                    && resource.conversion.is_none()
                     && resource.head == resource.stored_head
                     && !convert::is_converted(&resource) =>
             {
@@ -184,43 +209,38 @@ impl Encoder {
                 Form::Table(version.clone(), respond::include_object(&call.query)?)
             }
         };
-        Ok(Self { resource, form, columns_sent: false })
+        Ok(Self { resource, format: call.output.format, form, columns_sent: false })
     }
 
     /// One event about an object.
     fn event(&mut self, kind: Kind, json: &Bytes, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"{\"type\":\"");
-        out.extend_from_slice(kind.as_str().as_bytes());
-        out.extend_from_slice(b"\",\"object\":");
-        self.object(json, out);
-        out.extend_from_slice(b"}\n");
+        let object = self.object(json);
+        write_event(self.format, kind.as_str(), &object, out);
     }
 
-    fn object(&mut self, json: &Bytes, out: &mut Vec<u8>) {
+    fn object(&mut self, json: &Bytes) -> Bytes {
         match &self.form {
-            Form::Shared => out.extend_from_slice(json),
-            Form::Converted => out.extend_from_slice(&self.resource.view(json.clone())),
-            Form::Metadata(version) => out.extend_from_slice(&respond::partial(version, json)),
+            Form::Shared => json.clone(),
+            Form::Converted => self.resource.view(json.clone()),
+            Form::Metadata(version) => respond::partial(version, json),
             Form::Table(version, include) => {
                 let json = self.resource.view(json.clone());
                 let meta = table::ListMeta::at(&revision_of(&json));
                 let columns = !std::mem::replace(&mut self.columns_sent, true);
-                let table = table::render(
+                table::render(
                     &self.resource,
                     std::slice::from_ref(&json),
                     *include,
                     version,
                     &meta,
                     columns,
-                );
-                out.extend_from_slice(&table);
+                )
             }
         }
     }
 
     fn bookmark(&self, revision: Revision, initial_end: bool, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"{\"type\":\"BOOKMARK\",\"object\":");
-        let (mut head, tail) = match &self.form {
+        let (mut object, tail) = match &self.form {
             Form::Shared | Form::Converted => (self.resource.head.clone(), ""),
             Form::Metadata(version) => {
                 (text::head("PartialObjectMetadata", &format!("meta.k8s.io/{version}")), "")
@@ -230,16 +250,16 @@ impl Encoder {
                 ",\"columnDefinitions\":null,\"rows\":[]",
             ),
         };
-        out.append(&mut head);
         let annotations = if initial_end {
             ",\"annotations\":{\"k8s.io/initial-events-end\":\"true\"}"
         } else {
             ""
         };
-        out.extend_from_slice(
-            format!("\"metadata\":{{\"resourceVersion\":\"{revision}\"{annotations}}}{tail}}}}}\n")
+        object.extend_from_slice(
+            format!("\"metadata\":{{\"resourceVersion\":\"{revision}\"{annotations}}}{tail}}}")
                 .as_bytes(),
         );
+        write_event(self.format, "BOOKMARK", &object, out);
     }
 }
 
@@ -402,7 +422,7 @@ impl Feed {
     /// Ends the watch with an error.
     fn fail(&mut self, error: &ApiError) -> Bytes {
         self.failed = true;
-        error_event(error)
+        error_event(self.encoder.format, error)
     }
 
     /// What a change looks like through the selectors.

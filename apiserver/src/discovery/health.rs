@@ -122,8 +122,12 @@ pub async fn answer(
     path: &str,
     query: Option<&str>,
 ) -> Option<Response> {
-    let (first, check) =
-        path.trim_matches('/').split_once('/').unwrap_or((path.trim_matches('/'), ""));
+    let path = path.strip_prefix('/')?;
+    let (first, check) = match path.split_once('/') {
+        Some((_, "")) => return None,
+        Some(parts) => parts,
+        None => (path, ""),
+    };
     let endpoint = Endpoint::ALL.into_iter().find(|endpoint| endpoint.name() == first)?;
     let store_answers =
         matches!(tokio::time::timeout(STORE_PATIENCE, store.revision()).await, Ok(Ok(_)));

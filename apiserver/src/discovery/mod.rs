@@ -16,7 +16,7 @@ use bytes::Bytes;
 use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -24,9 +24,10 @@ use sha2::{Digest, Sha256};
 use self::health::Endpoint;
 use crate::aggregation::{self, Backends};
 use crate::fairness;
-use crate::handlers::negotiate::{Output, Shape};
-use crate::handlers::options::Query;
+use crate::handlers::accept::{Accept, Target, error_format};
+use crate::handlers::negotiate::{Format, MEDIA_TYPES, Output};
 use crate::handlers::respond;
+use crate::registry::facts::FACTS;
 use crate::registry::{Group, Registry};
 use crate::request::{RequestInfo, User};
 use crate::server::Core;
@@ -36,11 +37,13 @@ use crate::status::ApiError;
 pub const GIT_VERSION: &str = "v1.36.2+improv";
 
 const JSON: &str = "application/json";
+const KEY_SET: &str = "application/jwk-set+json";
 
 /// Documents with more bytes than this are sent compressed to those who ask for it, as upstream has it.
 const COMPRESS_ABOVE: usize = 128 * 1024;
 
-const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+/// What follows the media type of aggregated discovery.
+const AGGREGATED: &str = ";g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
 /// Documents made from the registry; made again when the registry is another one.
 #[derive(Default)]
@@ -195,17 +198,21 @@ pub async fn handle(
     _user: &User,
     request: Request,
 ) -> Response {
-    let query = request.uri().query();
+    let (query, method) = (request.uri().query(), request.method());
     let store = core.store().as_ref();
     if let Some(answer) = health::answer(&core.health, store, &info.path, query).await {
         return answer;
     }
     let made = core.documents.of(&core.registry(), &core.aggregator.backends());
-    match answer(core, &made, &info.path, query, request.headers()) {
-        Some(answer) => answer,
-        None if is_version_of(&made, &info.path) => ApiError::NoResource.into_response(),
-        None => ApiError::NoPath.into_response(),
-    }
+    let missing = || match is_version_of(&made, &info.path) {
+        true => ApiError::NoResource,
+        false => ApiError::NoPath,
+    };
+    let asked = Asked { path: &info.path, method, query, headers: request.headers() };
+    let answered = answer(core, &made, &asked);
+    answered
+        .and_then(|answer| answer.ok_or_else(missing))
+        .unwrap_or_else(|error| respond::error(error, error_format(request.headers())))
 }
 
 /// Whether a path is that of a version, be it absent, of a group that is there.
@@ -217,99 +224,165 @@ fn is_version_of(made: &Made, path: &str) -> bool {
     }
 }
 
-fn answer(
-    core: &Core,
-    made: &Made,
-    path: &str,
-    query: Option<&str>,
-    headers: &HeaderMap,
-) -> Option<Response> {
+/// A request for a document.
+struct Asked<'a> {
+    path: &'a str,
+    method: &'a Method,
+    query: Option<&'a str>,
+    headers: &'a HeaderMap,
+}
+
+impl Asked<'_> {
+    /// What upstream's routes look at first; documents that have none are answered to every method.
+    fn route(&self, produced: &[&str]) -> Result<(), ApiError> {
+        if self.method != Method::GET {
+            return Err(ApiError::MethodNotAllowed);
+        }
+        Accept::of(self.headers).route(produced)
+    }
+}
+
+/// The answer of a path; `None` if it is nobody's.
+fn answer(core: &Core, made: &Made, asked: &Asked<'_>) -> Result<Option<Response>, ApiError> {
+    let (path, query, headers) = (asked.path, asked.query, asked.headers);
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
-    let group = |name: &str| made.groups.iter().find(|group| group.name == name);
-    let resources = |group: &Group, name: &str| {
-        let version = group.versions.iter().find(|version| version.name == name)?;
-        Some(negotiated(&documents::resource_list(&group.name, version), headers))
-    };
-    match parts.as_slice() {
-        [] => Some(plain(&documents::root_paths(&made.groups, &fixed_paths()))),
-        ["version"] => Some(plain(&version())),
+    Ok(match parts.as_slice() {
+        [] | ["index.html"] => Some(plain(&documents::root_paths(&made.groups, &fixed_paths()))),
+        ["version"] => {
+            asked.route(&[JSON])?;
+            Some(plain(&version()))
+        }
         ["metrics"] => Some(metrics(core)),
         ["debug", "api_priority_and_fairness", _] => {
-            let text = fairness::debug::dump(&core.fairness, path, query)?;
-            Some(
-                (StatusCode::OK, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text)
-                    .into_response(),
-            )
+            fairness::debug::dump(&core.fairness, path, query).map(text)
         }
-        ["api"] if wants_aggregated(headers) => {
-            let only = || Document::new(&documents::aggregated(group("")));
-            Some(tagged(made.aggregated_core.get_or_init(only), AGGREGATED, headers))
-        }
-        ["apis"] if wants_aggregated(headers) => {
-            let others = || made.groups.iter().filter(|group| !group.name.is_empty());
-            let all = || Document::new(&documents::aggregated(others()));
-            Some(tagged(made.aggregated.get_or_init(all), AGGREGATED, headers))
-        }
-        ["api"] => {
-            let address = core.address().map(|address| address.to_string()).unwrap_or_default();
-            Some(negotiated(&documents::api_versions(&address), headers))
-        }
-        ["apis"] => Some(negotiated(&documents::group_list(&made.groups), headers)),
-        ["api", version] => resources(group("")?, version),
-        ["apis", name] if !name.is_empty() => {
-            Some(negotiated(&documents::group(group(name)?), headers))
-        }
-        ["apis", name, version] => resources(group(name)?, version),
+        ["api" | "apis", ..] => return groups_answer(core, made, &parts, asked),
         [".well-known", "openid-configuration"] => {
+            asked.route(&[JSON])?;
             Some(plain(&core.authenticator.keys().discovery()))
         }
-        ["openid", "v1", "jwks"] => Some(key_set(core)),
+        ["openid", "v1", "jwks"] => {
+            asked.route(&[KEY_SET])?;
+            Some(key_set(core))
+        }
         ["openapi", "v2"] => {
             let all = || Document::new(&made.v2());
-            Some(tagged(made.openapi_v2.get_or_init(all), JSON, headers))
+            Some(openapi_answer(made.openapi_v2.get_or_init(all), headers))
         }
-        ["openapi", "v3"] => Some(plain(&made.v3_index())),
+        ["openapi", "v3"] => Some(text(made.v3_index().to_string())),
         ["openapi", "v3", rest @ ..] => {
             let path = rest.join("/");
-            let document = made.v3(&path)?;
-            Some(hashed(&document, &path, query, headers))
+            made.v3(&path).map(|document| hashed(&document, &path, query, headers))
         }
         _ => None,
-    }
+    })
 }
 
-/// Whether the client knows the aggregated form and likes it best.
-fn wants_aggregated(headers: &HeaderMap) -> bool {
-    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    let is_aggregated = |range: &str| {
-        let has = |wanted: &str| range.split(';').any(|part| part.trim() == wanted);
-        has("application/json")
-            && has("g=apidiscovery.k8s.io")
-            && has("v=v2")
-            && has("as=APIGroupDiscoveryList")
+/// The answer of a path at or below `/api` and `/apis`.
+fn groups_answer(
+    core: &Core,
+    made: &Made,
+    parts: &[&str],
+    asked: &Asked<'_>,
+) -> Result<Option<Response>, ApiError> {
+    let headers = asked.headers;
+    let group = |name: &str| made.groups.iter().find(|group| group.name == name);
+    let version = |group: &Group, name: &str| {
+        let version = group.versions.iter().find(|version| version.name == name)?;
+        Some(documents::resource_list(&group.name, version))
     };
-    accepted.flat_map(|value| value.split(',')).any(is_aggregated)
+    let has_route = match parts {
+        ["api", ..] => true,
+        ["apis", name, _] => FACTS.groups.contains_key(*name),
+        _ => false,
+    };
+    let document = match parts {
+        ["api"] => {
+            let address = core.address().map(|address| address.to_string()).unwrap_or_default();
+            Some(documents::api_versions(&address))
+        }
+        ["apis"] => Some(documents::group_list(&made.groups)),
+        ["apis", name] => group(name).map(documents::group),
+        ["api", name] => group("").and_then(|group| version(group, name)),
+        ["apis", name, of] => group(name).and_then(|group| version(group, of)),
+        _ => None,
+    };
+    let Some(document) = document else { return Ok(None) };
+    if has_route {
+        asked.route(&MEDIA_TYPES)?;
+    }
+    if matches!(asked.path, "/api" | "/apis")
+        && let Some(format) = aggregated_format(headers)
+    {
+        let of_core = parts == ["api"];
+        let place = if of_core { &made.aggregated_core } else { &made.aggregated };
+        let chosen = || made.groups.iter().filter(|group| group.name.is_empty() == of_core);
+        let all = || Document::new(&documents::aggregated(chosen()));
+        return Ok(Some(aggregated(place.get_or_init(all), format, headers)));
+    }
+    let output = Output::of_document(headers)?;
+    Ok(Some(respond::formatted(&output, StatusCode::OK, document.to_string().into())))
 }
 
-/// The document in the format that the client wants.
-fn negotiated(document: &Value, headers: &HeaderMap) -> Response {
-    let info = RequestInfo::default();
-    let output = Output::negotiate(headers, &Query::default(), &info, false);
-    match output {
-        Ok(output) if output.shape == Shape::Object => {
-            respond::formatted(&output, StatusCode::OK, document.to_string().into())
+/// The format of the aggregated document, if the client knows that and likes it best.
+fn aggregated_format(headers: &HeaderMap) -> Option<Format> {
+    let is_aggregated = |target: &Target| {
+        (&*target.group, &*target.version, &*target.kind)
+            == ("apidiscovery.k8s.io", "v2", "APIGroupDiscoveryList")
+    };
+    let chosen = Accept::of(headers).choose(|_, target| target.is_some_and(is_aggregated))?;
+    chosen.1.map(|_| chosen.0)
+}
+
+/// The aggregated document in a format.
+fn aggregated(document: &Document, format: Format, headers: &HeaderMap) -> Response {
+    let mut response = tagged(document, JSON, headers);
+    if response.status() == StatusCode::OK && format != Format::Json {
+        let output = Output { format, ..Output::JSON };
+        let tags = std::mem::take(response.headers_mut());
+        match document.text.for_client(false) {
+            Ok((body, _)) => response = respond::formatted(&output, StatusCode::OK, body),
+            Err(error) => return ApiError::internal(error).into_response(),
         }
-        Ok(_) => ApiError::NotAcceptable(
-            "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf".to_owned(),
-        )
-        .into_response(),
-        Err(error) => error.into_response(),
+        for name in [header::ETAG, header::VARY] {
+            if let Some(value) = tags.get(&name) {
+                response.headers_mut().insert(name, value.clone());
+            }
+        }
     }
+    if let Ok(kind) = HeaderValue::from_str(&format!("{}{AGGREGATED}", format.media_type())) {
+        response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    }
+    response
 }
 
 fn plain(document: &Value) -> Response {
-    let headers = [(header::CONTENT_TYPE, "application/json")];
+    let headers = [(header::CONTENT_TYPE, JSON)];
     (StatusCode::OK, headers, document.to_string()).into_response()
+}
+
+fn text(text: String) -> Response {
+    let headers = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
+    (StatusCode::OK, headers, text).into_response()
+}
+
+/// What upstream sends OpenAPI documents as, the later forms for clients that put `@` where none belongs.
+///
+/// Here they are JSON in any case, which is what the answer says of itself.
+const OPENAPI: [&str; 5] = [
+    JSON,
+    "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
+    "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
+    "application/com.github.proto-openapi.spec.v3.v1.0+protobuf",
+    "application/com.github.proto-openapi.spec.v3@v1.0+protobuf",
+];
+
+/// An OpenAPI document; whoever takes none of its forms gets an empty refusal.
+fn openapi_answer(document: &Document, headers: &HeaderMap) -> Response {
+    match Accept::of(headers).best_of(&OPENAPI) {
+        Some(_) => tagged(document, JSON, headers),
+        None => StatusCode::NOT_ACCEPTABLE.into_response(),
+    }
 }
 
 /// The document, or only that it is the one the client has.
@@ -351,7 +424,7 @@ fn hashed(document: &Document, path: &str, query: Option<&str>, headers: &Header
             (StatusCode::MOVED_PERMANENTLY, [(header::LOCATION, url)]).into_response()
         }
         asked => {
-            let mut response = tagged(document, JSON, headers);
+            let mut response = openapi_answer(document, headers);
             if asked.is_some() {
                 let forever = HeaderValue::from_static("public, immutable");
                 response.headers_mut().insert(header::CACHE_CONTROL, forever);
@@ -372,10 +445,8 @@ fn metrics(core: &Core) -> Response {
 fn key_set(core: &Core) -> Response {
     match core.authenticator.keys().key_set() {
         Ok(keys) => {
-            let headers = [
-                (header::CONTENT_TYPE, "application/jwk-set+json"),
-                (header::CACHE_CONTROL, "public, max-age=3600"),
-            ];
+            let headers =
+                [(header::CONTENT_TYPE, KEY_SET), (header::CACHE_CONTROL, "public, max-age=3600")];
             (StatusCode::OK, headers, keys.to_string()).into_response()
         }
         Err(error) => ApiError::internal(error).into_response(),
@@ -442,13 +513,19 @@ mod tests {
     #[test]
     fn the_aggregated_form_is_asked_for_by_all_its_parameters() {
         let asks = |accept: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::ACCEPT, accept.parse().unwrap());
-            wants_aggregated(&headers)
+            let accept = accept.replace("AGGREGATED", AGGREGATED);
+            aggregated_format(&HeaderMap::from_iter([(header::ACCEPT, accept.parse().unwrap())]))
         };
-        assert!(asks(AGGREGATED));
-        assert!(asks(&format!("application/json;q=0.5, {AGGREGATED},application/json")));
-        assert!(!asks("application/json"));
-        assert!(!asks("application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList"));
+        assert_eq!(asks("application/jsonAGGREGATED"), Some(Format::Json));
+        assert_eq!(
+            asks("application/json;q=0.5, application/jsonAGGREGATED,application/json"),
+            Some(Format::Json)
+        );
+        assert_eq!(asks("application/vnd.kubernetes.protobufAGGREGATED"), Some(Format::Protobuf));
+        assert_eq!(asks("application/json"), None);
+        assert_eq!(
+            asks("application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList"),
+            None
+        );
     }
 }

@@ -1,5 +1,6 @@
 //! Answers to requests, by verb.
 
+pub mod accept;
 mod components;
 pub mod negotiate;
 pub mod options;
@@ -16,15 +17,17 @@ use axum::response::{IntoResponse as _, Response};
 use http::request::Parts;
 use http::{HeaderMap, Method};
 
-use negotiate::{Format, Output};
+use accept::error_format;
+use negotiate::Output;
 use options::Query;
 
 use crate::admission;
+use crate::registry::facts::FACTS;
 use crate::registry::{Registry, Resource, Subresource};
 use crate::request::{RequestInfo, User};
 use crate::server::Core;
 use crate::status::ApiError;
-use crate::{aggregation, discovery, protobuf, watch, write};
+use crate::{aggregation, discovery, watch, write};
 
 /// One request for a resource, with all that its handler needs.
 pub struct Call<'a> {
@@ -64,37 +67,27 @@ pub async fn handle(State(core): State<Arc<Core>>, request: Request) -> Response
         let request = Request::from_parts(parts, body);
         return aggregation::answer(&core, &backend, &user, request).await;
     }
+    if info.path.starts_with("//") {
+        return ApiError::NoPath.into_response();
+    }
     if !info.is_resource {
-        let document =
-            ["/version", "/api", "/apis", "/openapi"].iter().any(|p| info.path.starts_with(p));
-        if document && parts.method != Method::GET {
-            return ApiError::MethodNotAllowed.into_response();
-        }
         return discovery::handle(&core, &info, &user, Request::from_parts(parts, body)).await;
     }
     let query = Query::parse(parts.uri.query());
-    let output = Output::negotiate(&parts.headers, &query, &info, has_protobuf(&core, &info));
-    let format = output.as_ref().map_or(Format::Json, |o| o.format);
+    let format = error_format(&parts.headers);
     let registry = core.registry();
     let found = registry.get(&info.group, &info.version, &info.resource);
     let answered = match found {
-        Some(found) => {
-            resource(&core, &registry, found, &info, &user, query, output, parts, body).await
-        }
-        None => Err(ApiError::NoResource),
+        Some(found) => resource(&core, &registry, found, &info, &user, query, parts, body).await,
+        None if FACTS.groups.contains_key(&info.group) => Err(ApiError::NoResource),
+        None => Err(ApiError::NoPath),
     };
+    let has_route = !matches!(&answered, Err(ApiError::NoResource | ApiError::MethodNotAllowed));
     let mut response = answered.unwrap_or_else(|error| respond::error(error, format));
-    if let Some(text) = found.and_then(|r| r.deprecation.as_ref()) {
+    if has_route && let Some(text) = found.and_then(|r| r.deprecation.as_ref()) {
         respond::warn(&mut response, std::slice::from_ref(text));
     }
     response
-}
-
-/// Whether what the request is answered with has a protobuf form: types of Kubernetes have.
-fn has_protobuf(core: &Core, info: &RequestInfo) -> bool {
-    let registry = core.registry();
-    let resource = registry.get(&info.group, &info.version, &info.resource);
-    resource.is_none_or(|r| protobuf::is_known(&r.group, &r.version, &r.kind))
 }
 
 #[expect(
@@ -108,32 +101,37 @@ async fn resource(
     info: &RequestInfo,
     user: &User,
     query: Query,
-    output: Result<Output, ApiError>,
     parts: Parts,
     body: Body,
 ) -> Result<Response, ApiError> {
+    check_scope(found, info)?;
     let subresource = match info.subresource.as_str() {
         "" => None,
-        // Upstream's custom resources always have the routes, and then miss the object.
-        "status" | "scale"
-            if !found.bare_items && !found.subresources.contains_key(&info.subresource) =>
-        {
-            return Err(found.not_found(&info.name));
-        }
-        name => Some(found.subresources.get(name).ok_or(ApiError::NoResource)?),
+        name => Some(found.subresources.get(name).ok_or_else(|| no_route(found, info))?),
     };
-    check_scope(found, info)?;
+    if !info.is_routable() || info.is_watch_path && subresource.is_some() {
+        return Err(no_route(found, info));
+    }
     if parts.method == Method::HEAD {
         return Err(ApiError::MethodNotAllowed); // Upstream has no such routes.
     }
     check_verb(found, subresource, info)?;
+    if info.is_watch_path && parts.method != Method::GET {
+        return Err(ApiError::MethodNotAllowed);
+    }
+    check_name(&info.path_name)?;
+    let output = || Output::negotiate(&parts.headers, &query, info, found);
     // Whoever writes the audit event has put a handle there before.
     if proxy::is_proxied(found, info) {
+        if info.subresource == "log" {
+            output()?;
+        }
         if let Some(options) = proxy::options(found, info, &query) {
             admission::connect(core, found, info, user, options).await?;
         }
         return proxy::proxy(core, found, info, Request::from_parts(parts, body)).await;
     }
+    let output = output()?;
     let call = Call {
         core,
         registry,
@@ -143,7 +141,7 @@ async fn resource(
         query,
         headers: &parts.headers,
         method: &parts.method,
-        output: output?,
+        output,
     };
     verb(&call, body).await
 }
@@ -165,9 +163,7 @@ async fn verb(call: &Call<'_>, body: Body) -> Result<Response, ApiError> {
 fn check_scope(resource: &Resource, info: &RequestInfo) -> Result<(), ApiError> {
     let about_a_namespace = info.resource == "namespaces" && info.group.is_empty();
     let fits = if resource.namespaced {
-        !info.namespace.is_empty()
-            || matches!(info.verb.as_str(), "list" | "watch")
-            || info.name.is_empty()
+        !info.namespace.is_empty() || info.path_name.is_empty()
     } else {
         info.namespace.is_empty() || about_a_namespace
     };
@@ -176,6 +172,26 @@ fn check_scope(resource: &Resource, info: &RequestInfo) -> Result<(), ApiError> 
         false if resource.bare_items => Err(ApiError::NoResource),
         false => Err(ApiError::NoPath),
     }
+}
+
+/// What is said of a path below an object that is nobody's: upstream's custom resources have all routes, and then
+/// miss the object.
+fn no_route(resource: &Resource, info: &RequestInfo) -> ApiError {
+    match info.subresource.as_str() {
+        _ if resource.bare_items => ApiError::NoResource,
+        "" => ApiError::NoPath,
+        _ => resource.not_found(&info.name),
+    }
+}
+
+/// A name must be able to stand in a path.
+fn check_name(name: &str) -> Result<(), ApiError> {
+    let fault = match name {
+        "." | ".." => format!("may not be '{name}'"),
+        _ if name.contains('%') => "may not contain '%'".to_owned(),
+        _ => return Ok(()),
+    };
+    Err(ApiError::BadRequest(format!("Name parameter invalid: {name:?}: {fault}")))
 }
 
 fn check_verb(

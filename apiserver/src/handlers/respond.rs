@@ -40,6 +40,9 @@ pub fn object(
     let body = match &output.shape {
         Shape::Object => json,
         Shape::Metadata(version) => partial(version, &json),
+        Shape::MetadataList(_) if !resource.bare_items => {
+            return Err(ApiError::Unknown("content is not a list".to_owned()));
+        }
         Shape::MetadataList(_) => {
             return Err(ApiError::NotAcceptable(format!(
                 "you requested PartialObjectMetadataList, but the requested object is not a list ({})",

@@ -24,6 +24,17 @@ pub fn encode(object: &Value) -> Option<Vec<u8>> {
     Some(out)
 }
 
+/// A frame of a watch: the length, then type and object of an event. An object that has no protobuf is left out.
+pub fn event(kind: &str, object: &Value) -> Vec<u8> {
+    let mut raw = Vec::new();
+    put_bytes_field(&mut raw, 1, &encode(object).unwrap_or_default());
+    let mut event = Vec::new();
+    put_bytes_field(&mut event, 1, kind.as_bytes());
+    put_bytes_field(&mut event, 2, &raw);
+    let length = u32::try_from(event.len()).unwrap_or(u32::MAX);
+    [&length.to_be_bytes()[..], &event].concat()
+}
+
 fn message(message: &Message, value: &Value) -> Vec<u8> {
     let mut out = Vec::new();
     if !special(message, value, &mut out)

@@ -11,13 +11,16 @@ mod wire;
 use schema::{Schema, facts};
 use serde_json::Value;
 
-pub use encode::encode;
+pub use encode::{encode, event};
 
 /// The first bytes of every body.
 const MAGIC: &[u8] = b"k8s\0";
 
 /// The media type.
 pub(crate) const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
+
+/// The media type of watches.
+pub(crate) const STREAM_MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf;stream=watch";
 
 /// Decodes a body, envelope included, into an object with kind and apiVersion.
 ///
@@ -47,15 +50,17 @@ pub(crate) fn decode(body: &[u8]) -> Result<Value, String> {
     Ok(object)
 }
 
-/// Whether a kind has a message.
-pub(crate) fn is_known(group: &str, version: &str, kind: &str) -> bool {
-    message_of(group, version, kind).is_some()
-}
-
 /// The message of a kind; `None` if it has none.
 fn message_of(group: &str, version: &str, kind: &str) -> Option<&'static messages::Message> {
-    let definition = facts::definition_of(group, version, kind)?;
-    messages::find(&messages::short(definition))
+    if let Some(definition) = facts::definition_of(group, version, kind) {
+        return messages::find(&messages::short(definition));
+    }
+    // What the server answers with, but does not store.
+    match (group, kind) {
+        ("apidiscovery.k8s.io", _) => messages::find(&format!("apidiscovery.{version}.{kind}")),
+        ("" | "meta.k8s.io", _) => messages::find(&format!("meta.{kind}")),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
