@@ -19,7 +19,7 @@ use crate::bytes as text;
 use crate::crd::convert;
 use crate::handlers::negotiate::{Format, Shape};
 use crate::handlers::options::ListOptions;
-use crate::handlers::read::{chosen, fit_fields, parse_revision};
+use crate::handlers::read::{choose, chosen, fit_fields, parse_revision};
 use crate::handlers::{Call, respond};
 use crate::protobuf;
 use crate::registry::Resource;
@@ -116,8 +116,9 @@ async fn begin(call: &Call<'_>, options: &ListOptions, cache: &Cache) -> Result<
     }
 }
 
-fn interest(call: &Call<'_>, options: &Arc<ListOptions>) -> Interest {
+fn interest(call: &Call<'_>, options: &ListOptions) -> Interest {
     let namespace = call.namespace();
+    let options = convert::asked_of_stored(call.resource, options);
     if options.labels.is_empty() && options.fields.is_empty() {
         return if namespace.is_empty() {
             Interest::All
@@ -125,7 +126,7 @@ fn interest(call: &Call<'_>, options: &Arc<ListOptions>) -> Interest {
             Interest::Namespace(namespace.into())
         };
     }
-    let (namespace, options) = (namespace.to_owned(), options.clone());
+    let (namespace, options) = (namespace.to_owned(), options.into_owned());
     Interest::Only(Arc::new(move |event| {
         (namespace.is_empty() || event.object.namespace() == Some(&namespace))
             && (chosen(&options, &event.object)
@@ -360,11 +361,10 @@ impl Feed {
             let objects = snapshot.page(last.as_deref(), 64);
             let Some(end) = objects.last() else { break };
             last = Some(end.key().to_owned());
-            let texts = objects.iter().filter(|o| chosen(&self.options, o)).map(|o| o.json());
-            match convert::present(&self.encoder.resource, texts.collect()).await {
-                Ok(texts) => {
-                    for text in &texts {
-                        self.encoder.event(Kind::Added, text, &mut out);
+            match choose(&self.encoder.resource, &self.options, objects.iter()).await {
+                Ok(chosen) => {
+                    for object in &chosen {
+                        self.encoder.event(Kind::Added, &object.json(), &mut out);
                         self.sent.inc();
                     }
                 }
@@ -409,14 +409,10 @@ impl Feed {
 
     /// The frame of an event whose object a webhook converts.
     async fn converted(&mut self, event: &CacheEvent) -> Option<Bytes> {
-        let kind = self.kind(event)?;
-        let json = convert::present_one(&self.encoder.resource, shown(event, kind)).await;
-        let mut out = Vec::new();
-        match json {
-            Ok(json) => self.encoder.event(kind, &json, &mut out),
-            Err(error) => return Some(self.fail(&error)),
+        match convert::event(&self.encoder.resource, event).await {
+            Ok(event) => self.frame(&event),
+            Err(error) => Some(self.fail(&error)),
         }
-        Some(out.into())
     }
 
     /// Ends the watch with an error.

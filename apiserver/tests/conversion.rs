@@ -47,8 +47,9 @@ fn translate(object: &Value, wanted: &str) -> Value {
 
 fn definition(url: &str, bundle: &str, stored: &str) -> Value {
     let text = json!({"type": "string"});
-    let version = |name: &str, spec: Value| {
-        json!({"name": name, "served": true, "storage": name == stored,
+    let version = |name: &str, fields: &[&str], spec: Value| {
+        let fields: Vec<Value> = fields.iter().map(|path| json!({"jsonPath": path})).collect();
+        json!({"name": name, "served": true, "storage": name == stored, "selectableFields": fields,
             "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": spec}}}})
     };
     let v2 = json!({"type": "object", "properties": {"name": text, "port": text,
@@ -61,8 +62,8 @@ fn definition(url: &str, bundle: &str, stored: &str) -> Value {
                 "conversionReviewVersions": ["v1"],
                 "clientConfig": {"url": url, "caBundle": bundle}}},
             "versions": [
-                version("v1", json!({"type": "object", "properties": {"host": text}})),
-                version("v2", v2)]}})
+                version("v1", &[".spec.host"], json!({"type": "object", "properties": {"host": text}})),
+                version("v2", &[".spec.name", ".spec.port"], v2)]}})
 }
 
 struct World {
@@ -159,4 +160,45 @@ async fn failures_are_told_in_the_webhooks_words() {
     assert_eq!((status.code, status.message.as_str()), (500, expected));
     // Where nothing is to be converted, nobody is asked.
     world.routes("v1").get("a").await.unwrap();
+}
+
+#[tokio::test]
+async fn field_selectors_name_the_fields_of_their_version() {
+    let world = World::start().await;
+    let named = |name: &str| ListParams::default().fields(&format!("spec.name={name}"));
+    let names = async |version, params: &ListParams| -> Vec<String> {
+        let list = world.routes(version).list(params).await.unwrap();
+        list.items.into_iter().filter_map(|item| item.metadata.name).collect()
+    };
+    let watched = WatchParams::default().fields("spec.name=web");
+    let mut events = Box::pin(world.routes("v2").watch(&watched, "0").await.unwrap());
+    world.create("v2", "a", json!({"name": "web", "port": "80"})).await;
+    world.create("v1", "b", json!({"host": "web:81"})).await;
+    world.create("v1", "c", json!({"host": "db:82"})).await;
+    assert_eq!(names("v2", &named("web")).await, ["a", "b"]);
+    assert_eq!(
+        names("v2", &ListParams::default().fields("spec.name=web,spec.port=81")).await,
+        ["b"]
+    );
+    assert_eq!(names("v1", &ListParams::default().fields("spec.host=db:82")).await, ["c"]);
+    assert!(world.routes("v1").list(&named("web")).await.is_err(), "v1 has no such field");
+
+    // What ceases to match looks deleted, as it was.
+    let away = Patch::Merge(json!({"spec": {"name": "mail"}}));
+    world.routes("v2").patch("b", &PatchParams::default(), &away).await.unwrap();
+    world.routes("v2").delete_collection(&DeleteParams::default(), &named("web")).await.unwrap();
+    let mut seen = Vec::new();
+    while seen.len() < 4 {
+        seen.push(match events.try_next().await.unwrap().unwrap() {
+            WatchEvent::Added(object) => ("added", object.metadata.name.unwrap()),
+            WatchEvent::Deleted(object) => {
+                assert_eq!(object.data["spec"]["name"], "web");
+                ("deleted", object.metadata.name.unwrap())
+            }
+            other => panic!("{other:?}"),
+        });
+    }
+    let expected = [("added", "a"), ("added", "b"), ("deleted", "b"), ("deleted", "a")];
+    assert_eq!(seen, expected.map(|(kind, name)| (kind, name.to_owned())));
+    assert_eq!(names("v1", &ListParams::default()).await, ["b", "c"]);
 }

@@ -88,6 +88,41 @@ async fn bad_objects_are_refused_and_unknown_fields_go() {
 }
 
 #[tokio::test]
+async fn what_is_stored_is_shown_as_the_definition_wants_it_today() {
+    let server = with_definition().await;
+    let definitions: Api<CustomResourceDefinition> = Api::all(server.client());
+    let old = widget("old", json!({"size": 1, "name": "x"}));
+    widgets(&server, "v1").create(&PostParams::default(), &old).await.unwrap();
+
+    // `name` goes, `color` comes, in the version that is stored.
+    let fields =
+        json!({"size": {"type": "integer"}, "color": {"type": "string", "default": "red"}});
+    let change = json!([{"op": "replace", "value": fields,
+        "path": "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties"}]);
+    let change: Patch<()> = Patch::Json(serde_json::from_value(change).unwrap());
+    definitions.patch("widgets.example.com", &PatchParams::default(), &change).await.unwrap();
+    let wanted = json!({"size": 1, "color": "red"});
+    let api = widgets(&server, "v1");
+    assert_eq!(api.get("old").await.unwrap().data["spec"], wanted);
+    assert_eq!(api.list(&ListParams::default()).await.unwrap().items[0].data["spec"], wanted);
+    let mut events = Box::pin(api.watch(&WatchParams::default(), "0").await.unwrap());
+    let WatchEvent::Added(seen) = events.try_next().await.unwrap().unwrap() else {
+        panic!("no first event")
+    };
+    assert_eq!(seen.data["spec"], wanted);
+    let patch = Patch::Merge(json!({"spec": {"size": 2}}));
+    let patched = api.patch("old", &PatchParams::default(), &patch).await.unwrap();
+    assert_eq!(patched.data["spec"], json!({"size": 2, "color": "red"}));
+
+    // A default that came with a write stays when the definition forgets it.
+    let change = json!([{"op": "remove",
+        "path": "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/color/default"}]);
+    let change: Patch<()> = Patch::Json(serde_json::from_value(change).unwrap());
+    definitions.patch("widgets.example.com", &PatchParams::default(), &change).await.unwrap();
+    assert_eq!(api.get("old").await.unwrap().data["spec"], json!({"size": 2, "color": "red"}));
+}
+
+#[tokio::test]
 async fn versions_show_the_same_object() {
     let server = with_definition().await;
     widgets(&server, "v1").create(&PostParams::default(), &widget("w", json!({}))).await.unwrap();

@@ -3,15 +3,19 @@
 //! Source: kubernetes.io, "Webhook conversion"; upstream's
 //! `apiextensions-apiserver/pkg/apiserver/conversion/webhook_converter.go`.
 
-use std::sync::Weak;
+use std::borrow::Cow;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
+use store::Entry;
+use store::cache::{CacheEvent, Object};
 
 use crate::backend::Client;
 use crate::bytes as text;
-use crate::registry::Resource;
+use crate::handlers::options::ListOptions;
+use crate::registry::{Resource, decoder};
 use crate::server::Core;
 use crate::status::ApiError;
 
@@ -22,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 pub struct Converter {
     core: Weak<Core>,
-    client: std::sync::Arc<Result<Client, String>>,
+    client: Arc<Result<Client, String>>,
     kind: String,
     speaks_v1: bool,
 }
@@ -229,6 +233,50 @@ pub(crate) async fn present(
         texts[at] = revision.map_or(encoded.clone(), |at| text::with_version(&encoded, at));
     }
     Ok(texts)
+}
+
+/// What of a request's selectors stored objects can be asked: in another version the fields may be others.
+pub(crate) fn asked_of_stored<'a>(
+    resource: &Resource,
+    options: &'a ListOptions,
+) -> Cow<'a, ListOptions> {
+    if !is_converted(resource) {
+        return Cow::Borrowed(options);
+    }
+    Cow::Owned(ListOptions { fields: options.fields.of_place(), ..options.clone() })
+}
+
+/// Stored objects in the version of the resource.
+///
+/// # Errors
+/// The conversion webhook fails.
+pub(crate) async fn objects(
+    resource: &Resource,
+    objects: Vec<Arc<Object>>,
+) -> Result<Vec<Arc<Object>>, ApiError> {
+    if !is_converted(resource) {
+        return Ok(objects);
+    }
+    let texts = present(resource, objects.iter().map(|object| object.json()).collect()).await?;
+    let decoder = decoder(&resource.selectable);
+    let read = |(object, text): (&Arc<Object>, Bytes)| -> Result<Arc<Object>, ApiError> {
+        let value: Value = serde_json::from_slice(&text).map_err(ApiError::internal)?;
+        let (key, revision) = (object.key().into(), object.revision());
+        let entry = Entry { key, value: text::encode(&value), revision };
+        decoder.decode(&entry).map(Arc::new).map_err(ApiError::internal)
+    };
+    objects.iter().zip(texts).map(read).collect()
+}
+
+/// A change in the version of the resource.
+///
+/// # Errors
+/// The conversion webhook fails.
+pub(crate) async fn event(resource: &Resource, event: &CacheEvent) -> Result<CacheEvent, ApiError> {
+    let both = [Some(event.object.clone()), event.previous.clone()];
+    let mut both = objects(resource, both.into_iter().flatten().collect()).await?.into_iter();
+    let lost = || ApiError::internal("an object was lost in conversion");
+    Ok(event.of(both.next().ok_or_else(lost)?, both.next()))
 }
 
 /// As [`present`], for one.

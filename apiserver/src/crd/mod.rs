@@ -64,7 +64,7 @@ pub(crate) fn resources(
     let spec = &definition["spec"];
     let versions: Vec<&Value> = spec["versions"].as_array().into_iter().flatten().collect();
     let Some(stored) = versions.iter().find(|v| v["storage"] == true) else { return Vec::new() };
-    let kept = keep(store, storages, spec, stored, revision);
+    let kept = keep(store, storages, spec, revision);
     let served = versions.iter().filter(|v| v["served"] == true);
     let converter = Converter::of(core, spec);
     let made = |version| resource(spec, version, stored, &kept, converter.as_ref());
@@ -80,20 +80,13 @@ fn texts(value: &Value) -> Vec<String> {
 }
 
 /// The storage of a definition: kept over changes, unless the selectable fields or the schemas change.
-fn keep(
-    store: &Arc<dyn Store>,
-    storages: &mut Storages,
-    spec: &Value,
-    stored: &Value,
-    revision: Revision,
-) -> Kept {
+fn keep(store: &Arc<dyn Store>, storages: &mut Storages, spec: &Value, revision: Revision) -> Kept {
     let key = (text(spec, "group"), text(&spec["names"], "plural"));
-    let mut selectable = types::strategy(&key.0, &key.1).selectable();
-    for field in stored["selectableFields"].as_array().into_iter().flatten() {
-        let path = text(field, "jsonPath");
-        let selected = Selectable::new(path.trim_start_matches('.'));
-        if !selectable.contains(&selected) {
-            selectable.push(selected);
+    let versions = spec["versions"].as_array().into_iter().flatten();
+    let mut selectable: Vec<Selectable> = Vec::new();
+    for field in versions.flat_map(|version| selectable_fields(&key.0, &key.1, version)) {
+        if !selectable.contains(&field) {
+            selectable.push(field);
         }
     }
     let schemas = Arc::new(Schemas::new(spec, revision));
@@ -107,6 +100,18 @@ fn keep(
     let kept = Kept { storage, schemas };
     storages.insert(key, kept.clone());
     kept
+}
+
+/// What field selectors may name in a version.
+fn selectable_fields(group: &str, plural: &str, version: &Value) -> Vec<Selectable> {
+    let mut fields = types::strategy(group, plural).selectable();
+    for field in version["selectableFields"].as_array().into_iter().flatten() {
+        let field = Selectable::new(text(field, "jsonPath").trim_start_matches('.'));
+        if !fields.contains(&field) {
+            fields.push(field);
+        }
+    }
+    fields
 }
 
 /// The recorded facts of a type that upstream has built in.
@@ -141,6 +146,7 @@ fn resource(
         ),
         columns: columns(version),
         strategy: types::strategy(&group, &plural),
+        selectable: selectable_fields(&group, &plural, version),
         storage: Some(kept.storage.clone()),
         schema: schema.unwrap_or_else(|| LazySchema::new(SchemaSource::None).into()),
         conversion: types::conversion(&group, &name, &plural),

@@ -24,47 +24,55 @@ fn document<'a>(
     make: fn(&[openapi::Resource<'_>]) -> Value,
 ) -> Value {
     let resources: Vec<&Resource> = resources.collect();
-    let verbs: Vec<Verbs<'_>> = resources.iter().map(|resource| Verbs::of(resource)).collect();
-    let schemas: Vec<Value> = resources.iter().map(|resource| schema_of(resource)).collect();
+    let parts: Vec<Parts<'_>> = resources.iter().map(|resource| Parts::of(resource)).collect();
     let subresources: Vec<Vec<openapi::Subresource<'_>>> = resources
         .iter()
-        .zip(&verbs)
-        .map(|(resource, verbs)| subresources(resource, verbs))
+        .zip(&parts)
+        .map(|(resource, parts)| subresources(resource, parts))
         .collect();
     let described: Vec<openapi::Resource<'_>> = resources
         .iter()
-        .zip(&verbs)
+        .zip(&parts)
         .zip(&subresources)
-        .zip(&schemas)
-        .map(|(((resource, verbs), subresources), schema)| openapi::Resource {
+        .map(|((resource, parts), subresources)| openapi::Resource {
             group: &resource.group,
             version: &resource.version,
             kind: &resource.kind,
             plural: &resource.name,
             namespaced: resource.namespaced,
-            verbs: &verbs.own,
+            verbs: &parts.verbs,
             subresources,
-            source: source(resource, schema),
+            selectable: &parts.selectable,
+            source: source(resource, &parts.schema),
         })
         .collect();
     make(&described)
 }
 
-struct Verbs<'a> {
-    own: Vec<&'a str>,
+/// What a resource's description borrows.
+struct Parts<'a> {
+    verbs: Vec<&'a str>,
+    /// Verbs of the subresources.
     subresources: Vec<Vec<&'a str>>,
+    selectable: Vec<String>,
+    schema: Value,
 }
 
-impl<'a> Verbs<'a> {
+impl<'a> Parts<'a> {
     fn of(resource: &'a Resource) -> Self {
         let texts = |verbs: &'a [String]| verbs.iter().map(String::as_str).collect();
-        let subresources = resource.subresources.values().map(|sub| texts(&sub.verbs)).collect();
-        Self { own: texts(&resource.verbs), subresources }
+        let selectable = resource.selectable.iter().map(|field| field.path.join("."));
+        Self {
+            verbs: texts(&resource.verbs),
+            subresources: resource.subresources.values().map(|sub| texts(&sub.verbs)).collect(),
+            selectable: if resource.bare_items { Vec::new() } else { selectable.collect() },
+            schema: schema_of(resource),
+        }
     }
 }
 
-fn subresources<'a>(resource: &'a Resource, verbs: &'a Verbs<'a>) -> Vec<openapi::Subresource<'a>> {
-    let described = resource.subresources.iter().zip(&verbs.subresources);
+fn subresources<'a>(resource: &'a Resource, parts: &'a Parts<'a>) -> Vec<openapi::Subresource<'a>> {
+    let described = resource.subresources.iter().zip(&parts.subresources);
     described
         .map(|((name, sub), verbs)| {
             let (group, version) = if sub.version.is_empty() {

@@ -61,7 +61,7 @@ pub enum Match {
 }
 
 /// Parameters of LIST, WATCH and DELETECOLLECTION.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ListOptions {
     /// Chosen labels.
     pub labels: Labels,

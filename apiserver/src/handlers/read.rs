@@ -216,7 +216,7 @@ fn expired_token(token: &Token) -> ApiError {
 /// # Errors
 /// [`ApiError::BadRequest`] in upstream's words.
 pub fn fit_fields(resource: &Resource, options: &mut ListOptions) -> Result<(), ApiError> {
-    let known = resource.storage.as_ref().map(|s| s.selectable()).unwrap_or_default();
+    let known = resource.selectable.as_slice();
     // Cluster-scoped types of Kubernetes with fields of their own do not name the namespace among them.
     let placeless = resource.bare_items && !resource.namespaced && !known.is_empty();
     for term in options.fields.terms_mut() {
@@ -272,7 +272,8 @@ pub async fn list(call: &Call<'_>) -> Result<Response, ApiError> {
     fit_fields(call.resource, &mut options)?;
     let cache = call.resource.storage()?.cache().await?;
     let (snapshot, after) = state(call, &options, cache).await?;
-    let page = Page::look(&snapshot, after.as_deref(), &options);
+    let stored = convert::asked_of_stored(call.resource, &options);
+    let page = Page::look(&snapshot, after.as_deref(), &stored);
     if page.token.is_some() {
         cache.keep(&snapshot);
     }
@@ -281,40 +282,40 @@ pub async fn list(call: &Call<'_>) -> Result<Response, ApiError> {
         let meta = meta(call.resource, snapshot.revision(), &page);
         return Ok(form.stream(call, &meta, snapshot, after, options));
     }
-    let objects = matching(&snapshot, after.as_deref(), &options).cloned().collect();
-    let objects = converted(call.resource, objects).await?;
+    let objects = matching(&snapshot, after.as_deref(), &stored);
+    let objects = choose(call.resource, &options, objects).await?;
     Ok(form.whole(call, snapshot.revision(), &objects, &page))
 }
 
-/// Answers a list of exactly these objects.
+/// Answers a list of exactly these objects, which have the resource's version.
 ///
 /// # Errors
 /// The list cannot take the agreed shape.
-pub async fn answer_list(
+pub fn answer_list(
     call: &Call<'_>,
     revision: Revision,
     objects: Vec<Arc<Object>>,
 ) -> Result<Response, ApiError> {
     let form = Form::agree(call)?;
-    let objects = converted(call.resource, objects).await?;
     Ok(form.whole(call, revision, &objects, &Page::default()))
 }
 
-/// Objects with the text of the resource's version, where a webhook makes it.
-async fn converted(
+/// Those of the stored objects that the selectors choose, in the resource's version.
+///
+/// # Errors
+/// The conversion webhook fails.
+pub async fn choose(
     resource: &Resource,
-    objects: Vec<Arc<Object>>,
+    options: &ListOptions,
+    objects: impl Iterator<Item = &Arc<Object>>,
 ) -> Result<Vec<Arc<Object>>, ApiError> {
-    if !convert::is_converted(resource) {
-        return Ok(objects);
+    let stored = convert::asked_of_stored(resource, options);
+    let objects = objects.filter(|object| chosen(&stored, object)).cloned().collect();
+    let mut objects = convert::objects(resource, objects).await?;
+    if convert::is_converted(resource) {
+        objects.retain(|object| chosen(options, object));
     }
-    let texts = objects.iter().map(|object| object.json()).collect();
-    let texts = convert::present(resource, texts).await?;
-    let take = |(object, json): (&Arc<Object>, Bytes)| -> Option<Arc<Object>> {
-        let value: serde_json::Value = serde_json::from_slice(&json).ok()?;
-        Some(Arc::new(object.with_text(text::encode(&value))?))
-    };
-    Ok(objects.iter().zip(texts).filter_map(take).collect())
+    Ok(objects)
 }
 
 /// The objects of a list or page.

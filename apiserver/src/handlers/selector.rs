@@ -401,6 +401,12 @@ impl Fields {
         self.0.is_empty()
     }
 
+    /// What is asked of name and namespace.
+    pub fn of_place(&self) -> Self {
+        let terms = self.0.iter().filter(|term| term.field.starts_with("metadata."));
+        Self(terms.cloned().collect())
+    }
+
     /// Asks for one more equality.
     pub fn require(&mut self, field: &str, value: &str) {
         self.0.push(Term { field: field.to_owned(), value: value.to_owned(), equal: true });

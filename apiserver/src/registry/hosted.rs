@@ -77,6 +77,7 @@ fn resource(group: &str, version: &str, name: &str, facts: &ResourceFacts) -> Re
             "customresourcedefinitions" => Arc::new(crd::Definitions),
             _ => types::strategy(group, name),
         },
+        selectable: types::strategy(group, name).selectable(),
         storage: None,
         schema: LazySchema::new(definition(group, version, &facts.kind)).into(),
         conversion: types::conversion(group, version, name),

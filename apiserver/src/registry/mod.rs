@@ -20,6 +20,7 @@ use crate::bytes;
 use crate::status::{ApiError, GroupResource};
 use crate::types::{Conversion, Strategy};
 
+pub(crate) use storage::decoder;
 pub use storage::{Selectable, Storage};
 
 /// Groups that the server hosts itself. All others arrive as CustomResourceDefinitions.
@@ -67,6 +68,8 @@ pub struct Resource {
     pub columns: Vec<Column>,
     /// The few rules that no schema can say.
     pub strategy: Arc<dyn Strategy>,
+    /// What its field selectors may name, beside name and namespace.
+    pub selectable: Vec<Selectable>,
     /// Where its objects are; `None` for types that only pass through, such as reviews.
     pub storage: Option<Arc<Storage>>,
     /// Compiled at first use.

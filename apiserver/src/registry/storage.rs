@@ -42,6 +42,15 @@ impl Selectable {
     }
 }
 
+/// Reads objects that have these fields.
+pub(crate) fn decoder(selectable: &[Selectable]) -> Decoder {
+    let field = |selectable: &Selectable| {
+        let path: Vec<&str> = selectable.path.iter().map(String::as_str).collect();
+        Field::new(&selectable.name, &path).or(&selectable.absent)
+    };
+    Decoder::new(selectable.iter().map(field).collect())
+}
+
 /// Store prefix and watch cache of one resource; all its versions share it.
 pub struct Storage {
     store: Arc<dyn Store>,
@@ -79,7 +88,7 @@ impl Storage {
         }
     }
 
-    /// What field selectors may name.
+    /// What the field selectors of all versions may name.
     pub fn selectable(&self) -> &[Selectable] {
         &self.selectable
     }
@@ -90,11 +99,7 @@ impl Storage {
     /// The store cannot be read.
     pub async fn cache(&self) -> Result<&Cache, ApiError> {
         let start = || async {
-            let fields = self.selectable.iter().map(|s| {
-                let path: Vec<&str> = s.path.iter().map(String::as_str).collect();
-                Field::new(&s.name, &path).or(&s.absent)
-            });
-            let decode: Decode = Decoder::new(fields.collect()).into();
+            let decode: Decode = decoder(&self.selectable).into();
             Cache::start(self.store.clone(), &self.prefix, decode, Limits::default()).await
         };
         self.cache.get_or_try_init(start).await.map_err(ApiError::from)

@@ -406,7 +406,7 @@ pub(super) async fn collection(call: &Call<'_>, body: &[u8]) -> Result<Response,
     cache.fresh().await?;
     let namespace = (!call.namespace().is_empty()).then_some(call.namespace());
     let snapshot = cache.list(namespace);
-    let chosen: Vec<_> = snapshot.iter().filter(|o| read::chosen(&list, o)).cloned().collect();
+    let chosen = read::choose(call.resource, &list, snapshot.iter()).await?;
     for object in &chosen {
         let info = RequestInfo {
             name: object.name().to_owned(),
@@ -420,5 +420,5 @@ pub(super) async fn collection(call: &Call<'_>, body: &[u8]) -> Result<Response,
             Err(other) => return Err(other),
         }
     }
-    read::answer_list(call, snapshot.revision(), chosen).await
+    read::answer_list(call, snapshot.revision(), chosen)
 }

@@ -8,13 +8,13 @@ use super::descriptions::Descriptions;
 use super::{Dialect, Resource, Source};
 use crate::facts::{self, Field};
 
-const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
+pub(super) const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 
 /// Definitions by name, each with what it refers to.
 pub(super) struct Definitions {
-    dialect: Dialect,
-    known: BTreeMap<String, Value>,
-    descriptions: Descriptions,
+    pub(super) dialect: Dialect,
+    pub(super) known: BTreeMap<String, Value>,
+    pub(super) descriptions: Descriptions,
 }
 
 impl Definitions {
@@ -115,48 +115,12 @@ impl Definitions {
     }
 
     /// `apiVersion` and `kind`, of which the same is said everywhere.
-    fn type_meta(&mut self, field: &str) -> Value {
+    pub(super) fn type_meta(&mut self, field: &str) -> Value {
         let mut out = json!({ "type": "string" });
         if let Some(text) = self.descriptions.of_type_meta(field) {
             out["description"] = text.into();
         }
         out
-    }
-
-    /// Adds a custom kind and its list.
-    fn custom(&mut self, resource: &Resource<'_>, name: &str, schema: &Value) {
-        self.upstream(&format!("{META}.ObjectMeta"));
-        self.upstream(&format!("{META}.ListMeta"));
-        let mut schema = schema.clone();
-        if self.dialect == Dialect::V2 {
-            simplify(&mut schema);
-        }
-        let prefix = self.dialect.prefix();
-        let reference = |name: &str| json!({ "allOf": [{ "$ref": format!("{prefix}{name}") }] });
-        if let Some(map) = schema.as_object_mut() {
-            let properties = map.entry("properties").or_insert_with(|| json!({}));
-            properties["apiVersion"] = self.type_meta("apiVersion");
-            properties["kind"] = self.type_meta("kind");
-            properties["metadata"] = reference(&format!("{META}.ObjectMeta"));
-            map.insert("x-kubernetes-group-version-kind".into(), json!([resource.gvk()]));
-        }
-        let list = json!({
-            "type": "object",
-            "required": ["items"],
-            "properties": {
-                "apiVersion": self.type_meta("apiVersion"),
-                "kind": self.type_meta("kind"),
-                "metadata": reference(&format!("{META}.ListMeta")),
-                "items": { "type": "array", "items": reference(name) },
-            },
-            "x-kubernetes-group-version-kind": [{
-                "group": resource.group,
-                "version": resource.version,
-                "kind": format!("{}List", resource.kind),
-            }],
-        });
-        self.known.insert(name.to_owned(), schema);
-        self.known.insert(format!("{name}List"), list);
     }
 }
 
@@ -177,26 +141,5 @@ fn special(name: &str, dialect: Dialect) -> Map<String, Value> {
     match schema {
         Value::Object(map) => map,
         _ => Map::new(),
-    }
-}
-
-/// Takes out of a schema what OpenAPI v2 cannot say, and what clients of it misread.
-fn simplify(schema: &mut Value) {
-    let Some(map) = schema.as_object_mut() else { return };
-    for key in ["nullable", "anyOf", "oneOf", "allOf", "not", "default"] {
-        map.remove(key);
-    }
-    if map.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true)) {
-        map.retain(|key, _| {
-            key.starts_with("x-kubernetes-") || key == "description" || key == "type"
-        });
-    }
-    if let Some(Value::Object(properties)) = map.get_mut("properties") {
-        properties.values_mut().for_each(simplify);
-    }
-    for key in ["items", "additionalProperties"] {
-        if let Some(inner) = map.get_mut(key) {
-            simplify(inner);
-        }
     }
 }

@@ -4,6 +4,7 @@
 //! references between them, so that `kubectl explain`, `apply` and generators find what they
 //! know. Custom resources are published as their CRD has them.
 
+mod custom;
 mod definitions;
 mod descriptions;
 mod paths;
@@ -33,6 +34,8 @@ pub struct Resource<'a> {
     pub verbs: &'a [&'a str],
     /// `status`, `scale` … with their verbs.
     pub subresources: &'a [Subresource<'a>],
+    /// Paths that field selectors may name, as `spec.color`; of custom types only.
+    pub selectable: &'a [String],
     /// Where its schema is.
     pub source: Source<'a>,
 }

@@ -20,6 +20,7 @@ fn deployments<'a>() -> Resource<'a> {
             definition: Some("io.k8s.api.autoscaling.v1.Scale"),
             verbs: &["get", "patch", "update"],
         }],
+        selectable: &[],
         source: Source::Definition("io.k8s.api.apps.v1.Deployment"),
     }
 }
@@ -33,6 +34,7 @@ fn widgets(schema: &Value) -> Resource<'_> {
         namespaced: false,
         verbs: &VERBS,
         subresources: &[],
+        selectable: &[],
         source: Source::Custom(schema),
     }
 }
@@ -111,7 +113,47 @@ fn custom_resources_are_published_under_their_group() {
     );
     // Version 2 cannot say that null is allowed.
     let widget = &v2(&[widgets(&schema)])["definitions"]["com.example.my.v1.Widget"];
-    assert_eq!(widget["properties"]["spec"]["properties"]["maybe"], json!({"type": "string"}));
+    assert_eq!(widget["properties"]["spec"]["properties"]["maybe"], json!({"default": "x"}));
+}
+
+#[test]
+fn the_second_version_leaves_out_what_its_clients_misread() {
+    let schema = json!({"type": "object", "properties": {
+        "open": {"type": "object", "x-kubernetes-preserve-unknown-fields": true,
+            "properties": {"a": {"type": "string"}}},
+        "list": {"type": "array", "nullable": true, "items": {"type": "string"}},
+        "either": {"x-kubernetes-int-or-string": true},
+        "some": {"type": "object", "required": ["n", "m"], "properties": {
+            "n": {"type": "string", "nullable": true}, "m": {"type": "string"}}}}});
+    let document = v2(&[widgets(&schema)]);
+    let fields = &document["definitions"]["com.example.my.v1.Widget"]["properties"];
+    assert_eq!(fields["open"], json!({"x-kubernetes-preserve-unknown-fields": true}));
+    assert_eq!(fields["list"], json!({}));
+    assert_eq!(fields["either"], json!({"x-kubernetes-int-or-string": true}));
+    assert_eq!(fields["some"]["required"], json!(["m"]));
+    let document = v3(&[widgets(&schema)]);
+    let fields = &document["components"]["schemas"]["com.example.my.v1.Widget"]["properties"];
+    assert_eq!(fields["either"]["anyOf"], json!([{"type": "integer"}, {"type": "string"}]));
+    // Of a type that may have any field nothing is said at all.
+    let any = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true, "description": "any"});
+    let document = v2(&[widgets(&any)]);
+    let widget = &document["definitions"]["com.example.my.v1.Widget"];
+    assert!(widget["properties"].is_null() && widget["description"].is_null(), "{widget}");
+}
+
+#[test]
+fn embedded_objects_have_the_fields_of_objects() {
+    let schema = json!({"type": "object", "properties": {
+        "template": {"type": "object", "x-kubernetes-embedded-resource": true,
+            "x-kubernetes-preserve-unknown-fields": true}}});
+    let document = v3(&[widgets(&schema)]);
+    let widget = &document["components"]["schemas"]["com.example.my.v1.Widget"];
+    let template = &widget["properties"]["template"];
+    assert_eq!(template["required"], json!(["kind", "apiVersion"]));
+    assert_eq!(template["properties"]["metadata"], widget["properties"]["metadata"]);
+    let document = v2(&[widgets(&schema)]);
+    let widget = &document["definitions"]["com.example.my.v1.Widget"];
+    assert!(widget["properties"]["template"]["properties"].is_null());
 }
 
 #[test]

@@ -64,6 +64,18 @@ impl CacheEvent {
         }
     }
 
+    /// The same change of other forms of the objects.
+    #[must_use]
+    pub fn of(&self, object: Arc<Object>, previous: Option<Arc<Object>>) -> Self {
+        CacheEvent {
+            kind: self.kind,
+            object,
+            previous,
+            revision: self.revision,
+            frame: OnceLock::new(),
+        }
+    }
+
     /// `{"type":…,"object":…}` and a line feed; built once, then shared.
     pub fn frame(&self) -> Bytes {
         self.frame.get_or_init(|| encode(self.kind, &self.object)).clone()

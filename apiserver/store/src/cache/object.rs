@@ -150,15 +150,6 @@ impl Object {
         self.text.len() + r#""resourceVersion":"18446744073709551615","#.len()
     }
 
-    /// The same object with the text of another version of its type.
-    pub fn with_text(&self, text: Bytes) -> Option<Object> {
-        const METADATA: &[u8] = br#""metadata":{"#;
-        let at = text.windows(METADATA.len()).position(|window| window == METADATA)?;
-        let splice = at + METADATA.len();
-        let comma = text.get(splice) != Some(&b'}');
-        Some(Object { text, splice: u32::try_from(splice).ok()?, comma, ..self.clone() })
-    }
-
     /// The same object with another revision.
     pub fn at(&self, revision: Revision) -> Object {
         Object { revision, ..self.clone() }
