@@ -122,12 +122,16 @@ pub fn resource_list(group: &str, version: &Version) -> Value {
     let group_version =
         if group.is_empty() { version.name.clone() } else { format!("{group}/{}", version.name) };
     let resources: Vec<Value> = entries.into_iter().map(|(_, value)| value).collect();
-    json!({
+    let mut list = json!({
         "kind": "APIResourceList",
-        "apiVersion": "v1",
         "groupVersion": group_version,
         "resources": resources,
-    })
+    });
+    // Clients from before there were groups know no version of this list.
+    if !group.is_empty() {
+        list["apiVersion"] = "v1".into();
+    }
+    list
 }
 
 fn plain_resource(resource: &Resource) -> Value {

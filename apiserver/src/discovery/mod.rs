@@ -265,6 +265,7 @@ fn answer(core: &Core, made: &Made, asked: &Asked<'_>) -> Result<Option<Response
             asked.route(&[KEY_SET])?;
             Some(key_set(core))
         }
+        ["openapi", ..] if path.ends_with('/') => None,
         ["openapi", "v2"] => {
             let all = || Document::new(&made.v2());
             Some(openapi_answer(made.openapi_v2.get_or_init(all), headers))

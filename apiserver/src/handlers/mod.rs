@@ -210,6 +210,12 @@ fn check_verb(
     let homeless = resource.namespaced
         && info.namespace.is_empty()
         && !matches!(info.verb.as_str(), "list" | "watch");
+    if !resource.bare_items && homeless {
+        return Err(ApiError::NoPath);
+    }
+    if !resource.bare_items && !shape && matches!(info.verb.as_str(), "update" | "patch") {
+        return Err(ApiError::BadRequest("name must be provided".to_owned()));
+    }
     if homeless || !shape || !verbs.contains(&info.verb) {
         if info.verb == "watch" && verbs.iter().any(|v| v == "list") {
             return Err(ApiError::NotWatchable(resource.group_resource()));

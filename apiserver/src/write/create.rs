@@ -48,10 +48,8 @@ pub async fn create(
 ) -> Result<Bytes, ApiError> {
     meta::fit_namespace(writer, &mut object)?;
     let meta = metadata(&mut object);
-    if meta.get("resourceVersion").and_then(Value::as_str).is_some_and(|v| !v.is_empty()) {
-        return Err(ApiError::Unknown(
-            "resourceVersion should not be set on objects to be created".to_owned(),
-        ));
+    if !writer.options.dry_run {
+        refuse_version(meta.remove("resourceVersion"))?;
     }
     let base = meta.get("generateName").and_then(Value::as_str).unwrap_or_default().to_owned();
     let named = meta.get("name").and_then(Value::as_str).is_some_and(|n| !n.is_empty());
@@ -80,6 +78,16 @@ pub async fn create(
         }
     }
     Err(last.unwrap_or(ApiError::MethodNotAllowed))
+}
+
+/// A new object has no version yet; what is none is passed over.
+fn refuse_version(version: Option<Value>) -> Result<(), ApiError> {
+    let version = version.as_ref().and_then(Value::as_str).and_then(|v| v.parse::<u64>().ok());
+    if version.is_some_and(|version| version > 0) {
+        let fault = "resourceVersion should not be set on objects to be created";
+        return Err(ApiError::Unknown(fault.to_owned()));
+    }
+    Ok(())
 }
 
 async fn attempt(writer: &mut Writer<'_>, object: Value) -> Result<Bytes, ApiError> {

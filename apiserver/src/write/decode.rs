@@ -32,10 +32,13 @@ pub enum BodyFormat {
 /// [`ApiError::UnsupportedMediaType`] names what is understood.
 pub fn body_format(headers: &HeaderMap) -> Result<BodyFormat, ApiError> {
     let media = media_type(headers);
+    let is_sound = parameters(headers).all(|parameter| {
+        parameter.split_once('=').is_some_and(|(name, value)| !name.is_empty() && !value.is_empty())
+    });
     match media.as_str() {
-        "" | "application/json" | "*/*" => Ok(BodyFormat::Json),
-        "application/yaml" => Ok(BodyFormat::Yaml),
-        protobuf::MEDIA_TYPE => Ok(BodyFormat::Protobuf),
+        "" | "application/json" if is_sound => Ok(BodyFormat::Json),
+        "application/yaml" if is_sound => Ok(BodyFormat::Yaml),
+        protobuf::MEDIA_TYPE if is_sound => Ok(BodyFormat::Protobuf),
         _ => Err(ApiError::UnsupportedMediaType(
             "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf".to_owned(),
         )),
@@ -44,8 +47,16 @@ pub fn body_format(headers: &HeaderMap) -> Result<BodyFormat, ApiError> {
 
 /// The media type of the body without its parameters.
 pub fn media_type(headers: &HeaderMap) -> String {
-    let value = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+    content_type(headers).split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+fn content_type(headers: &HeaderMap) -> &str {
+    headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default()
+}
+
+/// The parameters of the media type.
+fn parameters(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    content_type(headers).split(';').skip(1).map(str::trim).filter(|part| !part.is_empty())
 }
 
 /// Decodes a body.
@@ -143,6 +154,18 @@ fn yaml(body: &[u8]) -> Result<Decoded, String> {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+
+    #[test]
+    fn media_types_are_read_strictly() {
+        let format = |text: &str| {
+            let headers = [(http::header::CONTENT_TYPE, text.parse().unwrap())];
+            super::body_format(&http::HeaderMap::from_iter(headers)).ok()
+        };
+        assert_eq!(format("Application/JSON; charset=utf-8"), Some(super::BodyFormat::Json));
+        assert_eq!(format("application/yaml;"), Some(super::BodyFormat::Yaml));
+        assert_eq!(format("application/json; charset"), None);
+        assert_eq!(format("*/*"), None);
+    }
 
     #[test]
     fn duplicates_are_noted_with_their_path() {

@@ -6,6 +6,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use store::{Entry, Expect, Revision};
 
+use super::decode::BodyFormat;
 use super::{ATTEMPTS, Outcome, Writer, meta, metadata};
 use crate::admission;
 use crate::bytes as text;
@@ -52,10 +53,13 @@ impl DeleteOptions {
         if !body.is_empty() {
             let format = super::decode::body_format(call.headers)?;
             options = super::decode::decode(body, format)
-                .map_err(|e| {
-                    ApiError::BadRequest(format!(
-                        "couldn't get version/kind; json parse error: {e}"
-                    ))
+                .map_err(|fault| {
+                    ApiError::BadRequest(match format {
+                        BodyFormat::Json => {
+                            format!("couldn't get version/kind; json parse error: {fault}")
+                        }
+                        BodyFormat::Yaml | BodyFormat::Protobuf => fault,
+                    })
                 })?
                 .value;
             if !options.is_object() && !options.is_null() {

@@ -6,7 +6,7 @@ use schema::{Schema, apply};
 use serde_json::{Value, json};
 
 use super::patch::Language;
-use super::update::{Change, Plan, update};
+use super::update::{Change, Plan, fit_name, update};
 use super::{Writer, decode, meta, patch};
 use crate::handlers::options::WriteOptions;
 use crate::handlers::{Call, read, respond};
@@ -87,9 +87,11 @@ impl<'b> Wanted<'b> {
             });
         }
         let decoded = decode::decode(body, decode::body_format(call.headers)?);
-        let scale = decoded.map_err(|e| {
+        let mut scale = decoded.map_err(|e| {
             ApiError::BadRequest(format!("couldn't get version/kind; json parse error: {e}"))
         })?;
+        fit_name(&call.info.name, &scale.value)?;
+        meta::fit_namespace(writer, &mut scale.value)?;
         Ok(Self::Whole(scale.value))
     }
 

@@ -54,6 +54,15 @@ fn other_kind(call: &Call<'_>, body: &[u8], kind: &str) -> Result<Value, ApiErro
     Ok(decoded.value)
 }
 
+/// What is asked of an object must name that object.
+fn fit_url(call: &Call<'_>, value: &Value, kind: &str) -> Result<(), ApiError> {
+    if value["metadata"]["name"].as_str() == Some(&call.info.name) {
+        return Ok(());
+    }
+    let fault = format!("name in URL does not match name in {kind} object");
+    Err(ApiError::BadRequest(fault))
+}
+
 fn success(call: &Call<'_>) -> Response {
     let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
     respond::formatted(&call.output, StatusCode::CREATED, status.to_string().into())
@@ -68,13 +77,10 @@ fn part(name: &str) -> GroupResource {
 async fn bind(call: &Call<'_>, body: &[u8]) -> Result<Response, ApiError> {
     let options = WriteOptions::parse(&call.query, call.method)?;
     let mut binding = other_kind(call, body, "Binding")?;
-    let meta_of = &binding["metadata"];
-    let name = if call.info.name.is_empty() {
-        meta_of["name"].as_str().unwrap_or_default()
-    } else {
-        &call.info.name
-    };
-    let name = name.to_owned();
+    if !call.info.name.is_empty() {
+        fit_url(call, &binding, "Binding")?;
+    }
+    let name = binding["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     let registry = call.registry.clone();
     let pods = registry.find("", "pods").ok_or(ApiError::NoResource)?;
     let info = RequestInfo { name: name.clone(), ..call.info.clone() };
@@ -89,11 +95,8 @@ async fn bind(call: &Call<'_>, body: &[u8]) -> Result<Response, ApiError> {
         } else {
             schema::Cause::not_supported("target.kind", &kind.into(), ["Node", "<empty>"])
         };
-        return Err(ApiError::Invalid {
-            kind: GroupResource::new("", "Binding"),
-            name,
-            causes: vec![cause.into()],
-        });
+        // Upstream does not make a status of it.
+        return Err(ApiError::Unknown(format!("{}: {}", cause.field, cause.message)));
     }
     let agent = meta::agent(call.headers);
     let plan = Plan::new(&name, Some("binding"), Some(&agent));
@@ -166,13 +169,7 @@ fn set_condition(object: &mut Value, mut condition: Value) {
 async fn evict(call: &Call<'_>, body: &[u8]) -> Result<Response, ApiError> {
     let mut options = WriteOptions::parse(&call.query, call.method)?;
     let mut eviction = other_kind(call, body, "Eviction")?;
-    if let Some(name) =
-        eviction["metadata"]["name"].as_str().filter(|n| !n.is_empty() && *n != call.info.name)
-    {
-        return Err(ApiError::BadRequest(format!(
-            "name in URL does not match name in Eviction object: {name}"
-        )));
-    }
+    fit_url(call, &eviction, "Eviction")?;
     let mut writer = Writer::new(call, options.clone());
     admission::pass(&mut writer, Some("eviction"), &mut eviction).await?;
     let asked = &eviction["deleteOptions"];
