@@ -90,7 +90,9 @@ fn merge_field(
             merge_list(target.as_deref(), strategy, list, patch, order)?;
         }
         _ => {
-            if let (Some(strategy), Value::Array(patch)) = (strategy, value) {
+            if let (Some(strategy), Value::Array(patch)) = (strategy, value)
+                && patch.iter().all(|entry| is_found_by(strategy, entry))
+            {
                 // Not on the server: merged into nothing, so that directives are obeyed.
                 let mut list = Vec::new();
                 merge_list(target.as_deref(), Some(strategy), &mut list, patch, order)?;
@@ -101,6 +103,14 @@ fn merge_field(
         }
     }
     Ok(())
+}
+
+/// Whether an entry has what it would be found by; upstream asks that only where there is something to find.
+fn is_found_by(strategy: &Patch, entry: &Value) -> bool {
+    let key = strategy.merge_key.as_deref();
+    key.is_none_or(|key| {
+        !entry.is_object() || entry.get(key).is_some() || entry.get(PATCH).is_some()
+    })
 }
 
 fn merge_list(

@@ -228,6 +228,9 @@ fn contradictions_are_told_as_upstream_does() {
         spec(json!({"containers": [{"image": "x:1"}]})),
         "map: map[image:x:1] does not contain declared merge key: name",
     );
+    // Where the list is not there yet, nothing has to be found.
+    let made = strategic("Deployment", deployment(), spec(json!({"volumes": [{"emptyDir": {}}]})));
+    assert!(made.is_ok(), "{made:?}");
     check(
         spec(json!({"$setElementOrder/containers": [{"name": "a"}],
                     "containers": [{"name": "b", "image": "b:3"}]})),
