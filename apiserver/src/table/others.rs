@@ -250,14 +250,10 @@ pub(super) fn priority_level(row: Row<'_>) -> Vec<Value> {
         Some(value) => value.clone(),
         None => NONE.into(),
     };
-    let shares = match row.get("/spec/exempt/nominalConcurrencyShares") {
-        Some(shares) => shares.clone(),
-        None => cell("/nominalConcurrencyShares"),
-    };
     vec![
         row.name().into(),
         row.text("/spec/type").into(),
-        shares,
+        cell("/nominalConcurrencyShares"),
         cell("/limitResponse/queuing/queues"),
         cell("/limitResponse/queuing/handSize"),
         cell("/limitResponse/queuing/queueLengthLimit"),
