@@ -176,7 +176,7 @@ fn verb(
         Method::GET | Method::HEAD if legacy_watch => "watch",
         // A collection watch or list that a field selector narrows to one name is about that name.
         Method::GET | Method::HEAD if collection => "list",
-        Method::GET | Method::HEAD if wants_watch(query) && info.subresource.is_empty() => "watch",
+        // One object is read, whatever the query says.
         Method::GET | Method::HEAD => "get",
         Method::POST => "create",
         Method::PUT => "update",
@@ -275,6 +275,7 @@ mod tests {
         check("GET /api/v1/nodes?watch=1", "watch |v1|nodes||||");
         check("GET /api/v1/nodes?watch=false", "list |v1|nodes||||");
         check("GET /api/v1/watch/nodes", "watch |v1|nodes||||");
+        check("GET /api/v1/nodes/a?watch=1", "get |v1|nodes|||a|");
         check("DELETE /api/v1/namespaces/x/pods", "deletecollection |v1|pods||x||");
         check(
             "GET /apis/apps/v1/namespaces/x/deployments/d/scale",

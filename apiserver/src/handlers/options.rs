@@ -17,13 +17,19 @@ pub struct Query(Vec<(String, String)>);
 impl Query {
     /// Reads a query string.
     pub fn parse(query: Option<&str>) -> Self {
-        let pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+        let parts = query.unwrap_or_default().split('&').filter(|part| is_sound(part));
+        let pairs = parts.flat_map(|part| form_urlencoded::parse(part.as_bytes()));
         Self(pairs.map(|(k, v)| (k.into_owned(), v.into_owned())).collect())
+    }
+
+    /// First value of a parameter, be it empty.
+    pub fn sent(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(k, _)| k == name).map(|(_, v)| v.as_str())
     }
 
     /// First value of a parameter; empty counts as absent.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(k, _)| k == name).map(|(_, v)| v.as_str()).filter(|v| !v.is_empty())
+        self.sent(name).filter(|v| !v.is_empty())
     }
 
     /// Every value of a parameter.
@@ -33,7 +39,7 @@ impl Query {
 
     /// A switch: present, and neither `false` nor `0`.
     pub fn flag(&self, name: &str) -> Option<bool> {
-        let value = self.0.iter().find(|(k, _)| k == name).map(|(_, v)| v.as_str())?;
+        let value = self.sent(name)?;
         Some(!matches!(value, "false" | "False" | "FALSE" | "f" | "F" | "0"))
     }
 
@@ -42,10 +48,39 @@ impl Query {
     /// # Errors
     /// [`ApiError::BadRequest`] in Go's words.
     pub fn integer(&self, name: &str) -> Result<Option<i64>, ApiError> {
-        let Some(text) = self.get(name) else { return Ok(None) };
+        let Some(text) = self.sent(name) else { return Ok(None) };
         text.parse().map(Some).map_err(|_| {
-            ApiError::BadRequest(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))
+            let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+            let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+            let fault = if is_number { "value out of range" } else { "invalid syntax" };
+            ApiError::BadRequest(format!("strconv.ParseInt: parsing {text:?}: {fault}"))
         })
+    }
+}
+
+/// Whether Go reads a part of a query: it passes over those with a semicolon or a broken escape.
+fn is_sound(part: &str) -> bool {
+    let mut escapes = part.split('%').skip(1);
+    !part.contains(';')
+        && escapes
+            .all(|rest| rest.len() >= 2 && rest.as_bytes()[..2].iter().all(u8::is_ascii_hexdigit))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_are_read_as_go_reads_them() {
+        let query = Query::parse(Some("a=1;2&b=%zz&c=%2&d=%2B&limit=&n=99999999999999999999"));
+        assert_eq!((query.sent("a"), query.sent("b"), query.sent("c")), (None, None, None));
+        assert_eq!(
+            (query.get("d"), query.sent("limit"), query.get("limit")),
+            (Some("+"), Some(""), None)
+        );
+        let fault = |name| query.integer(name).unwrap_err().to_string();
+        assert_eq!(fault("limit"), "strconv.ParseInt: parsing \"\": invalid syntax");
+        assert!(fault("n").ends_with("value out of range"));
     }
 }
 

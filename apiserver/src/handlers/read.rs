@@ -35,6 +35,10 @@ const CHUNK_BYTES: usize = 64 * 1024 - 16;
 /// # Errors
 /// Not found, a revision that is not reached, or a shape that does not fit.
 pub async fn get(call: &Call<'_>) -> Result<Response, ApiError> {
+    if call.query.flag("export") == Some(true) {
+        let text = "the export parameter, deprecated since v1.14, is no longer supported";
+        return Err(ApiError::BadRequest(text.to_owned()));
+    }
     let object = get_json(call).await?;
     respond::object(call.resource, &call.output, &call.query, StatusCode::OK, object)
 }
@@ -152,7 +156,10 @@ impl Token {
 }
 
 /// The state that a list shows, and the key after which it begins.
-async fn state(
+///
+/// # Errors
+/// A token or version that makes no sense, or a state that is gone or not reached.
+pub async fn state(
     call: &Call<'_>,
     options: &ListOptions,
     cache: &Cache,

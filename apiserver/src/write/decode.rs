@@ -13,6 +13,15 @@ pub struct Decoded {
     pub value: Value,
     /// Complaints such as `duplicate field "spec.replicas"`.
     pub complaints: Vec<String>,
+    /// Paths of the fields of a JSON text that came twice.
+    pub duplicates: Vec<String>,
+}
+
+impl Decoded {
+    /// What nobody complains about.
+    fn sound(value: Value) -> Self {
+        Self { value, complaints: Vec::new(), duplicates: Vec::new() }
+    }
 }
 
 /// How a body is written.
@@ -71,9 +80,7 @@ pub fn decode(body: &[u8], format: BodyFormat) -> Result<Decoded, String> {
             Ok(decoded) if decoded.complaints.is_empty() => Ok(decoded),
             _ => yaml(body),
         },
-        BodyFormat::Protobuf => {
-            protobuf::decode(body).map(|value| Decoded { value, complaints: Vec::new() })
-        }
+        BodyFormat::Protobuf => protobuf::decode(body).map(Decoded::sound),
     }
 }
 
@@ -83,19 +90,34 @@ pub fn decode(body: &[u8], format: BodyFormat) -> Result<Decoded, String> {
 /// As Go's parser says it.
 pub fn json(body: &[u8]) -> Result<Decoded, String> {
     let parsed = schema::json::parse(body).map_err(|e| e.0)?;
-    let complaints =
-        parsed.duplicates.iter().map(|path| format!("duplicate field \"{path}\"")).collect();
-    Ok(Decoded { value: parsed.value, complaints })
+    let complaints = parsed.duplicates.iter().map(|path| duplicate_field(path)).collect();
+    Ok(Decoded { value: parsed.value, complaints, duplicates: parsed.duplicates })
 }
 
-/// Paths of unknown fields in the order in which the body has them.
-pub fn in_order(mut paths: Vec<String>, body: &[u8], format: BodyFormat) -> Vec<String> {
-    // Of YAML upstream makes JSON first, whose keys are sorted; so are ours.
-    if paths.len() > 1 && format == BodyFormat::Json {
-        let fields = schema::json::fields(body);
-        paths.sort_by_key(|path| fields.iter().position(|field| field == path));
+/// The complaint about a field that the type does not have.
+pub fn unknown_field(path: &str) -> String {
+    format!("unknown field \"{path}\"")
+}
+
+/// The complaint about a field that came before.
+fn duplicate_field(path: &str) -> String {
+    format!("duplicate field \"{path}\"")
+}
+
+/// Complaints about a body in JSON in the order of its fields; one that is unknown may come twice.
+pub fn in_order(duplicates: &[String], unknown: &[String], body: &[u8]) -> Vec<String> {
+    let twice = duplicates.iter().filter(|path| !unknown.contains(path));
+    if unknown.is_empty() {
+        return twice.map(|path| duplicate_field(path)).collect();
     }
-    paths
+    let fields = schema::json::fields(body);
+    let first = |path: &String| fields.iter().position(|field| field == path);
+    let last = |path: &String| fields.iter().rposition(|field| field == path);
+    let twice = twice.map(|path| (last(path), duplicate_field(path)));
+    let unknown = unknown.iter().map(|path| (first(path), unknown_field(path)));
+    let mut complaints: Vec<_> = twice.chain(unknown).collect();
+    complaints.sort_by_key(|(position, _)| *position);
+    complaints.into_iter().map(|(_, complaint)| complaint).collect()
 }
 
 /// What libyaml says of a text that is no YAML.
@@ -141,12 +163,13 @@ fn yaml(body: &[u8]) -> Result<Decoded, String> {
     let text = std::str::from_utf8(body).map_err(|e| e.to_string())?;
     let strict: Result<Value, _> = serde_saphyr::from_str(text);
     match strict {
-        Ok(value) => Ok(Decoded { value, complaints: Vec::new() }),
+        Ok(value) => Ok(Decoded::sound(value)),
         Err(strict_error) => {
             let options = serde_saphyr::options! { duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins };
             let value =
                 serde_saphyr::from_str_with_options(text, options).map_err(|e| yaml_fault(&e))?;
-            Ok(Decoded { value, complaints: vec![duplicate_key(&strict_error)] })
+            let complaints = vec![duplicate_key(&strict_error)];
+            Ok(Decoded { value, complaints, duplicates: Vec::new() })
         }
     }
 }
@@ -178,11 +201,20 @@ mod tests {
     }
 
     #[test]
-    fn unknown_fields_keep_their_order() {
-        let body = br#"{"z":{"b":1,"a":[{"y":1,"x":2}]}}"#;
-        let paths = ["z.a[0].x", "z.a[0].y", "z.b"].map(str::to_owned).to_vec();
-        let ordered = super::in_order(paths, body, super::BodyFormat::Json);
-        assert_eq!(ordered, ["z.b", "z.a[0].y", "z.a[0].x"]);
+    fn complaints_keep_the_order_of_the_fields() {
+        let body = br#"{"z":{"b":1,"a":[{"n":1,"y":1,"n":2,"x":2}]},"b":1,"b":2}"#;
+        let texts =
+            |paths: &[&str]| paths.iter().map(|path| (*path).to_owned()).collect::<Vec<_>>();
+        let unknown = texts(&["b", "z.a[0].x", "z.a[0].y", "z.b"]);
+        let told = super::in_order(&texts(&["z.a[0].n", "b"]), &unknown, body);
+        let expected = [
+            "unknown field \"z.b\"",
+            "unknown field \"z.a[0].y\"",
+            "duplicate field \"z.a[0].n\"",
+            "unknown field \"z.a[0].x\"",
+            "unknown field \"b\"",
+        ];
+        assert_eq!(told, expected);
     }
 
     #[test]

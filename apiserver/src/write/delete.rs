@@ -72,15 +72,20 @@ impl DeleteOptions {
             if kind != "DeleteOptions" && !kind.is_empty() {
                 let version = options["apiVersion"].as_str().unwrap_or_default();
                 return Err(ApiError::BadRequest(format!(
-                    "no kind \"{kind}\" is registered for version \"{version}\" in scheme \"pkg/api/legacyscheme/scheme.go:30\""
+                    "no kind \"{kind}\" is registered for version \"{version}\" in scheme \"k8s.io/apimachinery/pkg/apis/meta/internalversion/scheme/register.go:27\""
                 )));
             }
         } else {
             if let Some(seconds) = call.query.integer("gracePeriodSeconds")? {
                 options["gracePeriodSeconds"] = seconds.into();
             }
-            if let Some(policy) = call.query.get("propagationPolicy") {
+            if let Some(policy) = call.query.sent("propagationPolicy") {
                 options["propagationPolicy"] = policy.into();
+            }
+            for field in ["uid", "resourceVersion"] {
+                if let Some(value) = call.query.get(field) {
+                    options["preconditions"][field] = value.into();
+                }
             }
             if let Some(orphan) = call.query.flag("orphanDependents") {
                 options["orphanDependents"] = orphan.into();
@@ -407,10 +412,11 @@ pub(super) async fn collection(call: &Call<'_>, body: &[u8]) -> Result<Response,
     let mut list = ListOptions::parse(&call.query, false)?;
     read::fit_fields(call.resource, &mut list)?;
     let cache = call.resource.storage()?.cache().await?;
-    cache.fresh().await?;
-    let namespace = (!call.namespace().is_empty()).then_some(call.namespace());
-    let snapshot = cache.list(namespace);
-    let chosen = read::choose(call.resource, &list, snapshot.iter()).await?;
+    // Upstream lists in pages, for which a version is exact.
+    list.limit = list.limit.max(1);
+    let (snapshot, after) = read::state(call, &list, cache).await?;
+    let listed = snapshot.iter_after(after.as_deref().unwrap_or_default());
+    let chosen = read::choose(call.resource, &list, listed).await?;
     for object in &chosen {
         let info = RequestInfo {
             name: object.name().to_owned(),

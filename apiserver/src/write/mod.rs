@@ -26,6 +26,7 @@ use store::{Entry, Expect, Revision};
 use crate::audit;
 use crate::bytes as text;
 use crate::crd::convert;
+use crate::handlers::accept::error_format;
 use crate::handlers::options::{self, FieldValidation, WriteOptions};
 use crate::handlers::{Call, respond};
 use crate::registry::Resource;
@@ -275,9 +276,13 @@ impl<'a> Writer<'a> {
             }
             _ => decoded.complaints,
         };
-        let bare = self.resource.custom.is_none() || self.resource.bare_items;
-        let unknown = if bare { decode::in_order(unknown, body, format) } else { sorted(unknown) };
-        complaints.extend(unknown.into_iter().map(|path| format!("unknown field \"{path}\"")));
+        if !self.resource.bare_items {
+            complaints.extend(sorted(unknown).iter().map(|path| decode::unknown_field(path)));
+        } else if format == decode::BodyFormat::Json {
+            complaints = decode::in_order(&decoded.duplicates, &unknown, body);
+        } else {
+            complaints.extend(unknown.iter().map(|path| decode::unknown_field(path)));
+        }
         match self.options.field_validation {
             _ if complaints.is_empty() => (),
             FieldValidation::Ignore => (),
@@ -420,7 +425,7 @@ pub fn answer(
 ) -> Result<Response, ApiError> {
     let mut response = match written {
         Ok(json) => respond::object(call.resource, &call.output, &call.query, status, json)?,
-        Err(refusal) => respond::error(refusal, call.output.format),
+        Err(refusal) => respond::error(refusal, error_format(call.headers)),
     };
     respond::warn(&mut response, &writer.warnings);
     Ok(response)

@@ -126,7 +126,8 @@ pub(super) fn patched(
         Language::Json | Language::Apply => Vec::new(),
     };
     let twice = twice.iter().map(|path| format!("duplicate field \"{path}\""));
-    let unknown = unknown.iter().map(|path| format!("unknown field \"{path}\""));
+    let unknown = if writer.resource.bare_items { unknown } else { super::sorted(unknown) };
+    let unknown = unknown.iter().map(|path| super::decode::unknown_field(path));
     let complaints: Vec<String> = twice.chain(unknown).collect();
     match writer.options.field_validation {
         _ if complaints.is_empty() => (),

@@ -89,14 +89,21 @@ async fn bind(call: &Call<'_>, body: &[u8]) -> Result<Response, ApiError> {
     writer.admitted = true;
     let node = binding["target"]["name"].as_str().unwrap_or_default().to_owned();
     let kind = binding["target"]["kind"].as_str().unwrap_or_default();
-    if node.is_empty() || !matches!(kind, "" | "Node") {
-        let cause = if node.is_empty() {
-            schema::Cause::required("target.name", "")
-        } else {
-            schema::Cause::not_supported("target.kind", &kind.into(), ["Node", "<empty>"])
-        };
-        // Upstream does not make a status of it.
-        return Err(ApiError::Unknown(format!("{}: {}", cause.field, cause.message)));
+    let mut faults = Vec::new();
+    if !matches!(kind, "" | "Node") {
+        let kinds = ["Node", "<empty>"];
+        faults.push(schema::Cause::not_supported("target.kind", &kind.into(), kinds));
+    }
+    if node.is_empty() {
+        faults.push(schema::Cause::required("target.name", ""));
+    }
+    let faults: Vec<String> =
+        faults.iter().map(|fault| format!("{}: {}", fault.field, fault.message)).collect();
+    // Upstream does not make a status of them.
+    match faults.as_slice() {
+        [] => (),
+        [one] => return Err(ApiError::Unknown(one.clone())),
+        many => return Err(ApiError::Unknown(format!("[{}]", many.join(", ")))),
     }
     let agent = meta::agent(call.headers);
     let plan = Plan::new(&name, Some("binding"), Some(&agent));

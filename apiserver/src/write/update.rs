@@ -77,8 +77,10 @@ pub(super) async fn handle(call: &Call<'_>, body: &[u8]) -> Result<Response, Api
     let mut writer = Writer::new(call, options);
     let mut object = writer.decode(body, format)?;
     let name = call.info.name.clone();
-    fit_name(&name, &object)?;
-    meta::fit_namespace(&writer, &mut object)?;
+    let fitted = fit_name(&name, &object).and_then(|()| meta::fit_namespace(&writer, &mut object));
+    if let Err(error) = fitted {
+        return answer(call, &writer, StatusCode::OK, Err(error));
+    }
     let agent = meta::agent(call.headers);
     let subresource = (!call.info.subresource.is_empty()).then_some(call.info.subresource.as_str());
     let may_create = subresource.is_none() && writer.resource.strategy.creates_on_update();
