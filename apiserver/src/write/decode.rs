@@ -75,11 +75,15 @@ fn parameters(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 pub fn decode(body: &[u8], format: BodyFormat) -> Result<Decoded, String> {
     match format {
         BodyFormat::Json => json(body),
-        BodyFormat::Yaml => match json(body) {
-            // Most YAML that programs send is JSON, which is read several times faster.
-            Ok(decoded) if decoded.complaints.is_empty() => Ok(decoded),
-            _ => yaml(body),
-        },
+        BodyFormat::Yaml => {
+            let mut decoded = match json(body) {
+                // Most YAML that programs send is JSON, which is read several times faster.
+                Ok(decoded) if decoded.complaints.is_empty() => decoded,
+                _ => yaml(body)?,
+            };
+            make_whole(&mut decoded.value);
+            Ok(decoded)
+        }
         BodyFormat::Protobuf => protobuf::decode(body).map(Decoded::sound),
     }
 }
@@ -159,8 +163,43 @@ pub fn yaml_complaints(complaints: &[String]) -> String {
     format!("yaml: unmarshal errors:\n  {}", complaints.join("\n  "))
 }
 
+/// Makes whole numbers of those that are written with a fraction of zero: YAML knows no difference.
+fn make_whole(value: &mut Value) {
+    match value {
+        Value::Number(number) => {
+            let whole = number.as_f64().filter(|_| number.is_f64());
+            let whole = whole.filter(|n| n.fract() == 0.0 && n.abs() < MOST_EXACT);
+            #[expect(clippy::cast_possible_truncation, reason = "it is whole and small")]
+            if let Some(whole) = whole {
+                *number = (whole as i64).into();
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(make_whole),
+        Value::Object(members) => members.values_mut().for_each(make_whole),
+        _ => (),
+    }
+}
+
+/// Whole numbers below this have a float of their own.
+const MOST_EXACT: f64 = 9_007_199_254_740_992.0;
+
+/// The first of several documents, which is the one that counts.
+fn first_document(text: &str) -> &str {
+    let is_marker = |line: &str| line.trim_end() == "---" || line.starts_with("--- ");
+    let is_blank = |line: &str| line.trim().is_empty() || line.starts_with(['#', '%']);
+    let (mut at, mut begun) = (0, false);
+    for line in text.split_inclusive('\n') {
+        if begun && is_marker(line) {
+            return &text[..at];
+        }
+        begun |= !is_blank(line);
+        at += line.len();
+    }
+    text
+}
+
 fn yaml(body: &[u8]) -> Result<Decoded, String> {
-    let text = std::str::from_utf8(body).map_err(|e| e.to_string())?;
+    let text = first_document(std::str::from_utf8(body).map_err(|e| e.to_string())?);
     let strict: Result<Value, _> = serde_saphyr::from_str(text);
     match strict {
         Ok(value) => Ok(Decoded::sound(value)),
@@ -215,6 +254,12 @@ mod tests {
             "unknown field \"b\"",
         ];
         assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn the_first_document_counts_and_numbers_are_whole() {
+        let decoded = super::decode(b"---\na: 1.0\nb: 1.5\n---\na: 2\n", super::BodyFormat::Yaml);
+        assert_eq!(decoded.unwrap().value, json!({"a": 1, "b": 1.5}));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use axum::response::Response;
 use bytes::Bytes;
 use http::StatusCode;
+use schema::Schema;
 use serde_json::{Value, json};
 use store::{Entry, Expect, Revision};
 
@@ -72,7 +73,7 @@ impl DeleteOptions {
             if kind != "DeleteOptions" && !kind.is_empty() {
                 let version = options["apiVersion"].as_str().unwrap_or_default();
                 return Err(ApiError::BadRequest(format!(
-                    "no kind \"{kind}\" is registered for version \"{version}\" in scheme \"k8s.io/apimachinery/pkg/apis/meta/internalversion/scheme/register.go:27\""
+                    "no kind \"{kind}\" is registered for version \"{version}\" in scheme \"pkg/apis/meta/internalversion/scheme/register.go:27\""
                 )));
             }
         } else {
@@ -110,22 +111,11 @@ impl DeleteOptions {
     /// What is wrong with it.
     pub fn from_value(options: &Value, dry_runs: &[&str]) -> Result<Self, ApiError> {
         let mut causes = Vec::new();
-        let grace = match &options["gracePeriodSeconds"] {
-            Value::Null => None,
-            Value::Number(n) if n.as_i64().is_some() => n.as_i64(),
-            other => {
-                return Err(ApiError::BadRequest(format!(
-                    "json: cannot unmarshal {} into Go struct field DeleteOptions.gracePeriodSeconds of type int64",
-                    super::json_kind(other)
-                )));
-            }
-        };
-        if !options["orphanDependents"].is_null() && !options["orphanDependents"].is_boolean() {
-            return Err(ApiError::BadRequest(format!(
-                "json: cannot unmarshal {} into Go struct field DeleteOptions.orphanDependents of type bool",
-                super::json_kind(&options["orphanDependents"])
-            )));
+        if let Some(schema) = Schema::for_gvk("", "v1", "DeleteOptions") {
+            let read = schema.decode(&mut options.clone());
+            read.map_err(|fault| ApiError::BadRequest(fault.to_string()))?;
         }
+        let grace = options["gracePeriodSeconds"].as_i64();
         if let (Some(policy), true) =
             (options["propagationPolicy"].as_str(), options["orphanDependents"].is_boolean())
         {

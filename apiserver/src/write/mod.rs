@@ -257,7 +257,10 @@ impl<'a> Writer<'a> {
             ))
         })?;
         let mut value = match decoded.value {
-            Value::Null if !body.trim_ascii().is_empty() => Value::Object(Map::new()),
+            // Nothing at all is an object in YAML.
+            Value::Null if format == decode::BodyFormat::Yaml || !body.trim_ascii().is_empty() => {
+                Value::Object(Map::new())
+            }
             value => value,
         };
         let is_lenient = self.options.field_validation == FieldValidation::Ignore;
