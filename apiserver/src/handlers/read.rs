@@ -155,7 +155,23 @@ impl Token {
     }
 }
 
-/// The state that a list shows, and the key after which it begins.
+/// The state that a list shows.
+pub struct State {
+    /// Its objects.
+    pub snapshot: Snapshot,
+    /// The key after which the list begins.
+    pub after: Option<String>,
+    /// The cache keeps it since an earlier page.
+    is_kept: bool,
+}
+
+impl State {
+    fn new(snapshot: Snapshot) -> Self {
+        Self { snapshot, after: None, is_kept: false }
+    }
+}
+
+/// The state that a list shows.
 ///
 /// # Errors
 /// A token or version that makes no sense, or a state that is gone or not reached.
@@ -163,7 +179,7 @@ pub async fn state(
     call: &Call<'_>,
     options: &ListOptions,
     cache: &Cache,
-) -> Result<(Snapshot, Option<String>), ApiError> {
+) -> Result<State, ApiError> {
     let namespace = call.namespace();
     let namespace = (!namespace.is_empty()).then_some(namespace);
     let version = options.resource_version.as_str();
@@ -175,17 +191,17 @@ pub async fn state(
         let token = Token::decode(token)?;
         if token.rv == 0 {
             cache.fresh().await?;
-            return Ok((cache.list(namespace), Some(token.start)));
+            return Ok(State { after: Some(token.start), ..State::new(cache.list(namespace)) });
         }
         return match cache.snapshot_at(token.rv, namespace) {
-            Ok(snapshot) => Ok((snapshot, Some(token.start))),
+            Ok(snapshot) => Ok(State { snapshot, after: Some(token.start), is_kept: true }),
             Err(store::Error::Compacted { .. }) => Err(expired_token(&token)),
             Err(other) => Err(other.into()),
         };
     }
     if version.is_empty() {
         cache.fresh().await?;
-        return Ok((cache.list(namespace), None));
+        return Ok(State::new(cache.list(namespace)));
     }
     let revision = parse_revision(version)
         .map_err(|text| ApiError::BadRequest(format!("invalid resource version: {text}")))?;
@@ -197,11 +213,11 @@ pub async fn state(
         Match::NotOlderThan => false,
         Match::Unset => options.limit > 0 && revision > 0,
     };
-    if !exact {
-        return Ok((cache.list(namespace), None));
+    if !exact || revision == cache.revision() {
+        return Ok(State::new(cache.list(namespace)));
     }
     match cache.snapshot_at(revision, namespace) {
-        Ok(snapshot) => Ok((snapshot, None)),
+        Ok(snapshot) => Ok(State::new(snapshot)),
         Err(store::Error::Compacted { .. }) => Err(ApiError::Expired(
             "The resourceVersion for the provided list is too old.".to_owned(),
         )),
@@ -278,10 +294,10 @@ pub async fn list(call: &Call<'_>) -> Result<Response, ApiError> {
     let mut options = ListOptions::parse(&call.query, false)?;
     fit_fields(call.resource, &mut options)?;
     let cache = call.resource.storage()?.cache().await?;
-    let (snapshot, after) = state(call, &options, cache).await?;
+    let State { snapshot, after, is_kept } = state(call, &options, cache).await?;
     let stored = convert::asked_of_stored(call.resource, &options);
     let page = Page::look(&snapshot, after.as_deref(), &stored);
-    if page.token.is_some() {
+    if page.token.is_some() && !is_kept {
         cache.keep(&snapshot);
     }
     let form = Form::agree(call)?;

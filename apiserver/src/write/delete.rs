@@ -404,7 +404,7 @@ pub(super) async fn collection(call: &Call<'_>, body: &[u8]) -> Result<Response,
     let cache = call.resource.storage()?.cache().await?;
     // Upstream lists in pages, for which a version is exact.
     list.limit = list.limit.max(1);
-    let (snapshot, after) = read::state(call, &list, cache).await?;
+    let read::State { snapshot, after, .. } = read::state(call, &list, cache).await?;
     let listed = snapshot.iter_after(after.as_deref().unwrap_or_default());
     let chosen = read::choose(call.resource, &list, listed).await?;
     for object in &chosen {

@@ -53,7 +53,7 @@ use std::{
 
 use imbl::OrdMap;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 pub use decode::{DecodeError, Decoder, Field};
 pub use event::{CacheEvent, Kind};
@@ -88,11 +88,20 @@ pub struct Limits {
     pub queue: usize,
     /// Snapshots kept for paging.
     pub snapshots: usize,
+    /// How long a snapshot is kept after it was last asked for by a first page.
+    pub snapshot_age: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { events: 10_000, event_bytes: 4 << 20, queue: 4096, snapshots: 32 }
+        Limits {
+            events: 10_000,
+            event_bytes: 4 << 20,
+            queue: 4096,
+            snapshots: 32,
+            // Upstream's etcd forgets what is older.
+            snapshot_age: Duration::from_secs(300),
+        }
     }
 }
 
@@ -118,7 +127,42 @@ struct Shared {
     n_subscribers: AtomicUsize,
     /// Everything up to here is in the queues of the subscribers.
     delivered: Arc<AtomicU64>,
-    kept: Mutex<VecDeque<(Revision, Objects)>>,
+    kept: Mutex<Kept>,
+}
+
+/// States that were shown, and may be asked for again.
+#[derive(Default)]
+struct Kept {
+    states: VecDeque<State>,
+    /// States up to this revision were kept for as long as they may be.
+    forgotten: Revision,
+}
+
+struct State {
+    revision: Revision,
+    objects: Objects,
+    since: Instant,
+}
+
+impl Kept {
+    fn forget_old(&mut self, age: Duration) {
+        while let Some(oldest) = self.states.pop_front_if(|state| state.since.elapsed() > age) {
+            self.forgotten = self.forgotten.max(oldest.revision);
+        }
+    }
+
+    fn find(&self, revision: Revision) -> Option<&Objects> {
+        let state = self.states.iter().find(|state| state.revision == revision);
+        state.map(|state| &state.objects)
+    }
+
+    fn push(&mut self, revision: Revision, objects: &Objects, most: usize) {
+        self.states.retain(|state| state.revision != revision);
+        if self.states.len() >= most {
+            self.states.pop_front();
+        }
+        self.states.push_back(State { revision, objects: objects.clone(), since: Instant::now() });
+    }
 }
 
 /// The watch cache of one prefix; stops following when dropped. Subscriptions end then, snapshots stay.
@@ -153,7 +197,7 @@ impl Cache {
             subscribers: Mutex::new(Vec::new()),
             n_subscribers: AtomicUsize::new(0),
             delivered: Arc::new(AtomicU64::new(0)),
-            kept: Mutex::new(VecDeque::new()),
+            kept: Mutex::default(),
         });
         let stream = follow::list(&shared).await?;
         let follower = tokio::spawn(follow::run(shared.clone(), stream)).abort_handle();
@@ -267,23 +311,30 @@ impl Cache {
         self.len() == 0
     }
 
-    /// Remembers a snapshot, so that [`Cache::snapshot_at`] its revision works for a long time.
+    /// Remembers a snapshot, so that [`Cache::snapshot_at`] its revision works for a while.
     pub fn keep(&self, snapshot: &Snapshot) {
-        self.remember(snapshot.revision(), snapshot.objects());
+        let Limits { snapshots, snapshot_age, .. } = self.shared.limits;
+        let mut kept = self.shared.kept.lock();
+        kept.forget_old(snapshot_age);
+        kept.push(snapshot.revision(), snapshot.objects(), snapshots);
     }
 
-    /// The objects exactly as they were at `revision`.
+    /// The objects exactly as they were at `revision`; a state that was kept can be had for
+    /// [`Limits::snapshot_age`].
     ///
     /// # Errors
     /// [`Error::Compacted`] if that can no longer be told, [`Error::Future`] if the cache is not there yet.
     pub fn snapshot_at(&self, revision: Revision, namespace: Option<&str>) -> Result<Snapshot> {
-        let kept =
-            self.shared.kept.lock().iter().find(|(r, _)| *r == revision).map(|(_, o)| o.clone());
-        let objects = match kept {
-            Some(objects) => objects,
+        let mut kept = self.shared.kept.lock();
+        kept.forget_old(self.shared.limits.snapshot_age);
+        let objects = match kept.find(revision) {
+            Some(objects) => objects.clone(),
+            None if revision <= kept.forgotten => {
+                return Err(Error::Compacted { requested: revision, compacted: kept.forgotten });
+            }
             None => {
                 let objects = self.past(revision)?;
-                self.remember(revision, &objects);
+                kept.push(revision, &objects, self.shared.limits.snapshots);
                 objects
             }
         };
@@ -345,17 +396,6 @@ impl Cache {
             };
         }
         Ok(objects)
-    }
-
-    fn remember(&self, revision: Revision, objects: &Objects) {
-        let mut kept = self.shared.kept.lock();
-        if kept.iter().any(|(r, _)| *r == revision) {
-            return;
-        }
-        if kept.len() >= self.shared.limits.snapshots {
-            kept.pop_front();
-        }
-        kept.push_back((revision, objects.clone()));
     }
 }
 

@@ -2,7 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use store::{
@@ -165,6 +168,30 @@ async fn pages_show_one_moment() {
     let names: Vec<_> =
         [first, second, third].concat().iter().map(|o| o.name().to_string()).collect();
     assert_eq!(names, (0..10).map(|i| format!("p{i}")).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_kept_state_is_forgotten_some_time_after_it_was_last_kept() {
+    let age = Duration::from_millis(200);
+    let world = world(Limits { snapshot_age: age, ..Limits::default() }).await;
+    world.put("ns", "a", "n").await;
+    world.cache.fresh().await.unwrap();
+    let list = world.cache.list(None);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    for _ in 0..2 {
+        let kept = Instant::now();
+        world.cache.keep(&list);
+        world.cache.snapshot_at(list.revision(), None).unwrap();
+        let refused = loop {
+            match world.cache.snapshot_at(list.revision(), None) {
+                Ok(_) => assert!(Instant::now() < deadline, "it is never forgotten"),
+                Err(error) => break error,
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
+        assert!(kept.elapsed() >= age, "forgotten too early");
+        assert!(matches!(refused, Error::Compacted { .. }), "{refused}");
+    }
 }
 
 #[tokio::test]
