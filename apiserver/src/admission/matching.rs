@@ -52,7 +52,9 @@ impl Criteria {
     /// # Errors
     /// A selector makes no sense.
     pub(super) fn of_webhook(hook: &Value) -> Result<Self, String> {
-        Self::parse(hook, "rules")
+        let criteria = Self::parse(hook, "rules")?;
+        // Without rules a webhook is never asked.
+        Ok(Self { rules: Some(criteria.rules.unwrap_or_default()), ..criteria })
     }
 
     /// Reads `MatchResources`; null matches everything.
@@ -281,4 +283,11 @@ async fn between(
         }
     }
     Ok(object)
+}
+
+#[test]
+fn only_bindings_can_do_without_rules() {
+    let has_rules = |criteria: Criteria| criteria.rules.is_some();
+    assert!(has_rules(Criteria::of_webhook(&serde_json::json!({})).unwrap()));
+    assert!(!has_rules(Criteria::of_policy(&Value::Null).unwrap()));
 }
