@@ -2,17 +2,19 @@
 //! asks for a token. Nothing of it is stored.
 
 mod token_request;
+mod validate;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 pub use token_request::token_request;
+use validate::About;
 
 use super::authn::{Authenticator, Lookup};
 use super::authz::{Attributes, Authorizer};
 use super::options::AccountOptions;
 use crate::handlers::selector::{Fields, Labels};
 use crate::request::User;
-use crate::status::{ApiError, GroupResource, StatusCause};
+use crate::status::{ApiError, GroupResource};
 
 const AUTHENTICATION: &str = "authentication.k8s.io";
 const AUTHORIZATION: &str = "authorization.k8s.io";
@@ -47,9 +49,9 @@ pub async fn answer(
     Some(match resource {
         "selfsubjectreviews" => Ok(who_am_i(ctx, body)),
         "tokenreviews" => token_review(ctx, body).await,
-        "subjectaccessreviews" => access_review(ctx, body, Asker::Named).await,
+        "subjectaccessreviews" => access_review(ctx, body, About::Named).await,
         "localsubjectaccessreviews" => local_access_review(ctx, body).await,
-        "selfsubjectaccessreviews" => access_review(ctx, body, Asker::Myself).await,
+        "selfsubjectaccessreviews" => access_review(ctx, body, About::Myself).await,
         "selfsubjectrulesreviews" => rules_review(ctx, body),
         _ => return None,
     })
@@ -110,68 +112,46 @@ async fn token_review(ctx: &Context<'_>, body: &Value) -> Result<Value, ApiError
     Ok(with_metadata(answer))
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Asker {
-    Myself,
-    Named,
-}
-
 async fn local_access_review(ctx: &Context<'_>, body: &Value) -> Result<Value, ApiError> {
-    let asked = text(body, "/spec/resourceAttributes/namespace");
     let of_body = text(body, "/metadata/namespace");
     if !of_body.is_empty() && of_body != ctx.namespace {
         let message =
             "the namespace of the provided object does not match the namespace sent on the request";
         return Err(ApiError::BadRequest(message.to_owned()));
     }
-    if asked != ctx.namespace {
-        let message = format!("Invalid value: {asked:?}: must match metadata.namespace");
-        return Err(invalid_access(
-            "spec.resourceAttributes.namespace",
-            "FieldValueInvalid",
-            message,
-        ));
-    }
-    access_review(ctx, body, Asker::Named).await
+    access_review(ctx, body, About::NamedIn(ctx.namespace)).await
 }
 
-async fn access_review(ctx: &Context<'_>, body: &Value, asker: Asker) -> Result<Value, ApiError> {
-    let user = match asker {
-        Asker::Myself => ctx.user.clone(),
-        Asker::Named => named_user(body)?,
-    };
-    let present = |pointer: &str| body.pointer(pointer).is_some_and(|value| !value.is_null());
-    let resource = present("/spec/resourceAttributes");
-    let selectors = selectors(body)?;
-    let attributes = match (resource, present("/spec/nonResourceAttributes")) {
-        (true, true) => {
-            let message =
-                "Invalid value: cannot be specified in combination with resourceAttributes";
-            return Err(invalid_access(
-                "spec.nonResourceAttributes",
-                "FieldValueInvalid",
-                message.to_owned(),
-            ));
-        }
-        (false, false) => {
-            let message = "Invalid value: null: exactly one of nonResourceAttributes or resourceAttributes must be specified";
-            return Err(invalid_access(
-                "spec.resourceAttributes",
-                "FieldValueInvalid",
-                message.to_owned(),
-            ));
-        }
-        (true, false) => Attributes {
-            field_selector: &selectors.0,
-            label_selector: &selectors.1,
-            ..resource_question(&user, body)
-        },
-        (false, true) => Attributes {
+async fn access_review(
+    ctx: &Context<'_>,
+    body: &Value,
+    about: About<'_>,
+) -> Result<Value, ApiError> {
+    let causes = validate::access(body, about);
+    if !causes.is_empty() {
+        return Err(ApiError::Invalid {
+            kind: GroupResource::new(AUTHORIZATION, ""),
+            name: String::new(),
+            causes: causes.into_iter().map(Into::into).collect(),
+        });
+    }
+    let user = if about == About::Myself { ctx.user.clone() } else { named_user(body) };
+    let mut ignored = Vec::new();
+    let fields = selector(body, "fieldSelector", &|text| Fields::parse(text).is_ok(), &mut ignored);
+    let labels = selector(body, "labelSelector", &|text| Labels::parse(text).is_ok(), &mut ignored);
+    let attributes = if body["spec"]["resourceAttributes"].is_null() {
+        Attributes {
             verb: text(body, "/spec/nonResourceAttributes/verb"),
             path: text(body, "/spec/nonResourceAttributes/path"),
             is_resource: false,
             ..Attributes::of_nothing(&user)
-        },
+        }
+    } else {
+        Attributes {
+            field_selector: &fields,
+            label_selector: &labels,
+            ..resource_question(&user, body)
+        }
     };
     let decision = ctx.authorizer.authorize(&attributes).await;
     let mut answer = body.clone();
@@ -182,39 +162,33 @@ async fn access_review(ctx: &Context<'_>, body: &Value, asker: Asker) -> Result<
     if !decision.reason.is_empty() {
         answer["status"]["reason"] = decision.reason.to_string().into();
     }
+    if !ignored.is_empty() {
+        answer["status"]["evaluationError"] = ignored.join("; ").into();
+    }
     Ok(with_metadata(answer))
 }
 
-/// The field and the label selector of the question, as text.
-fn selectors(body: &Value) -> Result<(String, String), ApiError> {
-    let one = |name: &str, validate: &dyn Fn(&str) -> Result<(), ApiError>| {
-        let field = format!("spec.resourceAttributes.{name}");
-        let selector = &body["spec"]["resourceAttributes"][name];
-        let invalid = |field: &str, problem: String| {
-            invalid_access(field, "FieldValueInvalid", format!("Invalid value: {problem}"))
-        };
-        let raw = selector["rawSelector"].as_str().unwrap_or_default();
-        match (raw, selector["requirements"].as_array().map(Vec::as_slice)) {
-            (raw, Some([_, ..])) if !raw.is_empty() => {
-                let problem =
-                    format!("{raw:?}: may not specified at the same time as requirements");
-                Err(invalid(&format!("{field}.rawSelector"), problem))
-            }
-            (_, Some(requirements @ [_, ..])) => {
-                let terms = requirements.iter().map(term).collect::<Option<Vec<_>>>();
-                let text = terms.map(|terms| terms.join(",")).ok_or_else(|| {
-                    invalid(&format!("{field}.requirements"), "a requirement makes no sense".into())
-                })?;
-                Ok(text)
-            }
-            // One that does not parse restricts nothing, as upstream has it.
-            (raw, _) => Ok(if validate(raw).is_ok() { raw.to_owned() } else { String::new() }),
-        }
-    };
-    Ok((
-        one("fieldSelector", &|text| Fields::parse(text).map(drop))?,
-        one("labelSelector", &|text| Labels::parse(text).map(drop))?,
-    ))
+/// A selector of the question as text. What of it does not parse restricts nothing, which `ignored` tells.
+fn selector(
+    body: &Value,
+    name: &str,
+    parses: &dyn Fn(&str) -> bool,
+    ignored: &mut Vec<String>,
+) -> String {
+    let field = format!("spec.resourceAttributes.{name}");
+    let selector = &body["spec"]["resourceAttributes"][name];
+    let raw = selector["rawSelector"].as_str().unwrap_or_default();
+    if !raw.is_empty() && !parses(raw) {
+        ignored.push(format!("{field} ignored due to parse error"));
+        return String::new();
+    }
+    let requirements = selector["requirements"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let terms: Vec<String> = requirements.iter().filter_map(term).collect();
+    if terms.len() < requirements.len() {
+        let partially = if terms.is_empty() { "" } else { "partially " };
+        ignored.push(format!("{field} {partially}ignored due to parse error"));
+    }
+    if raw.is_empty() { terms.join(",") } else { raw.to_owned() }
 }
 
 /// A requirement as a term of a selector. `in` with one value is equality, which fields need.
@@ -251,30 +225,17 @@ fn resource_question<'a>(user: &'a User, body: &'a Value) -> Attributes<'a> {
     }
 }
 
-fn named_user(body: &Value) -> Result<User, ApiError> {
+fn named_user(body: &Value) -> User {
     let extra = body.pointer("/spec/extra").and_then(Value::as_object);
     let values = |value: &Value| -> Vec<String> {
         let items = value.as_array().map(Vec::as_slice).unwrap_or_default();
         items.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect()
     };
-    let user = User {
+    User {
         name: text(body, "/spec/user").to_owned(),
         uid: text(body, "/spec/uid").to_owned(),
         groups: texts(body, "/spec/groups").into_iter().map(str::to_owned).collect(),
         extra: extra.into_iter().flatten().map(|(k, v)| (k.to_lowercase(), values(v))).collect(),
-    };
-    if user.name.is_empty() && user.groups.is_empty() {
-        let message = "Invalid value: \"\": at least one of user or group must be specified";
-        return Err(invalid_access("spec.user", "FieldValueInvalid", message.to_owned()));
-    }
-    Ok(user)
-}
-
-fn invalid_access(field: &str, reason: &str, message: String) -> ApiError {
-    ApiError::Invalid {
-        kind: GroupResource::new(AUTHORIZATION, ""),
-        name: String::new(),
-        causes: vec![StatusCause { reason: reason.to_owned(), message, field: field.to_owned() }],
     }
 }
 
@@ -299,6 +260,7 @@ fn rules_review(ctx: &Context<'_>, body: &Value) -> Result<Value, ApiError> {
         resources.push(shown);
     }
     let mut answer = body.clone();
+    answer["spec"] = json!({});
     let incomplete = !list.gaps.is_empty();
     answer["status"] =
         json!({ "resourceRules": resources, "nonResourceRules": paths, "incomplete": incomplete });

@@ -3,6 +3,7 @@
 use axum::response::Response;
 use bytes::Bytes;
 use http::StatusCode;
+use schema::Schema;
 use serde_json::{Value, json};
 
 use super::update::{Change, Plan, update};
@@ -34,38 +35,51 @@ pub(super) async fn handle(call: &Call<'_>, body: &[u8]) -> Result<Option<Respon
 }
 
 /// Decodes a body of another kind than the resource's.
-fn other_kind(call: &Call<'_>, body: &[u8], kind: &str) -> Result<Value, ApiError> {
+fn other_kind(
+    call: &Call<'_>,
+    body: &[u8],
+    (group, version, kind): (&str, &str, &str),
+) -> Result<Value, ApiError> {
     let unrecognized = |fault: String| {
         ApiError::BadRequest(format!(
             "the object provided is unrecognized (must be of type {kind}): {fault}"
         ))
     };
-    let decoded = decode::decode(body, decode::body_format(call.headers)?)
+    let mut decoded = decode::decode(body, decode::body_format(call.headers)?)
         .map_err(|e| unrecognized(format!("couldn't get version/kind; json parse error: {e}")))?;
     if !decoded.value.is_object() {
         return Err(unrecognized("couldn't get version/kind".to_owned()));
     }
+    let unhandled = |given: &str, fault: String| {
+        ApiError::BadRequest(format!(
+            "{given} in version \"{version}\" cannot be handled as a {kind}: {fault}"
+        ))
+    };
     if let Some(given) = decoded.value["kind"].as_str().filter(|k| !k.is_empty() && *k != kind) {
-        return Err(ApiError::BadRequest(format!(
-            "{given} in version \"{}\" cannot be handled as a {kind}",
-            decoded.value["apiVersion"].as_str().unwrap_or_default()
-        )));
+        let of = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+        let fault = format!(
+            "no kind \"{given}\" is registered for version \"{of}\" in scheme \"k8s.io/kubernetes/pkg/api/legacyscheme/scheme.go:30\""
+        );
+        return Err(unhandled(given, fault));
+    }
+    if let Some(schema) = Schema::for_gvk(group, version, kind) {
+        schema.decode(&mut decoded.value).map_err(|fault| unhandled(kind, fault.to_string()))?;
     }
     Ok(decoded.value)
-}
-
-/// What is asked of an object must name that object.
-fn fit_url(call: &Call<'_>, value: &Value, kind: &str) -> Result<(), ApiError> {
-    if value["metadata"]["name"].as_str() == Some(&call.info.name) {
-        return Ok(());
-    }
-    let fault = format!("name in URL does not match name in {kind} object");
-    Err(ApiError::BadRequest(fault))
 }
 
 fn success(call: &Call<'_>) -> Response {
     let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
     respond::formatted(&call.output, StatusCode::CREATED, status.to_string().into())
+}
+
+/// An object that is posted to a pod must name the pod.
+fn fit_url(call: &Call<'_>, kind: &str, object: &Value) -> Result<(), ApiError> {
+    let name = object["metadata"]["name"].as_str().unwrap_or_default();
+    if call.info.name.is_empty() || name == call.info.name {
+        return Ok(());
+    }
+    Err(ApiError::BadRequest(format!("name in URL does not match name in {kind} object")))
 }
 
 /// A subresource name in messages, such as `pods/binding`.
@@ -76,17 +90,21 @@ fn part(name: &str) -> GroupResource {
 /// Assigns a pod to a node, once.
 async fn bind(call: &Call<'_>, body: &[u8]) -> Result<Response, ApiError> {
     let options = WriteOptions::parse(&call.query, call.method)?;
-    let mut binding = other_kind(call, body, "Binding")?;
-    if !call.info.name.is_empty() {
-        fit_url(call, &binding, "Binding")?;
-    }
-    let name = binding["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    let mut binding = other_kind(call, body, ("", "v1", "Binding"))?;
+    let meta_of = &binding["metadata"];
+    let name = if call.info.name.is_empty() {
+        meta_of["name"].as_str().unwrap_or_default()
+    } else {
+        &call.info.name
+    };
+    let name = name.to_owned();
     let registry = call.registry.clone();
     let pods = registry.find("", "pods").ok_or(ApiError::NoResource)?;
     let info = RequestInfo { name: name.clone(), ..call.info.clone() };
     let mut writer = Writer { resource: pods, info: &info, ..Writer::new(call, options) };
     admission::pass(&mut writer, Some("binding"), &mut binding).await?;
     writer.admitted = true;
+    fit_url(call, "Binding", &binding)?;
     let node = binding["target"]["name"].as_str().unwrap_or_default().to_owned();
     let kind = binding["target"]["kind"].as_str().unwrap_or_default();
     let mut faults = Vec::new();
@@ -175,8 +193,8 @@ fn set_condition(object: &mut Value, mut condition: Value) {
 /// Deletes a pod if its disruption budget has room.
 async fn evict(call: &Call<'_>, body: &[u8]) -> Result<Response, ApiError> {
     let mut options = WriteOptions::parse(&call.query, call.method)?;
-    let mut eviction = other_kind(call, body, "Eviction")?;
-    fit_url(call, &eviction, "Eviction")?;
+    let mut eviction = other_kind(call, body, ("policy", "v1", "Eviction"))?;
+    fit_url(call, "Eviction", &eviction)?;
     let mut writer = Writer::new(call, options.clone());
     admission::pass(&mut writer, Some("eviction"), &mut eviction).await?;
     let asked = &eviction["deleteOptions"];
@@ -320,7 +338,7 @@ fn review_context<'a>(call: &'a Call<'_>) -> reviews::Context<'a> {
 /// Issues a token for a service account.
 async fn token(call: &Call<'_>, body: &[u8]) -> Result<Response, ApiError> {
     let options = WriteOptions::parse(&call.query, call.method)?;
-    let mut request = other_kind(call, body, "TokenRequest")?;
+    let mut request = other_kind(call, body, ("authentication.k8s.io", "v1", "TokenRequest"))?;
     admission::pass(&mut Writer::new(call, options), Some("token"), &mut request).await?;
     call.core.fresh(&["serviceaccounts", "pods", "secrets", "nodes"]).await?;
     let answer = reviews::token_request(&review_context(call), &call.info.name, &request)?;
@@ -336,7 +354,10 @@ async fn review(call: &Call<'_>, body: &[u8]) -> Result<Response, ApiError> {
     writer.default(&mut object);
     admission::pass(&mut writer, None, &mut object).await?;
     let answer = reviews::answer(&review_context(call), &call.resource.name, &object).await;
-    let mut response = created(call, &answer.ok_or(ApiError::MethodNotAllowed)??);
+    let mut response = match answer.ok_or(ApiError::MethodNotAllowed)? {
+        Ok(answer) => created(call, &answer),
+        Err(refusal) => respond::error(refusal, call.output.format),
+    };
     respond::warn(&mut response, &writer.warnings);
     Ok(response)
 }

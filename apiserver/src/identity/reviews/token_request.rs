@@ -23,8 +23,15 @@ const EXTENDED_TOKEN_SECONDS: i64 = 365 * 24 * 3600;
 /// [`ApiError::Invalid`] for a life too short, [`ApiError::BadRequest`] for an object of a type
 /// that tokens cannot be bound to, [`ApiError::Conflict`] if it is another object of that name.
 pub fn token_request(ctx: &Context<'_>, name: &str, body: &Value) -> Result<Value, ApiError> {
+    let given = text(body, "/metadata/namespace");
+    if !given.is_empty() && given != ctx.namespace {
+        let message =
+            "the namespace of the provided object does not match the namespace sent on the request";
+        return Err(ApiError::BadRequest(message.to_owned()));
+    }
     let account = ctx.objects.find("serviceaccounts", ctx.namespace, name);
     let account = account.ok_or_else(|| not_found("serviceaccounts", name))?;
+    check_name(name, text(body, "/metadata/name"))?;
     let asked = body.pointer("/spec/expirationSeconds").and_then(Value::as_i64).unwrap_or(3600);
     check_expiration(asked)?;
     let asked = ctx.limits.max_seconds.map_or(asked, |most| asked.min(most));
@@ -86,15 +93,28 @@ fn check_expiration(seconds: i64) -> Result<(), ApiError> {
         600..=0x1_0000_0000 => return Ok(()),
         _ => "may not specify a duration larger than 2^32 seconds",
     };
-    Err(ApiError::Invalid {
+    Err(invalid("", "spec.expirationSeconds", format!("Invalid value: {seconds}: {problem}")))
+}
+
+/// A request that names its account must mean the one in the path.
+fn check_name(account: &str, given: &str) -> Result<(), ApiError> {
+    if given.is_empty() || given == account {
+        return Ok(());
+    }
+    let problem = "must match the service account name if specified";
+    Err(invalid(account, "metadata.name", format!("Invalid value: {given:?}: {problem}")))
+}
+
+fn invalid(name: &str, field: &str, message: String) -> ApiError {
+    ApiError::Invalid {
         kind: GroupResource::new(AUTHENTICATION, "TokenRequest"),
-        name: String::new(),
+        name: name.to_owned(),
         causes: vec![StatusCause {
             reason: "FieldValueInvalid".to_owned(),
-            message: format!("Invalid value: {seconds}: {problem}"),
-            field: "spec.expirationSeconds".to_owned(),
+            message,
+            field: field.to_owned(),
         }],
-    })
+    }
 }
 
 /// Ties the token to the pod, node or secret that `reference` names.
@@ -106,12 +126,12 @@ fn bind(
 ) -> Result<(), ApiError> {
     let part = |field: &str| reference.get(field).and_then(Value::as_str).unwrap_or_default();
     let (kind, version, name) = (part("kind"), part("apiVersion"), part("name"));
-    let (resource, namespace) = match (kind, version) {
-        ("Pod", "v1") => ("pods", ctx.namespace),
-        ("Secret", "v1") => ("secrets", ctx.namespace),
-        ("Node", "v1") => ("nodes", ""),
+    let (group, version) = version.split_once('/').unwrap_or(("", version));
+    let (resource, namespace) = match (kind, group) {
+        ("Pod", "") => ("pods", ctx.namespace),
+        ("Secret", "") => ("secrets", ctx.namespace),
+        ("Node", "") => ("nodes", ""),
         _ => {
-            let (group, version) = version.split_once('/').unwrap_or(("", version));
             return Err(ApiError::BadRequest(format!(
                 "cannot bind token to object of type {group}/{version}, Kind={kind}"
             )));
