@@ -115,12 +115,14 @@ pub enum ApiError {
     #[error("415: Unsupported Media Type")]
     UnsupportedPatch,
     /// An object of that name exists.
-    #[error("{resource} \"{name}\" already exists")]
+    #[error("{}{resource} \"{name}\" already exists", if *.deleting { "object is being deleted: " } else { "" })]
     AlreadyExists {
         /// Its type.
         resource: GroupResource,
         /// Its name.
         name: String,
+        /// It waits for its end.
+        deleting: bool,
     },
     /// The object has changed, or a precondition does not hold.
     #[error("Operation cannot be fulfilled on {resource} \"{name}\": {message}")]
@@ -428,7 +430,7 @@ impl ApiError {
         };
         match self {
             Self::NotFound { resource, name }
-            | Self::AlreadyExists { resource, name }
+            | Self::AlreadyExists { resource, name, .. }
             | Self::Conflict { resource, name, .. } => about(resource, name, &[]),
             Self::Invalid { kind, name, causes } => about(kind, name, causes),
             Self::NotWatchable(resource) => about(resource, "", &[]),

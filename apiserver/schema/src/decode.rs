@@ -101,6 +101,9 @@ impl Decoder<'_> {
             }
             None => {
                 let Some(items) = &node.items else { return true };
+                if value.is_null() && !node.typed && !items.node().nullable {
+                    return false;
+                }
                 self.map_value(items, value, &path.key(name));
                 true
             }
@@ -245,6 +248,11 @@ impl Decoder<'_> {
         }
         let value = go_value(value);
         let go::Place { structure, path, expected } = go::place(self.root, &path.steps());
+        // Upstream decodes the metadata of custom resources by itself.
+        let path = match path.strip_prefix("metadata") {
+            Some(rest) if !self.root.typed => rest.trim_start_matches('.').to_owned(),
+            _ => path,
+        };
         self.error = Some(if path.is_empty() {
             DecodeError::Root { value, expected }
         } else {

@@ -30,7 +30,9 @@ fn object(node: &Node, map: &mut Map<String, Value>) {
             None if field.zero == Zero::Null => &Value::Null,
             None => continue,
         };
-        if !map.contains_key(&*field.name) {
+        // What Go leaves out when it is empty does not come back as a default.
+        let is_left_out = node.typed && field.zero == Zero::Omitted && default == "";
+        if !is_left_out && !map.contains_key(&*field.name) {
             map.insert(field.name.to_string(), default.clone());
         }
     }

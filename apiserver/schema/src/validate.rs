@@ -38,6 +38,9 @@ impl Validator {
             let field = path.bracketed();
             let detail = format!("{field} in body must be of type {wanted}: {:?}", actual(value));
             self.causes.push(Cause::type_invalid(field, &actual(value).into(), &detail));
+            if let Some(rules) = &node.rules {
+                self.allowed(rules, value, path);
+            }
             self.fraction(node, value, path);
             return;
         }
@@ -111,6 +114,11 @@ impl Validator {
     fn unique(&mut self, node: &Node, list: &[Value], path: &Path<'_>) {
         let mut seen = HashSet::with_capacity(list.len());
         for (index, value) in list.iter().enumerate() {
+            if node.list == ListType::Map && !value.is_object() {
+                let detail = "must be an object for an array of list-type map";
+                self.causes.push(Cause::invalid(path.index(index).bracketed(), value, detail));
+                continue;
+            }
             let key = match node.list {
                 ListType::Atomic => return,
                 ListType::Set => value.clone(),
@@ -129,10 +137,7 @@ impl Validator {
             Cause::invalid(field, value, &detail)
         };
         let invalid = |detail: &str| judged(value, detail);
-        if !rules.allowed.is_empty() && !rules.allowed.contains(value) {
-            let supported = rules.allowed.iter().map(|v| v.as_str().unwrap_or_default());
-            self.causes.push(Cause::not_supported(path.bracketed(), value, supported));
-        }
+        self.allowed(rules, value, path);
         match value {
             Value::String(text) => self.text(rules, text, path, &invalid),
             Value::Number(number) => {
@@ -173,6 +178,18 @@ impl Validator {
         self.branches(rules, value, path);
     }
 
+    /// Whether the value is one of those that are listed.
+    fn allowed(&mut self, rules: &Rules, value: &Value, path: &Path<'_>) {
+        if rules.allowed.is_empty() || rules.allowed.contains(value) {
+            return;
+        }
+        let shown = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let supported: Vec<String> = rules.allowed.iter().map(shown).collect();
+        let supported = supported.iter().map(String::as_str);
+        self.causes.push(Cause::not_supported(path.bracketed(), value, supported));
+    }
+
+    /// Of length and pattern the first that is broken is told.
     fn text(
         &mut self,
         rules: &Rules,
@@ -183,11 +200,9 @@ impl Validator {
         let length = text.chars().count() as u64;
         if let Some(max) = rules.max_length.filter(|max| length > *max) {
             self.causes.push(Cause::too_long(path.bracketed(), max));
-        }
-        if let Some(min) = rules.min_length.filter(|min| length < *min) {
+        } else if let Some(min) = rules.min_length.filter(|min| length < *min) {
             self.causes.push(invalid(&format!("should be at least {min} chars long")));
-        }
-        if let Some(pattern) = &rules.pattern
+        } else if let Some(pattern) = &rules.pattern
             && regex(pattern).is_some_and(|regex| !regex.is_match(text))
         {
             self.causes.push(invalid(&format!("should match '{pattern}'")));

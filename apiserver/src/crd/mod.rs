@@ -7,6 +7,7 @@ mod names;
 mod parts;
 mod strategy;
 mod validate;
+mod warnings;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};

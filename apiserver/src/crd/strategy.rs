@@ -3,7 +3,7 @@
 use schema::Cause;
 use serde_json::{Value, json};
 
-use super::{CLEANUP, names};
+use super::{CLEANUP, names, warnings};
 use crate::status::ApiError;
 use crate::types::{Ctx, Strategy};
 use crate::write::now;
@@ -14,7 +14,8 @@ pub struct Definitions;
 impl Strategy for Definitions {
     fn default(&self, obj: &mut Value) {
         let names = &mut obj["spec"]["names"];
-        if let Some(kind) = names["kind"].as_str().map(str::to_owned) {
+        let kind = names["kind"].as_str().filter(|kind| !kind.is_empty()).map(str::to_owned);
+        if let Some(kind) = kind {
             if names["singular"].as_str().is_none_or(str::is_empty) {
                 names["singular"] = kind.to_lowercase().into();
             }
@@ -74,6 +75,14 @@ impl Strategy for Definitions {
 
     fn validate(&self, obj: &Value, old: Option<&Value>, subresource: Option<&str>) -> Vec<Cause> {
         super::validate::definition(obj, old, subresource == Some("status"))
+    }
+
+    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
+        warnings::unknown_formats(&obj["spec"], old.map(|old| &old["spec"]))
+    }
+
+    fn deletes_plainly(&self) -> bool {
+        true
     }
 
     fn prepare_delete(&self, _ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::names::{APPROVED, Approval, approval};
 use crate::registry::facts::FACTS;
+use crate::types::webhooks;
 use crate::types::words::label_1035;
 
 /// Everything that is wrong; a write of the status alone is trusted with the versions that are stored.
@@ -177,20 +178,22 @@ fn conversion(spec: &Value, causes: &mut Vec<Cause>) {
     let conversion = &spec["conversion"];
     match conversion["strategy"].as_str() {
         None | Some("" | "None") => {
-            if !conversion["webhook"].is_null() {
-                let fault = "should not be set when strategy is not set to Webhook";
-                causes.push(Cause::forbidden("spec.conversion.webhook", fault));
+            let webhook = &conversion["webhook"];
+            let fault = "should not be set when strategy is not set to Webhook";
+            if !webhook["clientConfig"].is_null() {
+                causes.push(Cause::forbidden("spec.conversion.webhookClientConfig", fault));
+            }
+            if webhook["conversionReviewVersions"].as_array().is_some_and(|v| !v.is_empty()) {
+                causes.push(Cause::forbidden("spec.conversion.conversionReviewVersions", fault));
             }
         }
         Some("Webhook") => {
             let webhook = &conversion["webhook"];
-            if webhook["conversionReviewVersions"].as_array().is_none_or(Vec::is_empty) {
-                causes.push(Cause::required("spec.conversion.conversionReviewVersions", ""));
-            }
             if webhook["clientConfig"].is_null() {
                 let detail = "required when strategy is set to Webhook";
                 causes.push(Cause::required("spec.conversion.webhookClientConfig", detail));
             }
+            webhooks::conversion(webhook, causes);
         }
         Some(_) => causes.push(Cause::not_supported(
             "spec.conversion.strategy",

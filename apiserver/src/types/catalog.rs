@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     Conversion, Plain, Strategy, admission, apiservices, apps, autoscaling, batch, certificates,
     cluster, config, events, limits, machinery, network, pod, resource, roles, scheduling, service,
-    storage,
+    storage, webhooks,
 };
 use crate::identity::rbac::{self, Kind};
 
@@ -39,7 +39,7 @@ pub(super) fn strategy(group: &str, resource: &str) -> Arc<dyn Strategy> {
         ("admissionregistration.k8s.io", "mutatingadmissionpolicybindings") => {
             Arc::new(admission::Bindings { has_actions: false })
         }
-        ("admissionregistration.k8s.io", _) => Arc::new(admission::Webhooks),
+        ("admissionregistration.k8s.io", _) => Arc::new(webhooks::Webhooks),
         ("certificates.k8s.io", "certificatesigningrequests") => {
             Arc::new(certificates::SigningRequests)
         }

@@ -66,18 +66,20 @@ impl Strategy for Namespaces {
 
     fn validate(&self, obj: &Value, _old: Option<&Value>, subresource: Option<&str>) -> Vec<Cause> {
         let mut causes = Causes::default();
-        if subresource != Some("status") {
-            let at = At::new("spec");
-            let at = at.field("finalizers");
-            for finalizer in items(&obj["spec"]["finalizers"]) {
-                let name = finalizer.as_str().unwrap_or_default();
-                let faults = words::qualified(name);
-                if !name.contains('/') && name != "kubernetes" {
-                    let fault =
-                        "name is neither a standard finalizer name nor is it fully qualified";
-                    causes.invalid(&at, finalizer, fault);
-                }
-                causes.faults(&at, name, faults);
+        if subresource == Some("status") {
+            phase(&mut causes, obj);
+            return causes.0;
+        }
+        let spec = At::new("spec");
+        let list = spec.field("finalizers");
+        for (n, finalizer) in items(&obj["spec"]["finalizers"]).iter().enumerate() {
+            // Which one it is, upstream says only where they are all that can change.
+            let at = if subresource == Some("finalize") { list.index(n) } else { list };
+            let name = finalizer.as_str().unwrap_or_default();
+            causes.faults(&at, name, words::qualified(name));
+            if !name.contains('/') && name != "kubernetes" {
+                let fault = "name is neither a standard finalizer name nor is it fully qualified";
+                causes.invalid(&at, finalizer, fault);
             }
         }
         causes.0
@@ -96,13 +98,34 @@ impl Strategy for Namespaces {
         Ok(())
     }
 
+    fn deletes_plainly(&self) -> bool {
+        true
+    }
+
     fn holds(&self, obj: &Value) -> bool {
         !items(&obj["spec"]["finalizers"]).is_empty()
     }
 }
 
+/// The phase says whether the namespace is being deleted, and nothing else.
+fn phase(causes: &mut Causes, namespace: &Value) {
+    let (wanted, when) = match namespace["metadata"]["deletionTimestamp"].is_null() {
+        true => ("Active", "empty"),
+        false => ("Terminating", "not empty"),
+    };
+    let phase = &namespace["status"]["phase"];
+    if phase != wanted {
+        let status = At::new("status");
+        let detail = format!("may only be '{wanted}' if `deletionTimestamp` is {when}");
+        causes.invalid(&status.field("Phase"), phase, &detail);
+    }
+}
+
 /// Strategy of `nodes`.
 pub(crate) struct Nodes;
+
+/// Members of nodes that nobody may set any more.
+const GONE: [(&str, &str); 2] = [("spec", "configSource"), ("status", "config")];
 
 impl Strategy for Nodes {
     fn default(&self, obj: &mut Value) {
@@ -125,6 +148,26 @@ impl Strategy for Nodes {
         {
             status["allocatable"] = status["capacity"].clone();
         }
+    }
+
+    fn prepare_create(&self, _ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {
+        for (section, field) in GONE {
+            part(obj, section).and_then(|section| super::check::remove(section, field));
+        }
+        Ok(())
+    }
+
+    fn prepare_update(
+        &self,
+        _ctx: &Ctx<'_>,
+        obj: &mut Value,
+        old: &Value,
+        _subresource: Option<&str>,
+    ) -> Result<(), ApiError> {
+        for (section, field) in GONE.into_iter().filter(|(s, field)| old[*s][*field].is_null()) {
+            part(obj, section).and_then(|section| super::check::remove(section, field));
+        }
+        Ok(())
     }
 
     fn validate(&self, obj: &Value, old: Option<&Value>, subresource: Option<&str>) -> Vec<Cause> {

@@ -25,6 +25,7 @@ mod scheduling;
 mod service;
 mod sources;
 mod storage;
+pub(crate) mod webhooks;
 pub(crate) mod words;
 
 use std::sync::Arc;
@@ -170,6 +171,11 @@ pub trait Strategy: Send + Sync {
     /// The deletion is refused.
     fn prepare_delete(&self, _ctx: &Ctx<'_>, _obj: &mut Value) -> Result<(), ApiError> {
         Ok(())
+    }
+
+    /// Whether a deletion sets its time alone, and neither grace nor generation.
+    fn deletes_plainly(&self) -> bool {
+        false
     }
 
     /// Whether a deleted object without finalizers must still stay (a namespace's own finalizers).

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use rand::Rng as _;
 use serde_json::Value;
-use store::Expect;
+use store::{Entry, Expect};
 
 use super::{ATTEMPTS, Writer, answer, decode, meta, metadata};
 use crate::admission;
@@ -48,8 +48,13 @@ pub async fn create(
 ) -> Result<Bytes, ApiError> {
     meta::fit_namespace(writer, &mut object)?;
     let meta = metadata(&mut object);
-    if !writer.options.dry_run {
-        refuse_version(meta.remove("resourceVersion"))?;
+    let version = meta.remove("resourceVersion").filter(|version| *version != "");
+    match version {
+        // It is the store that refuses, which a dry run does not reach.
+        Some(version) if writer.options.dry_run => {
+            meta.insert("resourceVersion".to_owned(), version);
+        }
+        version => refuse_version(version)?,
     }
     let base = meta.get("generateName").and_then(Value::as_str).unwrap_or_default().to_owned();
     let named = meta.get("name").and_then(Value::as_str).is_some_and(|n| !n.is_empty());
@@ -62,9 +67,11 @@ pub async fn create(
     }
     writer.default(&mut object);
     if let Some(agent) = agent {
+        meta::dedup_owners(writer, &mut object, "");
         meta::track(writer, None, &mut object, agent);
     }
     admission::admit(writer, None, &mut object, None).await?;
+    meta::dedup_owners(writer, &mut object, meta::AFTER_ADMISSION);
     if named || base.is_empty() {
         return attempt(writer, object).await;
     }
@@ -104,7 +111,6 @@ async fn attempt(writer: &mut Writer<'_>, object: Value) -> Result<Bytes, ApiErr
 
 /// `None` if what the object was to have was taken meanwhile.
 async fn once(writer: &mut Writer<'_>, mut object: Value) -> Result<Option<Bytes>, ApiError> {
-    let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     let strategy = writer.resource.strategy.clone();
     let foreign = writer.resource.custom.is_some() && !writer.resource.bare_items;
     if strategy.starts_generation() || foreign {
@@ -113,6 +119,7 @@ async fn once(writer: &mut Writer<'_>, mut object: Value) -> Result<Option<Bytes
     writer.core.fresh(strategy.reads()).await?;
     strategy.prepare_create(&writer.ctx(), &mut object)?;
     writer.default(&mut object);
+    let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     let outcome = finish(writer, &object, &name).await;
     if outcome.is_err() {
         strategy.release(&writer.ctx(), &object, None).await;
@@ -153,12 +160,11 @@ async fn finish(
     writer.validate(object, None, None)?;
     admission::validate(writer, None, object, None).await?;
     writer.warnings.extend(writer.resource.strategy.warnings(object, None));
-    let taken = || ApiError::AlreadyExists {
-        resource: writer.resource.group_resource(),
-        name: name.to_owned(),
-    };
-    if writer.options.dry_run && writer.load(name).await?.is_some() {
-        return Err(taken());
+    writer.warnings.extend(meta::warnings(writer.resource, object, None));
+    if writer.options.dry_run
+        && let Some(other) = writer.load(name).await?
+    {
+        return Err(taken(writer, name, Some(&other)));
     }
     let strategy = writer.resource.strategy.clone();
     if !writer.options.dry_run && !strategy.claim(&writer.ctx(), object, None).await? {
@@ -167,9 +173,17 @@ async fn finish(
     let stored = writer.encode(object).await?;
     match writer.commit(name, Expect::Absent, stored).await {
         Ok(json) => convert::present_one(writer.resource, json).await.map(Some),
-        Err(store::Error::Conflict { .. }) => Err(taken()),
+        Err(store::Error::Conflict { current, .. }) => Err(taken(writer, name, current.as_ref())),
         Err(other) => Err(other.into()),
     }
+}
+
+/// The refusal where another object has the name.
+fn taken(writer: &Writer<'_>, name: &str, other: Option<&Entry>) -> ApiError {
+    let other = other.and_then(|other| serde_json::from_slice::<Value>(&other.value).ok());
+    let deleting = other.is_some_and(|other| !other["metadata"]["deletionTimestamp"].is_null());
+    let resource = writer.resource.group_resource();
+    ApiError::AlreadyExists { resource, name: name.to_owned(), deleting }
 }
 
 /// A name that begins with `base`.

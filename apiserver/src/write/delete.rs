@@ -355,11 +355,15 @@ fn mark(
     }
     if !deleting {
         meta.insert("deletionTimestamp".to_owned(), meta::after(seconds).into());
+    }
+    if !deleting && !strategy.deletes_plainly() {
         meta.insert("deletionGracePeriodSeconds".to_owned(), seconds.into());
         if let Some(generation) = object["metadata"]["generation"].as_i64() {
             meta.insert("generation".to_owned(), (generation + 1).into());
         }
-    } else if before.is_some_and(|b| seconds < b)
+    }
+    if deleting
+        && before.is_some_and(|b| seconds < b)
         && (options.grace_seconds.is_some() || seconds == 0)
     {
         // A second deletion can only shorten the grace.

@@ -18,6 +18,8 @@ const ANNOTATION_BYTES: usize = 256 * 1024;
 /// What upstream judges of the new object alone, and once more when it compares it with the old one.
 const TOLD_OFTEN: [&str; 3] =
     ["metadata.labels", "metadata.managedFields", "metadata.ownerReferences"];
+/// When [`dedup_owners`] looks again.
+pub(super) const AFTER_ADMISSION: &str = " after mutating admission happens";
 /// Longest name of a field manager.
 ///
 /// Source: `FieldManagerMaxLength` in upstream's `apimachinery/pkg/apis/meta/v1/validation`.
@@ -47,6 +49,10 @@ pub(super) fn agent(headers: &HeaderMap) -> String {
 pub(super) fn fit_namespace(writer: &Writer<'_>, object: &mut Value) -> Result<(), ApiError> {
     let wanted = writer.namespace().to_owned();
     let meta = metadata(object);
+    if wanted.is_empty() {
+        meta.remove("namespace"); // Where there are none, one that is named does no harm.
+        return Ok(());
+    }
     let given = meta.get("namespace").and_then(Value::as_str).unwrap_or_default();
     if !given.is_empty() && given != wanted {
         return Err(ApiError::BadRequest(
@@ -54,21 +60,38 @@ pub(super) fn fit_namespace(writer: &Writer<'_>, object: &mut Value) -> Result<(
                 .to_owned(),
         ));
     }
-    if wanted.is_empty() {
-        meta.remove("namespace");
-    } else {
-        meta.insert("namespace".to_owned(), wanted.into());
-    }
+    meta.insert("namespace".to_owned(), wanted.into());
     Ok(())
 }
 
 /// Sets what a new object gets from the server.
 pub(super) fn prepare_create(meta: &mut Map<String, Value>) {
-    for key in ["resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+    for key in ["selfLink", "deletionTimestamp", "deletionGracePeriodSeconds"] {
         meta.remove(key);
     }
     meta.insert("uid".to_owned(), uuid::Uuid::new_v4().to_string().into());
     meta.insert("creationTimestamp".to_owned(), now().into());
+}
+
+/// Removes owners that are named twice, and warns of them.
+pub(super) fn dedup_owners(writer: &mut Writer<'_>, object: &mut Value, when: &str) {
+    let Some(Value::Array(owners)) = object["metadata"].get_mut("ownerReferences") else { return };
+    let mut known: Vec<Value> = Vec::with_capacity(owners.len());
+    let mut twice: Vec<String> = Vec::new();
+    for owner in std::mem::take(owners) {
+        if known.contains(&owner) {
+            twice.push(owner["uid"].as_str().unwrap_or_default().to_owned());
+        } else {
+            known.push(owner);
+        }
+    }
+    *owners = known;
+    if !twice.is_empty() {
+        writer.warnings.push(format!(
+            ".metadata.ownerReferences contains duplicate entries{when}; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
+            twice.join(", ")
+        ));
+    }
 }
 
 /// Removes what the status subresource alone may set.
@@ -121,7 +144,7 @@ pub(super) fn validate(resource: &Resource, object: &Value, old: Option<&Value>)
         let fault = "must be greater than or equal to 0";
         causes.push(Cause::invalid("metadata.generation", &meta["generation"], fault));
     }
-    finalizers(meta, old, &mut causes);
+    finalizers(resource, meta, old, &mut causes);
     if let Some(old) = old {
         immutable(meta, &old["metadata"], &mut causes);
         if resource.bare_items {
@@ -228,15 +251,15 @@ fn owners(owners: &Value, causes: &mut Vec<Cause>) {
     let mut controller: Option<String> = None;
     for owner in owners.as_array().into_iter().flatten() {
         let text = |key: &str| owner[key].as_str().unwrap_or_default();
-        for (key, fault) in [
-            ("apiVersion", "version must not be empty"),
-            ("kind", "must not be empty"),
-            ("name", "must not be empty"),
-            ("uid", "must not be empty"),
+        for (key, is_empty, fault) in [
+            ("apiVersion", version_of(text("apiVersion")).is_empty(), "version must not be empty"),
+            ("kind", text("kind").is_empty(), "must not be empty"),
+            ("name", text("name").is_empty(), "must not be empty"),
+            ("uid", text("uid").is_empty(), "must not be empty"),
         ] {
-            if text(key).is_empty() {
+            if is_empty {
                 let field = format!("metadata.ownerReferences.{key}");
-                causes.push(Cause::invalid(field, &"".into(), fault));
+                causes.push(Cause::invalid(field, &text(key).into(), fault));
             }
         }
         if (text("apiVersion"), text("kind")) == ("v1", "Event") {
@@ -244,15 +267,24 @@ fn owners(owners: &Value, causes: &mut Vec<Cause>) {
             causes.push(Cause::invalid("metadata.ownerReferences", owner, fault));
         }
         if owner["controller"] == json!(true) {
+            let shown = format!("{}/{}", text("kind"), text("name"));
             match &controller {
                 Some(first) => causes.push(Cause::invalid(
                     "metadata.ownerReferences",
                     owners,
-                    &format!("Only one reference can have Controller set to true. Found \"true\" in references for {first} and {}", text("name")),
+                    &format!("Only one reference can have Controller set to true. Found \"true\" in references for {first} and {shown}"),
                 )),
-                None => controller = Some(text("name").to_owned()),
+                None => controller = Some(shown),
             }
         }
+    }
+}
+
+/// The version in an `apiVersion`; of what is none, nothing.
+fn version_of(api_version: &str) -> &str {
+    match api_version.split('/').collect::<Vec<_>>().as_slice() {
+        [version] | [_, version] => version,
+        _ => "",
     }
 }
 
@@ -267,25 +299,57 @@ fn managers(entries: &Value, causes: &mut Vec<Cause>) {
     }
 }
 
-fn finalizers(meta: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
+/// Whether finalizers of this type need no domain.
+///
+/// As recorded: all but upstream's own, and those of extensions of the server.
+fn judges_names_alone(resource: &Resource) -> bool {
+    const EXTENSIONS: [&str; 3] =
+        ["admissionregistration.k8s.io", "apiextensions.k8s.io", "apiregistration.k8s.io"];
+    let foreign = resource.custom.is_some() && !resource.bare_items;
+    foreign || EXTENSIONS.contains(&resource.group.as_str())
+}
+
+/// Warnings for new finalizers of custom resources that might be others' too.
+pub(super) fn warnings(resource: &Resource, object: &Value, old: Option<&Value>) -> Vec<String> {
+    if resource.custom.is_none() || resource.bare_items {
+        return Vec::new();
+    }
+    let list = |object: &Value| object["metadata"]["finalizers"].as_array().cloned();
+    let known = old.and_then(list).unwrap_or_default();
+    let mut warnings = Vec::new();
+    for finalizer in list(object).unwrap_or_default().iter().filter(|f| !known.contains(f)) {
+        let name = finalizer.as_str().unwrap_or_default();
+        if name.contains('/') || STANDARD_FINALIZERS.contains(&name) {
+            continue;
+        }
+        let path = if name.contains('.') { " including a path (/)" } else { "" };
+        warnings.push(format!(
+            "metadata.finalizers: {name:?}: prefer a domain-qualified finalizer name{path} to avoid accidental conflicts with other finalizer writers"
+        ));
+    }
+    warnings
+}
+
+fn finalizers(resource: &Resource, meta: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
     let list = |meta: &Value| -> Vec<String> {
         let entries = meta["finalizers"].as_array().into_iter().flatten();
         entries.filter_map(|f| f.as_str().map(str::to_owned)).collect()
     };
     let mine = list(meta);
+    let is_lax = judges_names_alone(resource);
     for (n, finalizer) in mine.iter().enumerate() {
-        let faults = words::qualified(finalizer);
-        let field = format!("metadata.finalizers[{n}]");
-        if !finalizer.contains('/') && !STANDARD_FINALIZERS.contains(&finalizer.as_str()) {
-            let fault = "name is neither a standard finalizer name nor is it fully qualified";
-            causes.push(Cause::invalid(&*field, &finalizer.as_str().into(), fault));
-        }
-        for fault in faults {
+        for fault in words::qualified(finalizer) {
             causes.push(Cause::invalid("metadata.finalizers", &finalizer.as_str().into(), &fault));
+        }
+        let known = finalizer.contains('/') || STANDARD_FINALIZERS.contains(&finalizer.as_str());
+        if !known && !is_lax {
+            let fault = "name is neither a standard finalizer name nor is it fully qualified";
+            let field = format!("metadata.finalizers[{n}]");
+            causes.push(Cause::invalid(&*field, &finalizer.as_str().into(), fault));
         }
     }
     if mine.iter().any(|f| f == "orphan") && mine.iter().any(|f| f == "foregroundDeletion") {
-        let fault = "orphan and foregroundDeletion cannot be both set";
+        let fault = "finalizer orphan and foregroundDeletion cannot be both set";
         causes.push(Cause::invalid("metadata.finalizers", &json!(mine), fault));
     }
     let Some(old) = old.map(|o| &o["metadata"]) else { return };

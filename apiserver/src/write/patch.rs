@@ -84,7 +84,7 @@ pub(super) fn engine_fault(fault: PatchError, shown: &str) -> ApiError {
 }
 
 /// The refusal of a patch whose result is no object of the type.
-fn not_a_result(shown: &str, fault: &str) -> ApiError {
+pub(super) fn not_a_result(shown: &str, fault: &str) -> ApiError {
     ApiError::Invalid {
         kind: GroupResource::new("", ""),
         name: String::new(),

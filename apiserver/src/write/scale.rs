@@ -19,6 +19,11 @@ pub(super) async fn handle(call: &Call<'_>, body: &[u8]) -> Result<Response, Api
     if call.info.verb == "get" {
         let object: Value =
             serde_json::from_slice(&read::get_json(call).await?).map_err(ApiError::internal)?;
+        if is_foreign(call.resource) && at(&object, &paths.spec_replicas).is_none() {
+            let path = paths.spec_replicas.join(".");
+            let fault = format!("the spec replicas field \".{path}\" does not exist");
+            return Err(ApiError::Internal(fault));
+        }
         return Ok(answer(call, &paths, &object));
     }
     let options = WriteOptions::parse(&call.query, call.method)?;
@@ -31,7 +36,10 @@ pub(super) async fn handle(call: &Call<'_>, body: &[u8]) -> Result<Response, Api
         before["metadata"]["managedFields"] = apply::scale_owners(old, &paths.spec_replicas);
         let force = writer.options.force.unwrap_or(false);
         let scale = wanted.over(&before, &manager, force)?;
-        let replicas = check(&plan.name, &scale)?;
+        if wanted.is_whole() {
+            fit_name(&plan.name, &scale)?;
+        }
+        let replicas = check(call.resource, &plan.name, &scale, wanted.is_whole())?;
         let mut object = old.clone();
         put(&mut object, &paths.spec_replicas, replicas.into());
         let version = call.resource.api_version();
@@ -90,6 +98,7 @@ impl<'b> Wanted<'b> {
         let mut scale = decoded.map_err(|e| {
             ApiError::BadRequest(format!("couldn't get version/kind; json parse error: {e}"))
         })?;
+        check_kind(&scale.value)?;
         fit_name(&call.info.name, &scale.value)?;
         meta::fit_namespace(writer, &mut scale.value)?;
         Ok(Self::Whole(scale.value))
@@ -133,9 +142,35 @@ impl<'b> Wanted<'b> {
     }
 }
 
-fn check(name: &str, scale: &Value) -> Result<i64, ApiError> {
+/// Whether the type is nobody's but the definition's.
+fn is_foreign(resource: &Resource) -> bool {
+    resource.custom.is_some() && !resource.bare_items
+}
+
+/// Kind and version may be left out, but must not be others.
+fn check_kind(scale: &Value) -> Result<(), ApiError> {
+    let said = |key: &str| scale[key].as_str().unwrap_or_default();
+    let (kind, version) = (said("kind"), said("apiVersion"));
+    let wanted = apply::SCALE_VERSION;
+    if !matches!(kind, "" | "Scale") {
+        return Err(ApiError::BadRequest(format!(
+            "{kind} in version \"v1\" cannot be handled as a Scale: no kind \"{kind}\" is registered for version \"{wanted}\" in scheme \"k8s.io/kubernetes/pkg/api/legacyscheme/scheme.go:30\""
+        )));
+    }
+    if !version.is_empty() && version != wanted {
+        return Err(ApiError::BadRequest(format!(
+            "the API version in the data ({version}) does not match the expected API version ({wanted})"
+        )));
+    }
+    Ok(())
+}
+
+fn check(resource: &Resource, name: &str, scale: &Value, is_whole: bool) -> Result<i64, ApiError> {
     let invalid = |cause: schema::Cause| ApiError::Invalid {
-        kind: GroupResource::new("autoscaling", "Scale"),
+        kind: match is_foreign(resource) {
+            true => resource.group_kind(),
+            false => GroupResource::new("autoscaling", "Scale"),
+        },
         name: name.to_owned(),
         causes: vec![cause.into()],
     };
@@ -143,15 +178,24 @@ fn check(name: &str, scale: &Value) -> Result<i64, ApiError> {
         Value::Null => 0,
         Value::Number(n) if n.as_i64().is_some() => n.as_i64().unwrap_or_default(),
         other => {
-            return Err(ApiError::BadRequest(format!(
-                "Scale in version \"v1\" cannot be handled as a Scale: json: cannot unmarshal {} into Go struct field ScaleSpec.spec.replicas of type int32",
+            let fault = format!(
+                "json: cannot unmarshal {} into Go struct field ScaleSpec.spec.replicas of type int32",
                 super::json_kind(other)
+            );
+            if !is_whole {
+                return Err(patch::not_a_result(&scale.to_string(), &fault));
+            }
+            return Err(ApiError::BadRequest(format!(
+                "Scale in version \"v1\" cannot be handled as a Scale: {fault}"
             )));
         }
     };
     if replicas < 0 {
-        let fault = "must be greater than or equal to 0";
-        return Err(invalid(schema::Cause::invalid("spec.replicas", &replicas.into(), fault)));
+        let (field, fault) = match is_foreign(resource) {
+            true => (".spec.replicas", "should be a non-negative integer"),
+            false => ("spec.replicas", "must be greater than or equal to 0"),
+        };
+        return Err(invalid(schema::Cause::invalid(field, &replicas.into(), fault)));
     }
     Ok(replicas)
 }
@@ -163,12 +207,12 @@ pub(super) fn show(writer: &Writer<'_>, paths: &ScalePaths, object: &Value) -> V
 
 /// Takes over what admission made of a Scale.
 pub(super) fn take(
-    name: &str,
+    (resource, name): (&Resource, &str),
     paths: &ScalePaths,
     shown: &Value,
     object: &mut Value,
 ) -> Result<(), ApiError> {
-    put(object, &paths.spec_replicas, check(name, shown)?.into());
+    put(object, &paths.spec_replicas, check(resource, name, shown, true)?.into());
     Ok(())
 }
 

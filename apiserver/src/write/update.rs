@@ -53,7 +53,7 @@ impl<'p> Plan<'p> {
         let (mut shown, before) =
             (scale::show(writer, paths, object), scale::show(writer, paths, old));
         admission::admit(writer, self.subresource, &mut shown, Some(&before)).await?;
-        scale::take(&self.name, paths, &shown, object)
+        scale::take((writer.resource, &self.name), paths, &shown, object)
     }
 
     async fn validate(
@@ -239,10 +239,14 @@ async fn replace(
     // What a default depends on is what was sent, even where this kind of update does not take it.
     writer.default(&mut object);
     isolate(writer, plan.subresource, &mut object, old);
+    if writer.info.verb == "update" {
+        meta::dedup_owners(writer, &mut object, "");
+    }
     if let Some(agent) = plan.agent {
         meta::track(writer, Some(old), &mut object, agent);
     }
     plan.admit(writer, &mut object, old).await?;
+    meta::dedup_owners(writer, &mut object, meta::AFTER_ADMISSION);
     resource.strategy.prepare_update(&writer.ctx(), &mut object, old, plan.subresource)?;
     // A pod's node is set once, and is no change of what was asked for.
     let counted = plan.subresource != Some("binding");
@@ -254,6 +258,7 @@ async fn replace(
     plan.validate(writer, &object, old).await?;
     if plan.subresource.is_none() {
         writer.warnings.extend(resource.strategy.warnings(&object, Some(old)));
+        writer.warnings.extend(meta::warnings(&resource, &object, Some(old)));
     }
     if super::delete::is_released(&resource, &object) {
         return remove(writer, plan, &object, current).await;

@@ -81,10 +81,6 @@ impl Checker {
                     "must not be used at the root",
                 );
             }
-            Some(Value::Bool(false)) => self.forbidden(
-                format!("{path}.additionalProperties"),
-                "additionalProperties cannot be set to false",
-            ),
             _ => (),
         }
     }
