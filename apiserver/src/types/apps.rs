@@ -47,8 +47,18 @@ fn counts(causes: &mut Causes, status: &Value, pairs: &[(&str, &str)]) {
             } else {
                 format!("cannot be greater than {whole}")
             };
-            causes.invalid(&at.field(part), &status[*part], &fault);
+            causes.invalid(&at.field(part), &value(part).into(), &fault);
         }
+    }
+}
+
+/// Collisions of names are only ever added.
+fn collisions(causes: &mut Causes, status: &Value, old: &Value) {
+    let (now, before) = (&status["collisionCount"], &old["collisionCount"]);
+    if before.as_i64().is_some_and(|before| now.as_i64().is_none_or(|now| now < before)) {
+        let at = At::new("status");
+        let now = now.as_i64().unwrap_or_default();
+        causes.invalid(&at.field("collisionCount"), &now.into(), "cannot be decremented");
     }
 }
 
@@ -90,6 +100,9 @@ impl Strategy for Deployments {
                 ("availableReplicas", "readyReplicas"),
             ];
             counts(&mut causes, &obj["status"], &pairs);
+            if let Some(old) = old {
+                collisions(&mut causes, &obj["status"], &old["status"]);
+            }
             return causes.0;
         }
         let (spec, at) = (&obj["spec"], At::new("spec"));

@@ -8,7 +8,7 @@ use schema::Cause;
 use serde_json::{Value, json};
 
 use super::check::{At, Causes, copy, default, ensure, flag, part, text};
-use super::{Ctx, Strategy, pod};
+use super::{Ctx, Strategy, pod, words};
 use crate::registry::Selectable;
 use crate::status::ApiError;
 
@@ -64,7 +64,8 @@ impl Strategy for Jobs {
         }
         let inherits = ctx.unlabelled
             && !super::check::is_empty(&obj["spec"]["template"]["metadata"]["labels"]);
-        let (uid, name) = (obj["metadata"]["uid"].clone(), obj["metadata"]["name"].clone());
+        let given = |field: &str| Value::from(text(&obj["metadata"], field));
+        let (uid, name) = (given("uid"), given("name"));
         let metadata = ensure(&mut obj["spec"]["template"], "metadata");
         let labels = metadata.entry("labels").or_insert_with(|| json!({}));
         for (label, of_uid) in LABELS {
@@ -100,11 +101,20 @@ impl Strategy for Jobs {
             causes.0.extend_from_within(..);
             update(&mut causes, &obj["spec"], old);
         }
+        generated(&mut causes, obj, old);
+        pod_names(&mut causes, obj);
         causes.0
     }
 
-    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
-        pod::template_warnings(obj)
+    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
+        let faults = words::label(text(&obj["metadata"], "name"));
+        let name = (old.is_none() && !faults.is_empty()).then(|| {
+            format!(
+                "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: [{}]",
+                faults.join(" ")
+            )
+        });
+        name.into_iter().chain(pod::template_warnings(obj)).collect()
     }
 
     fn orphans_by_default(&self) -> bool {
@@ -113,6 +123,55 @@ impl Strategy for Jobs {
 
     fn counts_generation(&self) -> bool {
         true
+    }
+}
+
+/// Whether the labels and the selector are those that the job was given, unless it has its own.
+fn generated(causes: &mut Causes, job: &Value, old: Option<&Value>) {
+    let spec = &job["spec"];
+    if flag(spec, "manualSelector") || spec["selector"].is_null() {
+        return;
+    }
+    let had = |label: &str| {
+        !old.is_some_and(|old| old["spec"]["template"]["metadata"]["labels"][label].is_null())
+    };
+    let with_domain = LABELS[..2].iter().all(|(label, _)| had(label));
+    let at = At::new("spec.template.metadata.labels");
+    let labels = &spec["template"]["metadata"]["labels"];
+    let mut expected = json!({});
+    for (label, of_uid) in LABELS.into_iter().filter(|(l, _)| with_domain || !l.contains('/')) {
+        let value = text(&job["metadata"], if of_uid { "uid" } else { "name" });
+        expected[label] = value.into();
+        let detail = format!("must be '{value}'");
+        match labels[label].as_str() {
+            None => causes.required(&at.key(label), &detail),
+            Some(given) if given != value => causes.invalid(&at.key(label), labels, &detail),
+            Some(_) => (),
+        }
+    }
+    let wanted = &spec["selector"]["matchLabels"];
+    if !super::check::members(wanted).all(|(label, value)| expected[label] == *value) {
+        let spec_at = At::new("spec");
+        causes.invalid(
+            &spec_at.field("selector"),
+            &spec["selector"],
+            "`selector` not auto-generated",
+        );
+    }
+}
+
+/// The pods of an indexed job are named by the job's name and their number.
+fn pod_names(causes: &mut Causes, job: &Value) {
+    let spec = &job["spec"];
+    let Some(n) = spec["completions"].as_i64().filter(|n| *n > 0) else { return };
+    if text(spec, "completionMode") != "Indexed" {
+        return;
+    }
+    let name = text(&job["metadata"], "name");
+    let last = format!("{name}-{}", n - 1);
+    if !words::label(&last).is_empty() {
+        let detail = format!("will not able to create pod with invalid DNS label: {last}");
+        causes.invalid(&At::new("metadata.name"), &name.into(), &detail);
     }
 }
 
@@ -248,14 +307,8 @@ fn managed_by(causes: &mut Causes, at: &At<'_>, manager: &str) {
 }
 
 fn update(causes: &mut Causes, new: &Value, old: &Value) {
-    let (at, status, old) = (At::new("spec"), &old["status"], &old["spec"]);
-    // An indexed job may grow or shrink with its parallelism.
-    let elastic = text(old, "completionMode") == "Indexed"
-        && new["completions"] == new["parallelism"]
-        && !new["completions"].is_null();
-    if !elastic {
-        causes.immutable(&at.field("completions"), &new["completions"], &old["completions"]);
-    }
+    let (at, job, old) = (At::new("spec"), old, &old["spec"]);
+    completions(causes, &at.field("completions"), new, old);
     for field in [
         "selector",
         "completionMode",
@@ -266,18 +319,75 @@ fn update(causes: &mut Causes, new: &Value, old: &Value) {
     ] {
         causes.immutable(&at.field(field), &new[field], &old[field]);
     }
-    // Before it first starts, a suspended job may be moved.
-    let mut expected = old["template"].clone();
-    if flag(old, "suspend") && status["startTime"].is_null() {
-        for field in ["nodeSelector", "affinity", "tolerations", "schedulingGates"] {
-            copy(&mut expected["spec"], &new["template"]["spec"], field);
-        }
-        for field in ["labels", "annotations"] {
-            copy(&mut expected["metadata"], &new["template"]["metadata"], field);
-        }
+    template(causes, &at.field("template"), &new["template"], job);
+}
+
+/// An indexed job may grow or shrink with its parallelism, others keep their size.
+fn completions(causes: &mut Causes, at: &At<'_>, new: &Value, old: &Value) {
+    let wanted = &new["completions"];
+    if text(new, "completionMode") != "Indexed" {
+        causes.immutable(at, wanted, &old["completions"]);
+    } else if *wanted != old["completions"] && !wanted.is_null() && *wanted != new["parallelism"] {
+        causes.invalid(at, wanted, "can only be modified in tandem with spec.parallelism");
     }
-    if expected != new["template"] {
-        causes.invalid(&at.field("template"), &new["template"], "field is immutable");
+}
+
+/// While a suspended job has no pods, they may be moved and given other resources.
+fn template(causes: &mut Causes, at: &At<'_>, new: &Value, job: &Value) {
+    let old = &job["spec"]["template"];
+    if !is_idle(job) {
+        if new != old {
+            causes.invalid(at, new, "field is immutable");
+        }
+        return;
+    }
+    let mut expected = old["spec"].clone();
+    for field in ["nodeSelector", "tolerations", "schedulingGates"] {
+        copy(&mut expected, &new["spec"], field);
+    }
+    affinity(&mut expected, &new["spec"]["affinity"]);
+    for list in ["containers", "initContainers"] {
+        resources(&mut expected, &new["spec"], list);
+    }
+    if expected != new["spec"] {
+        causes.invalid(&at.field("spec"), &new["spec"], "field is immutable");
+    }
+}
+
+/// Whether the job is suspended, and has no pods.
+fn is_idle(job: &Value) -> bool {
+    let status = &job["status"];
+    let mut conditions = super::check::items(&status["conditions"]).iter();
+    let stopped = conditions.any(|c| c["type"] == "Suspended" && c["status"] == "True");
+    flag(&job["spec"], "suspend")
+        && (status["startTime"].is_null() || stopped)
+        && status["active"].as_i64().unwrap_or_default() == 0
+}
+
+/// Takes over which nodes pods want; which pods they want beside them stays.
+fn affinity(spec: &mut Value, wanted: &Value) {
+    let mut merged = spec["affinity"].as_object().cloned().unwrap_or_default();
+    merged.remove("nodeAffinity");
+    if let Some(nodes) = wanted.get("nodeAffinity") {
+        merged.insert("nodeAffinity".to_owned(), nodes.clone());
+    }
+    if merged.is_empty() && wanted.is_null() {
+        super::check::remove(spec, "affinity");
+    } else {
+        spec["affinity"] = merged.into();
+    }
+}
+
+/// Takes over the resources of containers that are still the same.
+fn resources(spec: &mut Value, wanted: &Value, list: &str) {
+    let wanted = super::check::items(&wanted[list]);
+    if super::check::items(&spec[list]).len() != wanted.len() {
+        return;
+    }
+    for (container, wanted) in super::check::items_mut(spec, list).zip(wanted) {
+        if container["name"] == wanted["name"] {
+            copy(container, wanted, "resources");
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use schema::Cause;
 use serde_json::{Value, json};
 
 use super::template::{self, DAEMON_SETS};
-use super::{is_none, not_negative};
+use super::{collisions, is_none, not_negative};
 use crate::status::ApiError;
 use crate::types::check::{At, Causes, default, ensure, part, text};
 use crate::types::{Ctx, Strategy, pod};
@@ -66,6 +66,9 @@ impl Strategy for DaemonSets {
                 "collisionCount",
             ];
             not_negative(&mut causes, &at, &obj["status"], &counted);
+            if let Some(old) = old {
+                collisions(&mut causes, &obj["status"], &old["status"]);
+            }
             return causes.0;
         }
         let spec = &obj["spec"];

@@ -6,9 +6,10 @@ use schema::Cause;
 use serde_json::{Value, json};
 
 use super::template::{self, STATEFUL_SETS};
-use super::{counts, is_none, not_negative};
+use super::{collisions, counts, is_none, not_negative};
+use crate::status::ApiError;
 use crate::types::check::{At, Causes, copy, default, items, items_mut, part, remove, text};
-use crate::types::{Strategy, pod, storage, words};
+use crate::types::{Ctx, Strategy, pod, storage, words};
 
 /// Strategy of `statefulsets`.
 pub(in crate::types) struct StatefulSets;
@@ -30,6 +31,24 @@ impl Strategy for StatefulSets {
         pod::template_default(spec);
     }
 
+    fn prepare_create(&self, _ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {
+        forget_most_unavailable(obj);
+        Ok(())
+    }
+
+    fn prepare_update(
+        &self,
+        _ctx: &Ctx<'_>,
+        obj: &mut Value,
+        old: &Value,
+        _subresource: Option<&str>,
+    ) -> Result<(), ApiError> {
+        if old["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"].is_null() {
+            forget_most_unavailable(obj);
+        }
+        Ok(())
+    }
+
     fn validate_name(&self, name: &str) -> Vec<String> {
         crate::write::names::label(name)
     }
@@ -45,15 +64,13 @@ impl Strategy for StatefulSets {
                 ("availableReplicas", "status.readyReplicas"),
             ];
             counts(&mut causes, &obj["status"], &pairs);
+            if let Some(old) = old {
+                collisions(&mut causes, &obj["status"], &old["status"]);
+            }
             return causes.0;
         }
         let (spec, at) = (&obj["spec"], At::new("spec"));
-        not_negative(
-            &mut causes,
-            &at,
-            spec,
-            &["replicas", "minReadySeconds", "revisionHistoryLimit"],
-        );
+        not_negative(&mut causes, &at, spec, &["replicas", "minReadySeconds"]);
         policies(&mut causes, &at, spec);
         selected(&mut causes, spec);
         match old {
@@ -74,11 +91,22 @@ impl Strategy for StatefulSets {
     }
 
     fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
-        pod::template_warnings(obj)
+        let mut warnings = pod::template_warnings(obj);
+        if obj["spec"]["revisionHistoryLimit"].as_i64().is_some_and(|limit| limit < 0) {
+            warnings.push("spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended".to_owned());
+        }
+        warnings
     }
 
     fn counts_generation(&self) -> bool {
         true
+    }
+}
+
+/// Upstream's feature gate `MaxUnavailableStatefulSet` is off in 1.36.
+fn forget_most_unavailable(set: &mut Value) {
+    if let Some(rolling) = set.pointer_mut("/spec/updateStrategy/rollingUpdate") {
+        remove(rolling, "maxUnavailable");
     }
 }
 
