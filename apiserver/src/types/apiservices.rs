@@ -71,7 +71,7 @@ impl Strategy for ApiService {
             causes.extend(faults.iter().map(|f| Cause::invalid("spec.group", &spec["group"], f)));
         }
         for fault in words::label_1035(&version) {
-            causes.push(Cause::invalid("spec.version", &spec["version"], &fault));
+            causes.push(Cause::invalid("spec.version", &version.as_str().into(), &fault));
         }
         let bounded = |field: &str, most: i64, detail: &str| {
             let value = &spec[field];

@@ -165,6 +165,7 @@ impl Strategy for ServiceAccounts {
 /// Strategy of `resourcequotas`.
 pub(crate) struct Quotas;
 
+const VALUED_SCOPES: [&str; 2] = ["PriorityClass", "VolumeAttributesClass"];
 const SCOPES: [&str; 7] = [
     "BestEffort",
     "CrossNamespacePodAffinity",
@@ -184,15 +185,14 @@ impl Strategy for Quotas {
     fn validate(&self, obj: &Value, old: Option<&Value>, subresource: Option<&str>) -> Vec<Cause> {
         let mut causes = Causes::default();
         if subresource.is_some() {
+            let at = At::new("status");
+            for field in ["hard", "used"] {
+                amounts(&mut causes, &at.field(field), &obj["status"][field]);
+            }
             return causes.0;
         }
         let (spec, at) = (&obj["spec"], At::new("spec"));
-        let hard = at.field("hard");
-        for (name, amount) in members(&spec["hard"]) {
-            let at = hard.key(name);
-            quota_name(&mut causes, &at, name);
-            super::pod::amount(&mut causes, &at, name, amount);
-        }
+        amounts(&mut causes, &at.field("hard"), &spec["hard"]);
         scopes(&mut causes, &at, spec);
         if let Some(old) = old {
             causes.immutable(&at.field("scopes"), &spec["scopes"], &old["spec"]["scopes"]);
@@ -201,30 +201,59 @@ impl Strategy for Quotas {
     }
 }
 
+/// Amounts of what a quota may speak of.
+fn amounts(causes: &mut Causes, at: &At<'_>, amounts: &Value) {
+    for (name, amount) in members(amounts) {
+        let at = at.key(name);
+        quota_name(causes, &at, name);
+        super::pod::amount(causes, &at, name, amount);
+    }
+}
+
+/// Names without a domain that quotas know.
+const STANDARD: [&str; 21] = [
+    "cpu",
+    "memory",
+    "ephemeral-storage",
+    "requests.cpu",
+    "requests.memory",
+    "requests.storage",
+    "requests.ephemeral-storage",
+    "limits.cpu",
+    "limits.memory",
+    "limits.ephemeral-storage",
+    "pods",
+    "resourcequotas",
+    "services",
+    "replicationcontrollers",
+    "secrets",
+    "persistentvolumeclaims",
+    "configmaps",
+    "services.nodeports",
+    "services.loadbalancers",
+    "storage",
+    "requests.hugepages",
+];
+
+/// Whether a scope says something of a resource.
+fn scope_fits(scope: &str, resource: &str) -> bool {
+    let computes =
+        ["cpu", "memory", "limits.cpu", "limits.memory", "requests.cpu", "requests.memory"];
+    match scope {
+        "BestEffort" => resource == "pods",
+        "Terminating"
+        | "NotTerminating"
+        | "NotBestEffort"
+        | "PriorityClass"
+        | "CrossNamespacePodAffinity" => resource == "pods" || computes.contains(&resource),
+        "VolumeAttributesClass" => {
+            matches!(resource, "persistentvolumeclaims" | "requests.storage")
+        }
+        _ => true,
+    }
+}
+
 fn quota_name(causes: &mut Causes, at: &At<'_>, name: &str) {
-    const STANDARD: [&str; 21] = [
-        "cpu",
-        "memory",
-        "ephemeral-storage",
-        "requests.cpu",
-        "requests.memory",
-        "requests.storage",
-        "requests.ephemeral-storage",
-        "limits.cpu",
-        "limits.memory",
-        "limits.ephemeral-storage",
-        "pods",
-        "resourcequotas",
-        "services",
-        "replicationcontrollers",
-        "secrets",
-        "persistentvolumeclaims",
-        "configmaps",
-        "services.nodeports",
-        "services.loadbalancers",
-        "storage",
-        "requests.hugepages",
-    ];
     super::pod::known_name(causes, at, name);
     let huge = name.starts_with("hugepages-") || name.starts_with("requests.hugepages-");
     if !name.contains('/') && !STANDARD.contains(&name) && !huge {
@@ -236,29 +265,56 @@ fn scopes(causes: &mut Causes, at: &At<'_>, spec: &Value) {
     let scopes: Vec<&str> =
         super::check::items(&spec["scopes"]).iter().filter_map(Value::as_str).collect();
     let at_scopes = at.field("scopes");
+    let limited: Vec<&String> = members(&spec["hard"])
+        .map(|(name, _)| name)
+        .filter(|name| STANDARD.contains(&name.as_str()))
+        .collect();
+    let misfits = |scope: &str| limited.iter().filter(|name| !scope_fits(scope, name)).count();
+    const MISFIT: &str = "unsupported scope applied to resource";
     for scope in &scopes {
         if !SCOPES.contains(scope) {
             causes.invalid(&at_scopes, &spec["scopes"], "unsupported scope");
         }
+        for _ in 0..misfits(scope) {
+            causes.invalid(&at_scopes, &spec["scopes"], MISFIT);
+        }
     }
-    let best_effort = scopes.contains(&"BestEffort");
-    if best_effort
-        && members(&spec["hard"]).any(|(name, _)| name != "pods" && !name.starts_with("count/"))
-    {
-        causes.invalid(&at_scopes, &spec["scopes"], "unsupported scope applied to resource");
-    }
-    let both = |a: &str, b: &str| scopes.contains(&a) && scopes.contains(&b);
-    if both("BestEffort", "NotBestEffort") || both("Terminating", "NotTerminating") {
+    if conflicting(&scopes) {
         causes.invalid(&at_scopes, &spec["scopes"], "conflicting scopes");
     }
     let selector = at.field("scopeSelector");
     let at = selector.field("matchExpressions");
-    for expression in super::check::items(&spec["scopeSelector"]["matchExpressions"]) {
+    let expressions = super::check::items(&spec["scopeSelector"]["matchExpressions"]);
+    for expression in expressions {
         let scope = text(expression, "scopeName");
         if !SCOPES.contains(&scope) {
             causes.invalid(&at.field("scopeName"), &scope.into(), "unsupported scope");
         }
+        for _ in 0..misfits(scope) {
+            causes.invalid(&at, &spec["scopeSelector"], MISFIT);
+        }
+        scope_operator(causes, &at, expression);
         scope_values(causes, &at, expression);
+    }
+    let named: Vec<&str> = expressions.iter().map(|e| text(e, "scopeName")).collect();
+    if conflicting(&named) {
+        causes.invalid(&at_scopes, &spec["scopes"], "conflicting scopes");
+    }
+}
+
+/// Whether two scopes leave nothing.
+fn conflicting(scopes: &[&str]) -> bool {
+    let both = |a: &str, b: &str| scopes.contains(&a) && scopes.contains(&b);
+    both("BestEffort", "NotBestEffort") || both("Terminating", "NotTerminating")
+}
+
+/// Most scopes have no values that one could compare.
+fn scope_operator(causes: &mut Causes, at: &At<'_>, requirement: &Value) {
+    let scope = text(requirement, "scopeName");
+    let operator = text(requirement, "operator");
+    if operator != "Exists" && SCOPES.contains(&scope) && !VALUED_SCOPES.contains(&scope) {
+        let detail = "must be 'Exists' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity";
+        causes.invalid(&at.field("operator"), &operator.into(), detail);
     }
 }
 

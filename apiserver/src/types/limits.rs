@@ -9,7 +9,8 @@ use super::check::{
     At, Causes, ensure, is_empty, items, items_mut, members, nano, part, shown, text,
 };
 use super::pod::{container_name, known_name, may_be_overcommitted};
-use super::{Strategy, words};
+use super::{Ctx, Strategy, words};
+use crate::status::ApiError;
 
 /// Strategy of `limitranges`.
 pub(crate) struct LimitRanges;
@@ -28,6 +29,14 @@ impl Strategy for LimitRanges {
             fill(limit, "defaultRequest", "default");
             fill(limit, "defaultRequest", "min");
         }
+    }
+
+    fn prepare_create(&self, _ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {
+        // Upstream names those that have no name, and no others.
+        if text(&obj["metadata"], "name").is_empty() {
+            obj["metadata"]["name"] = uuid::Uuid::new_v4().to_string().into();
+        }
+        Ok(())
     }
 
     fn validate(

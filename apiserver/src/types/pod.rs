@@ -190,6 +190,8 @@ fn same_addresses(status: &mut Value) {
     match listed {
         Some(listed) if first.is_empty() => status["podIP"] = listed.into(),
         None if !first.is_empty() => default(status, "podIPs", json!([{"ip": first}])),
+        // If they differ, the single one counts.
+        Some(listed) if listed != first => status["podIPs"] = json!([{"ip": first}]),
         _ => (),
     }
 }

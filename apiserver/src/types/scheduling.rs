@@ -3,9 +3,9 @@
 use schema::Cause;
 use serde_json::{Value, json};
 
-use super::check::{At, Causes, default, is_empty, part, remove, text};
+use super::check::{At, Causes, default, is_empty, items, part, remove, text};
 use super::{Ctx, Strategy, words};
-use crate::status::ApiError;
+use crate::status::{ApiError, GroupResource};
 use crate::write::names;
 
 /// Strategy of `poddisruptionbudgets`.
@@ -68,8 +68,25 @@ impl Strategy for Budgets {
 pub(crate) struct Priorities;
 
 const HIGHEST_USER_PRIORITY: i64 = 1_000_000_000;
+/// Classes that the server makes itself.
+const SYSTEM_CLASSES: [&str; 2] = ["system-node-critical", "system-cluster-critical"];
 
 impl Strategy for Priorities {
+    fn prepare_delete(&self, ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {
+        let name = text(&obj["metadata"], "name");
+        if !SYSTEM_CLASSES.contains(&name) || ctx.request.verb == "deletecollection" {
+            return Ok(());
+        }
+        let about = GroupResource::new("scheduling.k8s.io", "priorityclasses");
+        let why = "this is a system priority class and cannot be deleted";
+        Err(ApiError::Forbidden {
+            message: format!("{about} {name:?} is forbidden: {why}"),
+            resource: Some(about),
+            name: name.to_owned(),
+            causes: Vec::new(),
+        })
+    }
+
     fn validate(&self, obj: &Value, old: Option<&Value>, _subresource: Option<&str>) -> Vec<Cause> {
         let mut causes = Causes::default();
         let policy = &obj["preemptionPolicy"];
@@ -138,11 +155,13 @@ impl Strategy for Runtimes {
         super::pod::overhead(&mut causes, &At::new("overhead"), &obj["overhead"]["podFixed"]);
         let at = At::new("scheduling");
         causes.labels(&at.field("nodeSelector"), &obj["scheduling"]["nodeSelector"]);
-        super::pod::tolerations(
-            &mut causes,
-            &at.field("tolerations"),
-            &obj["scheduling"]["tolerations"],
-        );
+        let tolerations = &obj["scheduling"]["tolerations"];
+        let list_at = at.field("tolerations");
+        super::pod::tolerations(&mut causes, &list_at, tolerations);
+        let list = items(tolerations);
+        for (n, toleration) in list.iter().enumerate().filter(|(n, t)| list[..*n].contains(t)) {
+            causes.duplicate(&list_at.index(n), toleration);
+        }
         causes.0
     }
 }

@@ -271,10 +271,6 @@ fn both_names(spec: &mut Value) {
     let one = text(spec, "clusterIP").to_owned();
     if !one.is_empty() && items(&spec["clusterIPs"]).is_empty() {
         spec["clusterIPs"] = json!([one]);
-    } else if one.is_empty()
-        && let Some(first) = items(&spec["clusterIPs"]).first().cloned()
-    {
-        spec["clusterIP"] = first;
     }
 }
 
@@ -306,6 +302,12 @@ fn families(spec: &mut Value) -> Result<(), Cause> {
             spec["ipFamilies"] = if single { json!(["IPv4"]) } else { json!(["IPv4", "IPv6"]) };
         }
         return Ok(());
+    }
+    if items(&spec["ipFamilies"]).len() > 1
+        && matches!(text(spec, "ipFamilyPolicy"), "" | "SingleStack")
+    {
+        let detail = "must be 'RequireDualStack' or 'PreferDualStack' when multiple IP families are specified";
+        return Err(Cause::invalid("spec.ipFamilyPolicy", &"SingleStack".into(), detail));
     }
     if let Some(n) = items(&spec["ipFamilies"]).iter().position(|f| f == "IPv6") {
         let field = format!("spec.ipFamilies[{n}]");

@@ -68,7 +68,8 @@ impl Strategy for Ingresses {
     }
 
     fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
-        if old.is_some() || obj["metadata"]["annotations"][LEGACY_CLASS].is_null() {
+        let legacy = &obj["metadata"]["annotations"][LEGACY_CLASS];
+        if old.is_some() || legacy.is_null() || !obj["spec"]["ingressClassName"].is_null() {
             return Vec::new();
         }
         vec![format!(
@@ -204,15 +205,7 @@ impl Strategy for IngressClasses {
             causes.0.push(Cause::too_long(controller_at.to_string(), 250));
         }
         if causes.present(&controller_at, controller, "") {
-            match text(spec, "controller").split_once('/') {
-                Some((domain, path)) if !domain.is_empty() && !path.is_empty() => {
-                    causes.faults(&controller_at, domain, words::subdomain(domain));
-                }
-                _ => {
-                    let detail = "must be a domain-prefixed path (such as \"acme.io/foo\")";
-                    causes.invalid(&controller_at, controller, detail);
-                }
-            }
+            causes.domain_path(&controller_at, text(spec, "controller"));
         }
         if let Some(old) = old {
             let (new, old) = (text(spec, "controller"), text(&old["spec"], "controller"));

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use schema::Cause;
 use serde_json::{Value, json};
 
-use super::super::check::{At, Causes, is_empty, items, nano, remove, shown, text};
+use super::super::check::{At, Causes, is_empty, items, nano, part, remove, shown, text};
 use super::super::{Ctx, Strategy, node_labels, sources, words};
 use super::{bytes, volume};
 use crate::status::ApiError;
@@ -89,6 +89,14 @@ fn tokens(causes: &mut Causes, at: &At<'_>, requests: &Value) {
 pub(crate) struct DriverNodes;
 
 impl Strategy for DriverNodes {
+    fn default(&self, obj: &mut Value) {
+        if let Some(spec) = part(obj, "spec")
+            && items(&spec["drivers"]).is_empty()
+        {
+            spec["drivers"] = Value::Null; // The list has no way to be left out.
+        }
+    }
+
     fn validate(&self, obj: &Value, old: Option<&Value>, _subresource: Option<&str>) -> Vec<Cause> {
         let mut causes = Causes::default();
         let spec = At::new("spec");
