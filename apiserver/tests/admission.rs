@@ -269,7 +269,11 @@ async fn a_bound_pod_learns_where_it_is() {
     create(&server, &pod("p", json!({}))).await.unwrap();
     let request = http::Request::post("/api/v1/namespaces/default/pods/p/binding")
         .header("content-type", "application/json")
-        .body(json!({"target": {"kind": "Node", "name": "n"}}).to_string().into_bytes())
+        .body(
+            json!({"metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n"}})
+                .to_string()
+                .into_bytes(),
+        )
         .unwrap();
     server.client().request::<Value>(request).await.unwrap();
     let pods: Api<Pod> = Api::namespaced(server.client(), "default");
