@@ -180,7 +180,7 @@ async fn every_kind_of_request_is_admitted() {
         words,
     );
     for (path, body) in [
-        ("binding", json!({"target": {"kind": "Node", "name": "n"}})),
+        ("binding", json!({"metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n"}})),
         ("eviction", json!({"metadata": {"name": "p"}})),
     ] {
         let request = http::Request::post(format!("/api/v1/namespaces/default/pods/p/{path}"))
@@ -267,6 +267,7 @@ async fn a_bound_pod_learns_where_it_is() {
     let node = json!({"metadata": {"name": "n", "labels": {"topology.kubernetes.io/zone": "z", "other": "o"}}});
     nodes.create(&PostParams::default(), &typed(node)).await.unwrap();
     create(&server, &pod("p", json!({}))).await.unwrap();
+    let binding = json!({"metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n"}});
     let request = http::Request::post("/api/v1/namespaces/default/pods/p/binding")
         .header("content-type", "application/json")
         .body(

@@ -229,7 +229,8 @@ fn contradictions_are_told_as_upstream_does() {
         "map: map[image:x:1] does not contain declared merge key: name",
     );
     // Where the list is not there yet, nothing has to be found.
-    let made = strategic("Deployment", deployment(), spec(json!({"volumes": [{"emptyDir": {}}]})));
+    let made =
+        strategic("Deployment", deployment(), spec(json!({"initContainers": [{"image": "x:1"}]})));
     assert!(made.is_ok(), "{made:?}");
     check(
         spec(json!({"$setElementOrder/containers": [{"name": "a"}],
