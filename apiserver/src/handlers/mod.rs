@@ -8,6 +8,7 @@ pub mod proxy;
 pub mod read;
 pub mod respond;
 pub mod selector;
+mod token;
 
 use std::sync::Arc;
 

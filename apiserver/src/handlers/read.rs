@@ -4,11 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::response::Response;
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use bytes::Bytes;
 use http::StatusCode;
-use serde::{Deserialize, Serialize};
 use store::Revision;
 use store::cache::{Cache, Object, Snapshot};
 
@@ -16,6 +13,7 @@ use super::Call;
 use super::negotiate::{Format, Output, Shape};
 use super::options::{ListOptions, Match};
 use super::respond;
+use super::token::Token;
 use crate::bytes as text;
 use crate::crd::convert;
 use crate::registry::{Resource, Selectable};
@@ -108,53 +106,6 @@ pub async fn wait_for(cache: &Cache, revision: Revision) -> Result<(), ApiError>
     }
 }
 
-/// What continue tokens say of their format.
-const TOKEN_VERSION: &str = "meta.k8s.io/v1";
-
-/// A continue token: where the next page begins, and in which state.
-#[derive(Debug, Serialize, Deserialize)]
-struct Token {
-    /// Format of the token.
-    v: String,
-    /// Revision of the list; 0 for whatever is current.
-    rv: Revision,
-    /// Store key of the last object of the page before.
-    start: String,
-}
-
-impl Token {
-    fn encode(&self) -> String {
-        BASE64.encode(serde_json::to_vec(self).unwrap_or_default())
-    }
-
-    fn decode(token: &str) -> Result<Self, ApiError> {
-        let fault = |what: String| {
-            let what = format!("continue key is not valid: {what}");
-            ApiError::BadRequest(format!("invalid continue token: {what}"))
-        };
-        let bytes = BASE64
-            .decode(token.trim_end_matches('='))
-            .map_err(|_| fault("illegal base64 data at input byte 0".to_owned()))?;
-        if let Some(&byte) = bytes.first().filter(|b| !b.is_ascii()) {
-            let what = format!("invalid character '\\u{byte:04x}' looking for beginning of value");
-            return Err(fault(what));
-        }
-        let token: Self = serde_json::from_slice(&bytes).map_err(|e| {
-            let what = crate::write::decode::json(&bytes).err().unwrap_or_else(|| e.to_string());
-            fault(what)
-        })?;
-        if token.v != TOKEN_VERSION {
-            let known = format!("server does not recognize this encoded version {}", token.v);
-            return Err(fault(known));
-        }
-        match token.start.as_str() {
-            "" => Err(fault(format!("encoded start key empty (version {TOKEN_VERSION})"))),
-            start if start.split('/').any(|part| part == "..") => Err(fault(start.to_owned())),
-            _ => Ok(token),
-        }
-    }
-}
-
 /// The state that a list shows.
 pub struct State {
     /// Its objects.
@@ -184,16 +135,19 @@ pub async fn state(
     let namespace = (!namespace.is_empty()).then_some(namespace);
     let version = options.resource_version.as_str();
     if let Some(token) = &options.continue_token {
+        let token = Token::decode(token)?;
         if !matches!(version, "" | "0") {
             let text = "specifying resource version is not allowed when using continue";
             return Err(ApiError::BadRequest(text.to_owned()));
         }
-        let token = Token::decode(token)?;
-        if token.rv == 0 {
+        let Some(revision) = token.revision() else {
             cache.fresh().await?;
             return Ok(State { after: Some(token.start), ..State::new(cache.list(namespace)) });
+        };
+        if revision > cache.revision() {
+            wait_for(cache, revision).await?;
         }
-        return match cache.snapshot_at(token.rv, namespace) {
+        return match cache.snapshot_at(revision, namespace) {
             Ok(snapshot) => Ok(State { snapshot, after: Some(token.start), is_kept: true }),
             Err(store::Error::Compacted { .. }) => Err(expired_token(&token)),
             Err(other) => Err(other.into()),
@@ -213,8 +167,9 @@ pub async fn state(
         Match::NotOlderThan => false,
         Match::Unset => options.limit > 0 && revision > 0,
     };
-    if !exact || revision == cache.revision() {
-        return Ok(State::new(cache.list(namespace)));
+    let now = cache.list(namespace);
+    if !exact || revision == now.revision() {
+        return Ok(State::new(now));
     }
     match cache.snapshot_at(revision, namespace) {
         Ok(snapshot) => Ok(State::new(snapshot)),
@@ -227,7 +182,7 @@ pub async fn state(
 
 /// 410 with a token that goes on in the current state.
 fn expired_token(token: &Token) -> ApiError {
-    let fresh = Token { v: token.v.clone(), rv: 0, start: token.start.clone() }.encode();
+    let fresh = Token::new(-1, &token.start).encode();
     ApiError::ExpiredToken {
         message: "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.".to_owned(),
         token: fresh,
@@ -372,8 +327,8 @@ impl Page {
         let Some(last) = last else { return Self::default() };
         let selective = !options.labels.is_empty() || !options.fields.is_empty();
         let remaining = (!selective).then(|| snapshot.iter_after(last.key()).count());
-        let (v, start) = (TOKEN_VERSION.to_owned(), last.key().to_owned());
-        Self { token: Some(Token { v, rv: snapshot.revision(), start }.encode()), remaining }
+        let revision = i64::try_from(snapshot.revision()).unwrap_or(i64::MAX);
+        Self { token: Some(Token::new(revision, last.key()).encode()), remaining }
     }
 }
 

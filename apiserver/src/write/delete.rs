@@ -111,7 +111,9 @@ impl DeleteOptions {
     /// What is wrong with it.
     pub fn from_value(options: &Value, dry_runs: &[&str]) -> Result<Self, ApiError> {
         let mut causes = Vec::new();
-        if let Some(schema) = Schema::for_gvk("", "v1", "DeleteOptions") {
+        if let Some(schema) = Schema::for_gvk("", "v1", "DeleteOptions")
+            && !options.is_null()
+        {
             let read = schema.decode(&mut options.clone());
             read.map_err(|fault| ApiError::BadRequest(fault.to_string()))?;
         }
