@@ -270,11 +270,7 @@ async fn a_bound_pod_learns_where_it_is() {
     let binding = json!({"metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n"}});
     let request = http::Request::post("/api/v1/namespaces/default/pods/p/binding")
         .header("content-type", "application/json")
-        .body(
-            json!({"metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n"}})
-                .to_string()
-                .into_bytes(),
-        )
+        .body(binding.to_string().into_bytes())
         .unwrap();
     server.client().request::<Value>(request).await.unwrap();
     let pods: Api<Pod> = Api::namespaced(server.client(), "default");

@@ -178,3 +178,61 @@ fn path(value: &Value, at: &At<'_>, causes: &mut Causes) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(change: Value, expected: &[&str]) {
+        let mut hook = json!({"name": "a.example.com", "sideEffects": "None",
+            "admissionReviewVersions": ["v1"], "clientConfig": {"url": "https://a/b"},
+            "rules": [{"operations": ["*"], "apiGroups": [""], "apiVersions": ["v1"],
+                       "resources": ["pods"]}]});
+        for (key, value) in change.as_object().unwrap() {
+            hook[key] = value.clone();
+        }
+        let causes = Webhooks.validate(&json!({ "webhooks": [hook] }), None, None);
+        let causes: Vec<String> = causes.iter().map(ToString::to_string).collect();
+        assert_eq!(causes, expected);
+    }
+
+    #[test]
+    fn webhooks_are_refused_in_upstreams_words() {
+        check(json!({}), &[]);
+        check(
+            json!({"name": "a.b"}),
+            &[
+                "webhooks[0].name: Invalid value: \"a.b\": should be a domain with at least three segments separated by dots",
+            ],
+        );
+        check(
+            json!({"sideEffects": "Unknown", "timeoutSeconds": 31}),
+            &[
+                "webhooks[0].sideEffects: Unsupported value: \"Unknown\": supported values: \"None\", \"NoneOnDryRun\"",
+                "webhooks[0].timeoutSeconds: Invalid value: 31: the timeout value must be between 1 and 30 seconds",
+            ],
+        );
+        check(
+            json!({"clientConfig": {"url": "http://a?b=c"}}),
+            &[
+                "webhooks[0].clientConfig.url: Invalid value: \"http\": 'https' is the only allowed URL scheme; desired format: https://host[/path]",
+                "webhooks[0].clientConfig.url: Invalid value: \"b=c\": query parameters are not permitted in the URL",
+            ],
+        );
+        check(
+            json!({"clientConfig": {}}),
+            &[
+                "webhooks[0].clientConfig: Required value: exactly one of url or service is required",
+            ],
+        );
+        check(
+            json!({"matchConditions": [{"name": "a", "expression": "nothing.a"}]}),
+            &[
+                "webhooks[0].matchConditions[0].expression: Invalid value: \"nothing.a\": compilation failed: ERROR: <input>:1:1: undeclared reference to 'nothing' (in container '')\n | nothing.a\n | ^",
+            ],
+        );
+    }
+}

@@ -10,6 +10,11 @@ use crate::status::{ApiError, GroupResource, StatusCause};
 /// Where upstream keeps the scheme of its own types.
 const SCHEME: &str = "pkg/api/legacyscheme/scheme.go:30";
 
+/// That upstream has no such kind in a version.
+pub(super) fn unregistered(kind: &str, version: &str) -> String {
+    format!("no kind \"{kind}\" is registered for version \"{version}\" in scheme \"{SCHEME}\"")
+}
+
 /// Kinds that upstream registers in every version of its groups.
 const EVERYWHERE: [&str; 9] = [
     "APIGroup",
@@ -148,10 +153,7 @@ fn fit_built_in(
             "converting ({version}.{kind}) to ({}): unknown conversion",
             go_type(resource, false).trim_start_matches('*')
         ),
-        None => format!(
-            "no kind \"{kind}\" is registered for version \"{}\" in scheme \"{SCHEME}\"",
-            given.api_version
-        ),
+        None => unregistered(kind, &given.api_version),
     };
     Err(ApiError::BadRequest(format!(
         "{kind} in version \"{version}\" cannot be handled as a {}: {fault}",

@@ -6,6 +6,7 @@ use schema::Schema;
 use schema::patch::PatchError;
 use serde_json::Value;
 
+use super::kind::unregistered;
 use super::update::{Change, Plan, fit_name, update};
 use super::{Writer, answer, decode, meta};
 use crate::handlers::Call;
@@ -220,9 +221,7 @@ fn check_kind(writer: &Writer<'_>, object: &Value) -> Result<(), String> {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     let other = Schema::for_gvk(group, version, kind).filter(|_| resource.custom.is_none());
     let Some(other) = other else {
-        return Err(format!(
-            "no kind \"{kind}\" is registered for version \"{api_version}\" in scheme \"pkg/api/legacyscheme/scheme.go:30\""
-        ));
+        return Err(unregistered(kind, api_version));
     };
     other.decode(&mut object.clone()).map_err(|fault| fault.to_string())?;
     let package = match resource.group.split('.').next() {

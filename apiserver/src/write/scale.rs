@@ -5,6 +5,7 @@ use http::StatusCode;
 use schema::{Schema, apply};
 use serde_json::{Value, json};
 
+use super::kind::unregistered;
 use super::patch::Language;
 use super::update::{Change, Plan, fit_name, update};
 use super::{Writer, decode, meta, patch};
@@ -153,8 +154,9 @@ fn check_kind(scale: &Value) -> Result<(), ApiError> {
     let (kind, version) = (said("kind"), said("apiVersion"));
     let wanted = apply::SCALE_VERSION;
     if !matches!(kind, "" | "Scale") {
+        let fault = unregistered(kind, wanted);
         return Err(ApiError::BadRequest(format!(
-            "{kind} in version \"v1\" cannot be handled as a Scale: no kind \"{kind}\" is registered for version \"{wanted}\" in scheme \"k8s.io/kubernetes/pkg/api/legacyscheme/scheme.go:30\""
+            "{kind} in version \"v1\" cannot be handled as a Scale: {fault}"
         )));
     }
     if !version.is_empty() && version != wanted {

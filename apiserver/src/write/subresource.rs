@@ -6,6 +6,7 @@ use http::StatusCode;
 use schema::Schema;
 use serde_json::{Value, json};
 
+use super::kind::unregistered;
 use super::update::{Change, Plan, update};
 use super::{DeleteOptions, Writer, decode, delete, meta};
 use crate::admission;
@@ -57,10 +58,7 @@ fn other_kind(
     };
     if let Some(given) = decoded.value["kind"].as_str().filter(|k| !k.is_empty() && *k != kind) {
         let of = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
-        let fault = format!(
-            "no kind \"{given}\" is registered for version \"{of}\" in scheme \"k8s.io/kubernetes/pkg/api/legacyscheme/scheme.go:30\""
-        );
-        return Err(unhandled(given, fault));
+        return Err(unhandled(given, unregistered(given, &of)));
     }
     if let Some(schema) = Schema::for_gvk(group, version, kind) {
         schema.decode(&mut decoded.value).map_err(|fault| unhandled(kind, fault.to_string()))?;
