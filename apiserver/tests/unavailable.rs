@@ -113,6 +113,8 @@ fn questions() -> Vec<(&'static str, &'static str, &'static str, Value)> {
     let named = |name: &str| json!({"metadata": {"name": name}});
     let pod =
         json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a", "image": "a"}]}});
+    let mut foreign = pod.clone();
+    foreign["spec"]["serviceAccountName"] = "unheard-of".into();
     let service = json!({"metadata": {"name": "s"}, "spec": {"ports": [{"port": 80}]}});
     let binding = json!({"metadata": {"name": "b"}, "subjects": [],
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "none"}});
@@ -126,8 +128,8 @@ fn questions() -> Vec<(&'static str, &'static str, &'static str, Value)> {
         ("/configmaps/", "PATCH", path("configmaps/m"), json!({"data": {"a": "1"}})),
         ("/configmaps/", "DELETE", path("configmaps/m"), Value::Null),
         ("/", "DELETE", path("configmaps"), Value::Null),
-        // What admission and the types look at beside the object itself.
-        ("/serviceaccounts/", "POST", path("pods"), pod.clone()),
+        // What admission and the types look at beside the object itself, where no cache has it.
+        ("/serviceaccounts/", "POST", path("pods"), foreign),
         ("/", "POST", path("pods"), pod),
         ("/ipaddresses/", "POST", path("services"), service.clone()),
         ("/", "POST", path("services"), service),

@@ -76,11 +76,10 @@ fn every_known_type_has_a_cell_for_each_column() {
         let format = recorded(key);
         assert!(matches!(format.cells, Cells::Known { .. }), "{key}");
         let row = row(&format, &json!({ "metadata": { "name": "a" } }));
-        assert_eq!(
-            row["cells"].as_array().unwrap().len(),
-            columns.as_array().unwrap().len(),
-            "{key}"
-        );
+        // Upstream has no column for the age of an IPAddress, and a cell of it.
+        let n_more = usize::from(key == "networking.k8s.io/v1/ipaddresses");
+        let n_columns = columns.as_array().unwrap().len();
+        assert_eq!(row["cells"].as_array().unwrap().len(), n_columns + n_more, "{key}");
     }
 }
 
