@@ -116,9 +116,12 @@ impl Output {
             accept.route(&produced(info))?;
         }
         let custom = !resource.bare_items;
+        // What only passes through, as reviews do, has no rows; nor has what is not read.
+        let tabular = resource.has_verb("list");
         let allows = |format, target: Option<&Target>| match target {
             None => !(custom && format == Format::Protobuf),
-            Some(target) => Shape::of(target, format).is_some(),
+            Some(target) => Shape::of(target, format)
+                .is_some_and(|shape| tabular || !matches!(shape, Shape::Table(_))),
         };
         let (format, target) = accept.choose(allows).ok_or_else(|| only_accepted(&MEDIA_TYPES))?;
         if info.verb == "watch" && !format.streams() {
