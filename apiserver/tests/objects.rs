@@ -4,7 +4,7 @@
 
 use apiserver::testing::TestServer;
 use futures::{StreamExt as _, TryStreamExt as _};
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, ServiceAccount};
 use kube::api::{
     Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams,
 };
@@ -16,6 +16,10 @@ fn map(name: &str, labels: serde_json::Value) -> ConfigMap {
         json!({"metadata": {"name": name, "labels": labels}, "data": {"k": "v"}}),
     )
     .unwrap()
+}
+
+fn account(name: &str) -> ServiceAccount {
+    serde_json::from_value(json!({"metadata": {"name": name}})).unwrap()
 }
 
 async fn maps(server: &TestServer) -> Api<ConfigMap> {
@@ -76,6 +80,25 @@ async fn pages_show_one_state() {
         names.extend(page.items.iter().map(ResourceExt::name_any));
     }
     assert_eq!(names, ["m0", "m1", "m2", "m3", "m4"]);
+}
+
+#[tokio::test]
+async fn who_goes_on_in_the_current_state_learns_its_version() {
+    /// After `m0`, in whatever state there is: what a client gets when its own token has expired.
+    const TOKEN: &str = "eyJ2IjoibWV0YS5rOHMuaW8vdjEiLCJydiI6LTEsInN0YXJ0IjoiL3JlZ2lzdHJ5L2NvcmUvY29uZmlnbWFwcy9kZWZhdWx0L20wIn0";
+    let server = TestServer::start().await.unwrap();
+    let maps = maps(&server).await;
+    for name in ["m0", "m1"] {
+        maps.create(&PostParams::default(), &map(name, json!({}))).await.unwrap();
+    }
+    let before = maps.list(&ListParams::default().limit(1)).await.unwrap();
+    // Only another type changes.
+    let accounts: Api<ServiceAccount> = Api::namespaced(server.client(), "default");
+    accounts.create(&PostParams::default(), &account("a")).await.unwrap();
+    let rest = ListParams::default().limit(1).continue_token(TOKEN);
+    let rest = maps.list(&rest).await.unwrap();
+    assert_eq!(rest.items[0].name_any(), "m1");
+    assert_ne!(rest.metadata.resource_version, before.metadata.resource_version);
 }
 
 #[tokio::test]

@@ -141,7 +141,8 @@ pub async fn state(
             return Err(ApiError::BadRequest(text.to_owned()));
         }
         let Some(revision) = token.revision() else {
-            cache.fresh().await?;
+            // The list's revision must tell this state from that of the pages before.
+            cache.caught_up().await?;
             return Ok(State { after: Some(token.start), ..State::new(cache.list(namespace)) });
         };
         if revision > cache.revision() {
