@@ -10,16 +10,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ::bytes::Bytes;
-use futures::FutureExt as _;
 use serde_json::Value;
-use store::{
-    BoxFuture, Entry, Error, Event, Expect, Result, Revision, Snapshot, Store, WatchStream,
-};
+use store::{Entry, Event, Mapping, Result, Revision};
 
 use crate::bytes;
 use crate::registry::{LazySchema, SchemaSource};
 
-/// The schemas of a definition's versions.
+/// The schemas of a definition's versions, and by them what is stored as they want it.
 pub(crate) struct Schemas {
     by_version: BTreeMap<String, Arc<LazySchema>>,
     /// What was written later was written by these schemas.
@@ -47,14 +44,21 @@ impl Schemas {
 
     /// Whether objects look the same by both.
     pub(super) fn agree(&self, other: &Self) -> bool {
-        let texts = |schemas: &Self| -> Vec<(String, Option<Arc<str>>)> {
-            let text = |schema: &LazySchema| match schema.source() {
-                SchemaSource::OpenApi(text) => Some(text.clone()),
-                _ => None,
-            };
-            schemas.by_version.iter().map(|(name, schema)| (name.clone(), text(schema))).collect()
-        };
-        texts(self) == texts(other)
+        fn texts(schemas: &Schemas) -> impl Iterator<Item = (&String, Option<&Arc<str>>)> {
+            schemas.by_version.iter().map(|(name, schema)| match schema.source() {
+                SchemaSource::OpenApi(text) => (name, Some(text)),
+                _ => (name, None),
+            })
+        }
+        texts(self).eq(texts(other))
+    }
+
+    /// A value that was written by a revision.
+    fn value(&self, value: Bytes, written: Revision) -> Bytes {
+        match written > self.since {
+            true => value,
+            false => self.bring_up(&value).unwrap_or(value),
+        }
     }
 
     fn bring_up(&self, value: &Bytes) -> Option<Bytes> {
@@ -65,90 +69,21 @@ impl Schemas {
         schema.default(&mut object);
         Some(bytes::encode(&object))
     }
+}
 
-    fn entry(&self, entry: Entry) -> Entry {
-        if entry.revision > self.since {
-            return entry;
-        }
-        let value = self.bring_up(&entry.value).unwrap_or(entry.value);
-        Entry { value, ..entry }
+impl Mapping for Schemas {
+    fn entry(&self, entry: Entry) -> Result<Entry> {
+        Ok(Entry { value: self.value(entry.value, entry.revision), ..entry })
     }
 
-    fn event(&self, event: Arc<Event>) -> Arc<Event> {
-        let is_old = |previous: &Entry| previous.revision <= self.since;
-        if !event.previous.as_ref().is_some_and(is_old) && event.revision > self.since {
-            return event;
+    fn event(&self, event: Arc<Event>) -> Result<Arc<Event>> {
+        let before = event.previous.as_ref().map_or(event.revision, |previous| previous.revision);
+        if before > self.since {
+            return Ok(event);
         }
         let mut event = Event::clone(&event);
-        event.previous = event.previous.map(|previous| self.entry(previous));
-        if event.revision <= self.since {
-            event.value = event.value.map(|value| self.bring_up(&value).unwrap_or(value));
-        }
-        Arc::new(event)
-    }
-}
-
-/// The objects of one definition in a [`Store`], as its schemas want them.
-pub(super) struct Current {
-    pub(super) below: Arc<dyn Store>,
-    pub(super) schemas: Arc<Schemas>,
-}
-
-impl Store for Current {
-    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Entry>>> {
-        let found = self.below.get(key);
-        async move { Ok(found.await?.map(|entry| self.schemas.entry(entry))) }.boxed()
-    }
-
-    fn range<'a>(
-        &'a self,
-        prefix: &'a str,
-        at: Option<Revision>,
-    ) -> BoxFuture<'a, Result<Snapshot>> {
-        let found = self.below.range(prefix, at);
-        async move {
-            let Snapshot { revision, entries } = found.await?;
-            let entries = entries.into_iter().map(|entry| self.schemas.entry(entry)).collect();
-            Ok(Snapshot { revision, entries })
-        }
-        .boxed()
-    }
-
-    fn commit<'a>(
-        &'a self,
-        key: &'a str,
-        expect: Expect,
-        value: Option<Bytes>,
-    ) -> BoxFuture<'a, Result<Revision>> {
-        let committed = self.below.commit(key, expect, value);
-        let conflict = |error| match error {
-            Error::Conflict { key, current } => {
-                let current = current.map(|entry| self.schemas.entry(entry));
-                Error::Conflict { key, current }
-            }
-            other => other,
-        };
-        async move { committed.await.map_err(conflict) }.boxed()
-    }
-
-    fn watch(&self, prefix: &str, from: Revision) -> BoxFuture<'_, Result<WatchStream>> {
-        let (watch, schemas) = (self.below.watch(prefix, from), self.schemas.clone());
-        async move { Ok(watch.await?.map(move |event| Ok(schemas.event(event)))) }.boxed()
-    }
-
-    fn catch_up(&self) -> Option<BoxFuture<'_, Result<()>>> {
-        self.below.catch_up()
-    }
-
-    fn request_progress(&self, prefix: &str) {
-        self.below.request_progress(prefix);
-    }
-
-    fn compact(&self, before: Revision) -> BoxFuture<'_, Result<()>> {
-        self.below.compact(before)
-    }
-
-    fn revision(&self) -> BoxFuture<'_, Result<Revision>> {
-        self.below.revision()
+        event.value = event.value.map(|value| self.value(value, event.revision));
+        event.previous = event.previous.map(|previous| self.entry(previous)).transpose()?;
+        Ok(Arc::new(event))
     }
 }

@@ -16,7 +16,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use store::{Revision, Store};
+use store::{Mapped, Revision, Store};
 
 use crate::registry::facts::{FACTS, ResourceFacts};
 use crate::registry::{
@@ -27,7 +27,7 @@ use crate::server::Core;
 use crate::{bytes, types};
 
 pub use convert::Converter;
-use current::{Current, Schemas};
+use current::Schemas;
 pub use follow::Follower;
 pub use strategy::Definitions;
 
@@ -96,7 +96,7 @@ fn keep(store: &Arc<dyn Store>, storages: &mut Storages, spec: &Value, revision:
     if let Some(kept) = storages.get(&key).filter(stays) {
         return kept.clone();
     }
-    let current = Arc::new(Current { below: store.clone(), schemas: schemas.clone() });
+    let current = Arc::new(Mapped::over(store.clone(), schemas.clone()));
     let storage = Arc::new(Storage::new(current, &key.0, &key.1, selectable));
     let kept = Kept { storage, schemas };
     storages.insert(key, kept.clone());

@@ -12,13 +12,11 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use futures::FutureExt;
 
 pub use config::{ConfigError, parse};
 
-use crate::{
-    BoxFuture, Entry, Error, Event, Expect, Result, Revision, Snapshot, Store, WatchStream,
-};
+use crate::mapped::{Mapped, Mapping};
+use crate::{Entry, Error, Event, Expect, Result, Store};
 use provider::Provider;
 
 /// What every sealed value begins with.
@@ -120,21 +118,32 @@ fn unreadable(key: &str, why: String) -> Error {
     Error::Unreadable { key: key.into(), why }
 }
 
-/// A [`Store`] that seals what it hands to the one below.
-pub struct EncryptedStore {
-    below: Arc<dyn Store>,
-    rules: Arc<ArcSwap<Rules>>,
+impl Mapping for ArcSwap<Rules> {
+    fn entry(&self, entry: Entry) -> Result<Entry> {
+        self.load().open_entry(entry)
+    }
+
+    fn event(&self, event: Arc<Event>) -> Result<Arc<Event>> {
+        self.load().open_event(event)
+    }
+
+    fn stored(&self, key: &str, value: Bytes) -> Result<Bytes> {
+        self.load().seal(key, value)
+    }
 }
+
+/// A [`Store`] that seals what it hands to the one below.
+pub type EncryptedStore = Mapped<ArcSwap<Rules>>;
 
 impl EncryptedStore {
     /// Encrypts by these rules from now on. What is there stays as it is until [`EncryptedStore::renew`].
     pub fn new(below: Arc<dyn Store>, rules: Rules) -> EncryptedStore {
-        EncryptedStore { below, rules: Arc::new(ArcSwap::from_pointee(rules)) }
+        Mapped::over(below, Arc::new(ArcSwap::from_pointee(rules)))
     }
 
     /// Other rules from now on.
     pub fn set_rules(&self, rules: Rules) {
-        self.rules.store(Arc::new(rules));
+        self.mapping.store(Arc::new(rules));
     }
 
     /// Writes what the rules' first providers did not write anew, so that older keys can be dropped afterwards;
@@ -143,7 +152,7 @@ impl EncryptedStore {
     /// # Errors
     /// Those of the store, and [`Error::Unreadable`] for a value that no provider opens.
     pub async fn renew(&self, prefix: &str) -> Result<usize> {
-        let rules = self.rules.load_full();
+        let rules = self.mapping.load_full();
         let mut n_renewed = 0;
         for entry in self.below.range(prefix, None).await?.entries {
             if !rules.is_stale(&entry.key, &entry.value) {
@@ -158,70 +167,5 @@ impl EncryptedStore {
             }
         }
         Ok(n_renewed)
-    }
-}
-
-impl Store for EncryptedStore {
-    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Entry>>> {
-        async move {
-            let entry = self.below.get(key).await?;
-            entry.map(|entry| self.rules.load().open_entry(entry)).transpose()
-        }
-        .boxed()
-    }
-
-    fn range<'a>(
-        &'a self,
-        prefix: &'a str,
-        at: Option<Revision>,
-    ) -> BoxFuture<'a, Result<Snapshot>> {
-        async move {
-            let Snapshot { revision, entries } = self.below.range(prefix, at).await?;
-            let rules = self.rules.load();
-            let entries = entries.into_iter().map(|entry| rules.open_entry(entry));
-            Ok(Snapshot { revision, entries: entries.collect::<Result<_>>()? })
-        }
-        .boxed()
-    }
-
-    fn commit<'a>(
-        &'a self,
-        key: &'a str,
-        expect: Expect,
-        value: Option<Bytes>,
-    ) -> BoxFuture<'a, Result<Revision>> {
-        async move {
-            let sealed = value.map(|value| self.rules.load().seal(key, value)).transpose()?;
-            match self.below.commit(key, expect, sealed).await {
-                Err(Error::Conflict { key, current: Some(current) }) => {
-                    let current = Some(self.rules.load().open_entry(current)?);
-                    Err(Error::Conflict { key, current })
-                }
-                other => other,
-            }
-        }
-        .boxed()
-    }
-
-    fn watch(&self, prefix: &str, from: Revision) -> BoxFuture<'_, Result<WatchStream>> {
-        let below = self.below.watch(prefix, from);
-        let rules = self.rules.clone();
-        async move { Ok(below.await?.map(move |event| rules.load().open_event(event))) }.boxed()
-    }
-
-    fn catch_up(&self) -> Option<BoxFuture<'_, Result<()>>> {
-        self.below.catch_up()
-    }
-
-    fn request_progress(&self, prefix: &str) {
-        self.below.request_progress(prefix);
-    }
-
-    fn compact(&self, before: Revision) -> BoxFuture<'_, Result<()>> {
-        self.below.compact(before)
-    }
-
-    fn revision(&self) -> BoxFuture<'_, Result<Revision>> {
-        self.below.revision()
     }
 }

@@ -40,6 +40,7 @@ pub mod encryption;
 mod error;
 mod etcd;
 mod feed;
+mod mapped;
 mod memory;
 mod state;
 pub mod testing;
@@ -53,6 +54,7 @@ pub use futures::future::BoxFuture;
 pub use embedded::{EmbeddedStore, Options, Summary, backup, restore};
 pub use error::{Error, Result};
 pub use etcd::{EtcdOptions, EtcdStore, EtcdTls, Expiry};
+pub use mapped::{Mapped, Mapping};
 pub use memory::MemoryStore;
 pub use watch::{Position, WatchItem, WatchSender, WatchStream};
 
