@@ -398,6 +398,23 @@ impl ApiError {
         }
     }
 
+    /// The refusal of a request about one object, which nobody may make.
+    pub fn forbidden_object(resource: GroupResource, name: &str, why: &str) -> Self {
+        Self::Forbidden {
+            message: format!("{resource} {name:?} is forbidden: {why}"),
+            resource: Some(resource),
+            name: name.to_owned(),
+            causes: Vec::new(),
+        }
+    }
+
+    /// The refusal of an object that names another namespace than the path.
+    pub fn other_namespace() -> Self {
+        let fault =
+            "the namespace of the provided object does not match the namespace sent on the request";
+        Self::BadRequest(fault.to_owned())
+    }
+
     /// The status that is sent.
     pub fn status(&self) -> Status {
         if let Self::Other(status) = self {

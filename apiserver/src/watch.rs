@@ -119,7 +119,7 @@ async fn begin(call: &Call<'_>, options: &ListOptions, cache: &Cache) -> Result<
 fn interest(call: &Call<'_>, options: &ListOptions) -> Interest {
     let namespace = call.namespace();
     let options = convert::asked_of_stored(call.resource, options);
-    if options.labels.is_empty() && options.fields.is_empty() {
+    if !options.is_selective() {
         return if namespace.is_empty() {
             Interest::All
         } else {
@@ -409,7 +409,8 @@ impl Feed {
 
     /// The frame of an event whose object a webhook converts.
     async fn converted(&mut self, event: &CacheEvent) -> Option<Bytes> {
-        match convert::event(&self.encoder.resource, event).await {
+        let before = event.previous.as_ref().filter(|_| self.options.is_selective());
+        match convert::event(&self.encoder.resource, event, before).await {
             Ok(event) => self.frame(&event),
             Err(error) => Some(self.fail(&error)),
         }
@@ -424,7 +425,7 @@ impl Feed {
     /// What a change looks like through the selectors.
     fn kind(&self, event: &CacheEvent) -> Option<Kind> {
         let options = &self.options;
-        if options.labels.is_empty() && options.fields.is_empty() {
+        if !options.is_selective() {
             return Some(event.kind);
         }
         let matched = |object: &Arc<Object>| chosen(options, object);

@@ -141,17 +141,13 @@ impl Criteria {
     }
 }
 
-/// A namespace: as cached, or as stored if it is too new for the cache.
+/// A namespace.
 ///
 /// # Errors
 /// [`ApiError::NotFound`] if there is none.
 pub(super) async fn namespace(attributes: &Attributes<'_>, name: &str) -> Result<Value, ApiError> {
     let registry = attributes.core.registry();
     let namespaces = registry.find("", "namespaces").ok_or(ApiError::NoResource)?;
-    let cached = namespaces.cache().and_then(|cache| cache.get(None, name));
-    if let Some(cached) = cached {
-        return serde_json::from_slice(cached.stored()).map_err(ApiError::internal);
-    }
     let stored = attributes.lookup("", "namespaces", "", name).await?;
     stored.ok_or_else(|| namespaces.not_found(name))
 }

@@ -268,13 +268,17 @@ pub(crate) async fn objects(
     objects.iter().zip(texts).map(read).collect()
 }
 
-/// A change in the version of the resource.
+/// A change in the version of the resource, with what was `before` where somebody has to know it.
 ///
 /// # Errors
 /// The conversion webhook fails.
-pub(crate) async fn event(resource: &Resource, event: &CacheEvent) -> Result<CacheEvent, ApiError> {
-    let both = [Some(event.object.clone()), event.previous.clone()];
-    let mut both = objects(resource, both.into_iter().flatten().collect()).await?.into_iter();
+pub(crate) async fn event(
+    resource: &Resource,
+    event: &CacheEvent,
+    before: Option<&Arc<Object>>,
+) -> Result<CacheEvent, ApiError> {
+    let both = [Some(&event.object), before].into_iter().flatten().cloned().collect();
+    let mut both = objects(resource, both).await?.into_iter();
     let lost = || ApiError::internal("an object was lost in conversion");
     Ok(event.of(both.next().ok_or_else(lost)?, both.next()))
 }

@@ -210,9 +210,9 @@ pub async fn handle(
     };
     let asked = Asked { path: &info.path, method, query, headers: request.headers() };
     let answered = answer(core, &made, &asked);
-    answered
-        .and_then(|answer| answer.ok_or_else(missing))
-        .unwrap_or_else(|error| respond::error(error, error_format(request.headers())))
+    answered.and_then(|answer| answer.ok_or_else(missing)).unwrap_or_else(|error| {
+        respond::error(error, error_format(request.headers().get(header::ACCEPT)))
+    })
 }
 
 /// Whether a path is that of a version, be it absent, of a group that is there.

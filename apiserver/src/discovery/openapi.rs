@@ -65,7 +65,7 @@ impl<'a> Parts<'a> {
         Self {
             verbs: texts(&resource.verbs),
             subresources: resource.subresources.values().map(|sub| texts(&sub.verbs)).collect(),
-            selectable: if resource.bare_items { Vec::new() } else { selectable.collect() },
+            selectable: if resource.is_foreign() { selectable.collect() } else { Vec::new() },
             schema: schema_of(resource),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 
 use super::negotiate::Format;
 use crate::status::ApiError;
@@ -36,7 +36,11 @@ struct Clause<'a> {
 impl<'a> Accept<'a> {
     /// The header of a request.
     pub fn of(headers: &'a HeaderMap) -> Self {
-        let text = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        Self::parse(headers.get(header::ACCEPT))
+    }
+
+    fn parse(value: Option<&'a HeaderValue>) -> Self {
+        let text = value.and_then(|value| value.to_str().ok()).unwrap_or_default();
         let mut clauses: Vec<Clause<'a>> = text.split(',').filter_map(Clause::parse).collect();
         clauses.sort_by(Clause::by_rank); // Stable: equal ones keep their order.
         Self { text, clauses }
@@ -152,8 +156,8 @@ impl<'a> Clause<'a> {
 }
 
 /// The format in which an error is told: what the client likes best, or JSON if that does not exist.
-pub fn error_format(headers: &HeaderMap) -> Format {
-    Accept::of(headers).plain().unwrap_or(Format::Json)
+pub fn error_format(accept: Option<&HeaderValue>) -> Format {
+    Accept::parse(accept).plain().unwrap_or(Format::Json)
 }
 
 #[cfg(test)]

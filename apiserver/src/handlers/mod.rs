@@ -16,7 +16,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse as _, Response};
 use http::request::Parts;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, header};
 
 use accept::error_format;
 use negotiate::Output;
@@ -75,7 +75,7 @@ pub async fn handle(State(core): State<Arc<Core>>, request: Request) -> Response
         return discovery::handle(&core, &info, &user, Request::from_parts(parts, body)).await;
     }
     let query = Query::parse(parts.uri.query());
-    let format = error_format(&parts.headers);
+    let accept = parts.headers.get(header::ACCEPT).cloned();
     let registry = core.registry();
     let found = registry.get(&info.group, &info.version, &info.resource);
     let answered = match found {
@@ -84,7 +84,8 @@ pub async fn handle(State(core): State<Arc<Core>>, request: Request) -> Response
         None => Err(ApiError::NoPath),
     };
     let has_route = !matches!(&answered, Err(ApiError::NoResource | ApiError::MethodNotAllowed));
-    let mut response = answered.unwrap_or_else(|error| respond::error(error, format));
+    let mut response =
+        answered.unwrap_or_else(|error| respond::error(error, error_format(accept.as_ref())));
     if has_route && let Some(text) = found.and_then(|r| r.deprecation.as_ref()) {
         respond::warn(&mut response, std::slice::from_ref(text));
     }
@@ -170,8 +171,8 @@ fn check_scope(resource: &Resource, info: &RequestInfo) -> Result<(), ApiError> 
     };
     match fits {
         true => Ok(()),
-        false if resource.bare_items => Err(ApiError::NoResource),
-        false => Err(ApiError::NoPath),
+        false if resource.is_foreign() => Err(ApiError::NoPath),
+        false => Err(ApiError::NoResource),
     }
 }
 
@@ -179,7 +180,7 @@ fn check_scope(resource: &Resource, info: &RequestInfo) -> Result<(), ApiError> 
 /// miss the object.
 fn no_route(resource: &Resource, info: &RequestInfo) -> ApiError {
     match info.subresource.as_str() {
-        _ if resource.bare_items => ApiError::NoResource,
+        _ if !resource.is_foreign() => ApiError::NoResource,
         "" => ApiError::NoPath,
         _ => resource.not_found(&info.name),
     }
@@ -211,10 +212,10 @@ fn check_verb(
     let homeless = resource.namespaced
         && info.namespace.is_empty()
         && !matches!(info.verb.as_str(), "list" | "watch");
-    if !resource.bare_items && homeless {
+    if resource.is_foreign() && homeless {
         return Err(ApiError::NoPath);
     }
-    if !resource.bare_items && !shape && matches!(info.verb.as_str(), "update" | "patch") {
+    if resource.is_foreign() && !shape && matches!(info.verb.as_str(), "update" | "patch") {
         return Err(ApiError::BadRequest("name must be provided".to_owned()));
     }
     if homeless || !shape || !verbs.contains(&info.verb) {

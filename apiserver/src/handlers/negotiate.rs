@@ -112,14 +112,13 @@ impl Output {
         resource: &Resource,
     ) -> Result<Self, ApiError> {
         let accept = Accept::of(headers);
-        if resource.bare_items {
+        if !resource.is_foreign() {
             accept.route(&produced(info))?;
         }
-        let custom = !resource.bare_items;
         // What only passes through, as reviews do, has no rows; nor has what is not read.
         let tabular = resource.has_verb("list");
         let allows = |format, target: Option<&Target>| match target {
-            None => !(custom && format == Format::Protobuf),
+            None => !(resource.is_foreign() && format == Format::Protobuf),
             Some(target) => Shape::of(target, format)
                 .is_some_and(|shape| tabular || !matches!(shape, Shape::Table(_))),
         };

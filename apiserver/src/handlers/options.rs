@@ -119,6 +119,11 @@ pub struct ListOptions {
 }
 
 impl ListOptions {
+    /// Whether not every object is chosen.
+    pub fn is_selective(&self) -> bool {
+        !(self.labels.is_empty() && self.fields.is_empty())
+    }
+
     /// Reads and checks the parameters; `watch` says which rules hold.
     ///
     /// # Errors

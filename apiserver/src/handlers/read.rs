@@ -197,7 +197,7 @@ fn expired_token(token: &Token) -> ApiError {
 pub fn fit_fields(resource: &Resource, options: &mut ListOptions) -> Result<(), ApiError> {
     let known = resource.selectable.as_slice();
     // Cluster-scoped types of Kubernetes with fields of their own do not name the namespace among them.
-    let placeless = resource.bare_items && !resource.namespaced && !known.is_empty();
+    let placeless = !resource.is_foreign() && !resource.namespaced && !known.is_empty();
     for term in options.fields.terms_mut() {
         let stored = match &resource.conversion {
             Some(conversion) => conversion.stored_field(&term.field),
@@ -220,10 +220,10 @@ fn unselectable(resource: &Resource, known: &[Selectable], field: &str) -> Strin
     if let Some(own) = resource.strategy.unselectable(field) {
         return own;
     }
-    if resource.kind == "ResourceSlice" && resource.bare_items {
+    if resource.kind == "ResourceSlice" && !resource.is_foreign() {
         let (version, kind) = (resource.api_version(), &resource.kind);
         format!("field label not supported for {version}, Kind={kind}: {field}")
-    } else if known.is_empty() && resource.bare_items {
+    } else if known.is_empty() && !resource.is_foreign() {
         format!(
             "{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
         )
@@ -261,8 +261,8 @@ pub async fn list(call: &Call<'_>) -> Result<Response, ApiError> {
         let meta = meta(call.resource, snapshot.revision(), &page);
         return Ok(form.stream(call, &meta, snapshot, after, options));
     }
-    let objects = matching(&snapshot, after.as_deref(), &stored);
-    let objects = choose(call.resource, &options, objects).await?;
+    let objects = matching(&snapshot, after.as_deref(), &stored).cloned().collect();
+    let objects = converted(call.resource, &options, objects).await?;
     Ok(form.whole(call, snapshot.revision(), &objects, &page))
 }
 
@@ -290,6 +290,15 @@ pub async fn choose(
 ) -> Result<Vec<Arc<Object>>, ApiError> {
     let stored = convert::asked_of_stored(resource, options);
     let objects = objects.filter(|object| chosen(&stored, object)).cloned().collect();
+    converted(resource, options, objects).await
+}
+
+/// Those that the selectors choose, of objects that were asked what stored ones can be asked.
+async fn converted(
+    resource: &Resource,
+    options: &ListOptions,
+    objects: Vec<Arc<Object>>,
+) -> Result<Vec<Arc<Object>>, ApiError> {
     let mut objects = convert::objects(resource, objects).await?;
     if convert::is_converted(resource) {
         objects.retain(|object| chosen(options, object));
@@ -326,8 +335,7 @@ impl Page {
         let last = matching(snapshot, after, options).nth(options.limit - 1);
         let last = last.filter(|last| snapshot.iter_after(last.key()).next().is_some());
         let Some(last) = last else { return Self::default() };
-        let selective = !options.labels.is_empty() || !options.fields.is_empty();
-        let remaining = (!selective).then(|| snapshot.iter_after(last.key()).count());
+        let remaining = (!options.is_selective()).then(|| snapshot.iter_after(last.key()).count());
         let revision = i64::try_from(snapshot.revision()).unwrap_or(i64::MAX);
         Self { token: Some(Token::new(revision, last.key()).encode()), remaining }
     }

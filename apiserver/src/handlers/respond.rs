@@ -40,7 +40,7 @@ pub fn object(
     let body = match &output.shape {
         Shape::Object => json,
         Shape::Metadata(version) => partial(version, &json),
-        Shape::MetadataList(_) if !resource.bare_items => {
+        Shape::MetadataList(_) if resource.is_foreign() => {
             return Err(ApiError::Unknown("content is not a list".to_owned()));
         }
         Shape::MetadataList(_) => {
@@ -91,7 +91,7 @@ pub fn partial(version: &str, json: &Bytes) -> Bytes {
 
 /// How upstream's messages name the Go type.
 pub fn go_type(resource: &Resource, list: bool) -> String {
-    if resource.custom.is_some() && !resource.bare_items {
+    if resource.is_foreign() {
         return format!("*unstructured.Unstructured{}", if list { "List" } else { "" });
     }
     let package = match resource.group.split('.').next() {

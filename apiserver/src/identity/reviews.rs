@@ -37,6 +37,17 @@ pub struct Context<'a> {
     pub now: Timestamp,
 }
 
+impl Context<'_> {
+    /// Whether the object that was posted belongs where it was posted.
+    fn check_namespace(&self, body: &Value) -> Result<(), ApiError> {
+        let given = text(body, "/metadata/namespace");
+        match given.is_empty() || given == self.namespace {
+            true => Ok(()),
+            false => Err(ApiError::other_namespace()),
+        }
+    }
+}
+
 /// Answers the review `body` posted to `resource`; `None` if that is no review.
 ///
 /// # Errors
@@ -113,12 +124,7 @@ async fn token_review(ctx: &Context<'_>, body: &Value) -> Result<Value, ApiError
 }
 
 async fn local_access_review(ctx: &Context<'_>, body: &Value) -> Result<Value, ApiError> {
-    let of_body = text(body, "/metadata/namespace");
-    if !of_body.is_empty() && of_body != ctx.namespace {
-        let message =
-            "the namespace of the provided object does not match the namespace sent on the request";
-        return Err(ApiError::BadRequest(message.to_owned()));
-    }
+    ctx.check_namespace(body)?;
     access_review(ctx, body, About::NamedIn(ctx.namespace)).await
 }
 

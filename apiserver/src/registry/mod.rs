@@ -219,6 +219,11 @@ impl Resource {
         self.storage.as_ref()?.started()
     }
 
+    /// Whether the type is its definition's author's, and none of Kubernetes' own, which may have definitions, too.
+    pub fn is_foreign(&self) -> bool {
+        !self.bare_items
+    }
+
     /// An object of the store as this version shows it.
     pub fn view(&self, object: bytes::Bytes) -> bytes::Bytes {
         match &self.conversion {

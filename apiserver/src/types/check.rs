@@ -481,6 +481,19 @@ pub(crate) fn remove(value: &mut Value, name: &str) -> Option<Value> {
     value.as_object_mut()?.remove(name)
 }
 
+/// Removes what JSON pointers lead to, unless an older object has it.
+pub(crate) fn remove_new(value: &mut Value, old: Option<&Value>, pointers: &[&str]) {
+    for pointer in pointers {
+        let had = old.and_then(|old| old.pointer(pointer)).is_some_and(|old| !old.is_null());
+        if !had
+            && let Some((parent, name)) = pointer.rsplit_once('/')
+            && let Some(parent) = value.pointer_mut(parent)
+        {
+            remove(parent, name);
+        }
+    }
+}
+
 /// Takes a member over from another object, absence included.
 pub(crate) fn copy(to: &mut Value, from: &Value, name: &str) {
     match from.get(name) {

@@ -124,9 +124,6 @@ fn phase(causes: &mut Causes, namespace: &Value) {
 /// Strategy of `nodes`.
 pub(crate) struct Nodes;
 
-/// Members of nodes that nobody may set any more.
-const GONE: [(&str, &str); 2] = [("spec", "configSource"), ("status", "config")];
-
 impl Strategy for Nodes {
     fn default(&self, obj: &mut Value) {
         // Two names of the first range.
@@ -150,24 +147,8 @@ impl Strategy for Nodes {
         }
     }
 
-    fn prepare_create(&self, _ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {
-        for (section, field) in GONE {
-            part(obj, section).and_then(|section| super::check::remove(section, field));
-        }
-        Ok(())
-    }
-
-    fn prepare_update(
-        &self,
-        _ctx: &Ctx<'_>,
-        obj: &mut Value,
-        old: &Value,
-        _subresource: Option<&str>,
-    ) -> Result<(), ApiError> {
-        for (section, field) in GONE.into_iter().filter(|(s, field)| old[*s][*field].is_null()) {
-            part(obj, section).and_then(|section| super::check::remove(section, field));
-        }
-        Ok(())
+    fn refused_fields(&self) -> &'static [&'static str] {
+        &["/spec/configSource", "/status/config"]
     }
 
     fn validate(&self, obj: &Value, old: Option<&Value>, subresource: Option<&str>) -> Vec<Cause> {

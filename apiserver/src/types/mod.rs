@@ -173,6 +173,11 @@ pub trait Strategy: Send + Sync {
         Ok(())
     }
 
+    /// JSON pointers of fields that upstream does not take any more, or not yet: they stay where they were.
+    fn refused_fields(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// Whether a deletion sets its time alone, and neither grace nor generation.
     fn deletes_plainly(&self) -> bool {
         false

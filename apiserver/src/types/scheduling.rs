@@ -79,12 +79,7 @@ impl Strategy for Priorities {
         }
         let about = GroupResource::new("scheduling.k8s.io", "priorityclasses");
         let why = "this is a system priority class and cannot be deleted";
-        Err(ApiError::Forbidden {
-            message: format!("{about} {name:?} is forbidden: {why}"),
-            resource: Some(about),
-            name: name.to_owned(),
-            causes: Vec::new(),
-        })
+        Err(ApiError::forbidden_object(about, name, why))
     }
 
     fn validate(&self, obj: &Value, old: Option<&Value>, _subresource: Option<&str>) -> Vec<Cause> {

@@ -13,6 +13,7 @@ use crate::crd::convert;
 use crate::handlers::Call;
 use crate::handlers::options::WriteOptions;
 use crate::status::ApiError;
+use crate::types::check::remove_new;
 
 /// Letters of generated names: no vowels and no look-alikes.
 ///
@@ -112,11 +113,11 @@ async fn attempt(writer: &mut Writer<'_>, object: Value) -> Result<Bytes, ApiErr
 /// `None` if what the object was to have was taken meanwhile.
 async fn once(writer: &mut Writer<'_>, mut object: Value) -> Result<Option<Bytes>, ApiError> {
     let strategy = writer.resource.strategy.clone();
-    let foreign = writer.resource.custom.is_some() && !writer.resource.bare_items;
-    if strategy.starts_generation() || foreign {
+    if strategy.starts_generation() || writer.resource.is_foreign() {
         metadata(&mut object).insert("generation".to_owned(), 1.into());
     }
     writer.core.fresh(strategy.reads()).await?;
+    remove_new(&mut object, None, strategy.refused_fields());
     strategy.prepare_create(&writer.ctx(), &mut object)?;
     writer.default(&mut object);
     let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
@@ -130,7 +131,7 @@ async fn once(writer: &mut Writer<'_>, mut object: Value) -> Result<Option<Bytes
 /// Objects of a definition that is being deleted are being deleted too.
 fn refuse_if_terminating(writer: &Writer<'_>, name: &str) -> Result<(), ApiError> {
     let resource = writer.resource;
-    if resource.custom.is_none() || resource.bare_items {
+    if !resource.is_foreign() {
         return Ok(());
     }
     let registry = writer.core.registry();
@@ -143,12 +144,7 @@ fn refuse_if_terminating(writer: &Writer<'_>, name: &str) -> Result<(), ApiError
     }
     let about = resource.group_resource();
     let why = "create not allowed while custom resource definition is terminating";
-    Err(ApiError::Forbidden {
-        message: format!("{about} {name:?} is forbidden: {why}"),
-        resource: Some(about),
-        name: name.to_owned(),
-        causes: Vec::new(),
-    })
+    Err(ApiError::forbidden_object(about, name, why))
 }
 
 async fn finish(

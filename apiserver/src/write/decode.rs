@@ -54,6 +54,14 @@ pub fn body_format(headers: &HeaderMap) -> Result<BodyFormat, ApiError> {
     }
 }
 
+/// What is said of a body that [`decode`] could not read.
+pub fn unreadable(format: BodyFormat, fault: String) -> String {
+    match format {
+        BodyFormat::Json => format!("couldn't get version/kind; json parse error: {fault}"),
+        BodyFormat::Yaml | BodyFormat::Protobuf => fault,
+    }
+}
+
 /// The media type of the body without its parameters.
 pub fn media_type(headers: &HeaderMap) -> String {
     content_type(headers).split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
@@ -104,7 +112,7 @@ pub fn unknown_field(path: &str) -> String {
 }
 
 /// The complaint about a field that came before.
-fn duplicate_field(path: &str) -> String {
+pub fn duplicate_field(path: &str) -> String {
     format!("duplicate field \"{path}\"")
 }
 

@@ -7,7 +7,6 @@ use schema::Schema;
 use serde_json::{Value, json};
 use store::{Entry, Expect, Revision};
 
-use super::decode::BodyFormat;
 use super::{ATTEMPTS, Outcome, Writer, meta, metadata};
 use crate::admission;
 use crate::bytes as text;
@@ -54,14 +53,7 @@ impl DeleteOptions {
         if !body.is_empty() {
             let format = super::decode::body_format(call.headers)?;
             options = super::decode::decode(body, format)
-                .map_err(|fault| {
-                    ApiError::BadRequest(match format {
-                        BodyFormat::Json => {
-                            format!("couldn't get version/kind; json parse error: {fault}")
-                        }
-                        BodyFormat::Yaml | BodyFormat::Protobuf => fault,
-                    })
-                })?
+                .map_err(|fault| ApiError::BadRequest(super::decode::unreadable(format, fault)))?
                 .value;
             if !options.is_object() && !options.is_null() {
                 return Err(ApiError::BadRequest(format!(

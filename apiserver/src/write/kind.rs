@@ -15,6 +15,17 @@ pub(super) fn unregistered(kind: &str, version: &str) -> String {
     format!("no kind \"{kind}\" is registered for version \"{version}\" in scheme \"{SCHEME}\"")
 }
 
+/// The refusal of an object of a kind and version as one of the `wanted` kind.
+pub(super) fn unhandled((kind, version): (&str, &str), wanted: &str, fault: &str) -> ApiError {
+    let text = format!("{kind} in version \"{version}\" cannot be handled as a {wanted}: {fault}");
+    ApiError::BadRequest(text)
+}
+
+/// The refusal of an object of the right kind that cannot be read.
+pub(super) fn undecoded(resource: &Resource, fault: &str) -> ApiError {
+    unhandled((&resource.kind, &resource.version), &resource.kind, fault)
+}
+
 /// Kinds that upstream registers in every version of its groups.
 const EVERYWHERE: [&str; 9] = [
     "APIGroup",
@@ -40,7 +51,7 @@ pub(super) fn fit(
     is_lenient: bool,
 ) -> Result<(), ApiError> {
     let given = Given::read(value).map_err(|fault| unrecognized(resource, body, &fault))?;
-    if !resource.bare_items {
+    if resource.is_foreign() {
         if given.kind.is_empty() {
             return Err(kindless(resource, body, is_lenient));
         }
@@ -55,7 +66,8 @@ pub(super) fn fit(
     Ok(())
 }
 
-fn unrecognized(resource: &Resource, body: &[u8], fault: &str) -> ApiError {
+/// The refusal of a body that is no object at all.
+pub(super) fn unrecognized(resource: &Resource, body: &[u8], fault: &str) -> ApiError {
     let (kind, summary) = (&resource.kind, summary(body));
     ApiError::BadRequest(format!(
         "the object provided is unrecognized (must be of type {kind}): {fault} ({summary})"
@@ -68,10 +80,7 @@ fn kindless(resource: &Resource, body: &[u8], is_lenient: bool) -> ApiError {
     if !is_lenient {
         return unrecognized(resource, body, &fault);
     }
-    let (kind, version) = (&resource.kind, &resource.version);
-    ApiError::BadRequest(format!(
-        "{kind} in version \"{version}\" cannot be handled as a {kind}: {fault}"
-    ))
+    undecoded(resource, &fault)
 }
 
 /// What a body says that it is; empty where it says nothing.
@@ -155,10 +164,7 @@ fn fit_built_in(
         ),
         None => unregistered(kind, &given.api_version),
     };
-    Err(ApiError::BadRequest(format!(
-        "{kind} in version \"{version}\" cannot be handled as a {}: {fault}",
-        resource.kind
-    )))
+    Err(unhandled((kind, version), &resource.kind, &fault))
 }
 
 /// Reads a value as another type of Kubernetes; `None` if there is none of that name.
@@ -195,7 +201,7 @@ fn read_as(
 }
 
 /// The beginning of a body, as messages show it.
-pub(super) fn summary(body: &[u8]) -> String {
+fn summary(body: &[u8]) -> String {
     const MOST: usize = 30;
     let start = &body[..body.len().min(MOST)];
     let more = if body.len() > MOST { " ..." } else { "" };

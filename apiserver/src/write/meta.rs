@@ -55,10 +55,7 @@ pub(super) fn fit_namespace(writer: &Writer<'_>, object: &mut Value) -> Result<(
     }
     let given = meta.get("namespace").and_then(Value::as_str).unwrap_or_default();
     if !given.is_empty() && given != wanted {
-        return Err(ApiError::BadRequest(
-            "the namespace of the provided object does not match the namespace sent on the request"
-                .to_owned(),
-        ));
+        return Err(ApiError::other_namespace());
     }
     meta.insert("namespace".to_owned(), wanted.into());
     Ok(())
@@ -305,13 +302,12 @@ fn managers(entries: &Value, causes: &mut Vec<Cause>) {
 fn judges_names_alone(resource: &Resource) -> bool {
     const EXTENSIONS: [&str; 3] =
         ["admissionregistration.k8s.io", "apiextensions.k8s.io", "apiregistration.k8s.io"];
-    let foreign = resource.custom.is_some() && !resource.bare_items;
-    foreign || EXTENSIONS.contains(&resource.group.as_str())
+    resource.is_foreign() || EXTENSIONS.contains(&resource.group.as_str())
 }
 
 /// Warnings for new finalizers of custom resources that might be others' too.
 pub(super) fn warnings(resource: &Resource, object: &Value, old: Option<&Value>) -> Vec<String> {
-    if resource.custom.is_none() || resource.bare_items {
+    if !resource.is_foreign() {
         return Vec::new();
     }
     let list = |object: &Value| object["metadata"]["finalizers"].as_array().cloned();

@@ -18,7 +18,7 @@ use std::time::Instant;
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
-use http::StatusCode;
+use http::{StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::{Map, Value};
 use store::{Entry, Expect, Revision};
@@ -243,18 +243,9 @@ impl<'a> Writer<'a> {
     /// # Errors
     /// In upstream's words.
     pub fn decode(&mut self, body: &[u8], format: decode::BodyFormat) -> Result<Value, ApiError> {
-        let kind = self.resource.kind.clone();
+        let resource = self.resource;
         let decoded = decode::decode(body, format).map_err(|fault| {
-            let what = match format {
-                decode::BodyFormat::Json => {
-                    format!("couldn't get version/kind; json parse error: {fault}")
-                }
-                decode::BodyFormat::Yaml | decode::BodyFormat::Protobuf => fault,
-            };
-            ApiError::BadRequest(format!(
-                "the object provided is unrecognized (must be of type {kind}): {what} ({})",
-                kind::summary(body)
-            ))
+            kind::unrecognized(resource, body, &decode::unreadable(format, fault))
         })?;
         let mut value = match decoded.value {
             // Nothing at all is an object in YAML.
@@ -264,11 +255,11 @@ impl<'a> Writer<'a> {
             value => value,
         };
         let is_lenient = self.options.field_validation == FieldValidation::Ignore;
-        kind::fit(self.resource, &self.core.registry(), &mut value, body, is_lenient)?;
-        let unknown = match self.resource.schema.get() {
-            Some(schema) => {
-                schema.decode(&mut value).map_err(|fault| self.unhandled(&self.fault(fault)))?
-            }
+        kind::fit(resource, &self.core.registry(), &mut value, body, is_lenient)?;
+        let unknown = match resource.schema.get() {
+            Some(schema) => schema
+                .decode(&mut value)
+                .map_err(|fault| kind::undecoded(resource, &fault.to_string()))?,
             None => Vec::new(),
         };
         let mut complaints = match (format, self.options.field_validation) {
@@ -279,7 +270,7 @@ impl<'a> Writer<'a> {
             }
             _ => decoded.complaints,
         };
-        if !self.resource.bare_items {
+        if resource.is_foreign() {
             complaints.extend(sorted(unknown).iter().map(|path| decode::unknown_field(path)));
         } else if format == decode::BodyFormat::Json {
             complaints = decode::in_order(&decoded.duplicates, &unknown, body);
@@ -291,34 +282,11 @@ impl<'a> Writer<'a> {
             FieldValidation::Ignore => (),
             FieldValidation::Warn => self.warnings.append(&mut complaints),
             FieldValidation::Strict => {
-                return Err(
-                    self.unhandled(&format!("strict decoding error: {}", complaints.join(", ")))
-                );
+                let fault = format!("strict decoding error: {}", complaints.join(", "));
+                return Err(kind::undecoded(resource, &fault));
             }
         }
         Ok(value)
-    }
-
-    /// What is said of a value of the wrong type: upstream decodes the metadata of custom objects by itself.
-    fn fault(&self, fault: schema::DecodeError) -> String {
-        use schema::DecodeError::{Root, Type};
-        match fault {
-            Type { value, path, .. } if path == "metadata" && !self.resource.bare_items => {
-                Root { value, expected: "v1.ObjectMeta".to_owned() }.to_string()
-            }
-            Type { value, structure, path, expected } if !self.resource.bare_items => {
-                let path = path.strip_prefix("metadata.").unwrap_or(&path).to_owned();
-                Type { value, structure, path, expected }.to_string()
-            }
-            other => other.to_string(),
-        }
-    }
-
-    fn unhandled(&self, fault: &str) -> ApiError {
-        let (kind, version) = (&self.resource.kind, &self.resource.version);
-        ApiError::BadRequest(format!(
-            "{kind} in version \"{version}\" cannot be handled as a {kind}: {fault}"
-        ))
     }
 
     /// Everything that is wrong with an object.
@@ -428,7 +396,7 @@ pub fn answer(
 ) -> Result<Response, ApiError> {
     let mut response = match written {
         Ok(json) => respond::object(call.resource, &call.output, &call.query, status, json)?,
-        Err(refusal) => respond::error(refusal, error_format(call.headers)),
+        Err(refusal) => respond::error(refusal, error_format(call.headers.get(header::ACCEPT))),
     };
     respond::warn(&mut response, &writer.warnings);
     Ok(response)

@@ -24,7 +24,7 @@ pub(super) enum Language {
 
 impl Language {
     pub(super) fn of(call: &Call<'_>) -> Result<Self, ApiError> {
-        let strategic = call.resource.custom.is_none() || call.resource.bare_items;
+        let strategic = !call.resource.is_foreign();
         match decode::media_type(call.headers).as_str() {
             "application/json-patch+json" => Ok(Self::Json),
             "application/merge-patch+json" => Ok(Self::Merge),
@@ -126,9 +126,9 @@ pub(super) fn patched(
         Language::Merge | Language::Strategic => schema::patch::duplicates(patch),
         Language::Json | Language::Apply => Vec::new(),
     };
-    let twice = twice.iter().map(|path| format!("duplicate field \"{path}\""));
-    let unknown = if writer.resource.bare_items { unknown } else { super::sorted(unknown) };
-    let unknown = unknown.iter().map(|path| super::decode::unknown_field(path));
+    let twice = twice.iter().map(|path| decode::duplicate_field(path));
+    let unknown = if writer.resource.is_foreign() { super::sorted(unknown) } else { unknown };
+    let unknown = unknown.iter().map(|path| decode::unknown_field(path));
     let complaints: Vec<String> = twice.chain(unknown).collect();
     match writer.options.field_validation {
         _ if complaints.is_empty() => (),

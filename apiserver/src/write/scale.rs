@@ -5,7 +5,7 @@ use http::StatusCode;
 use schema::{Schema, apply};
 use serde_json::{Value, json};
 
-use super::kind::unregistered;
+use super::kind::{unhandled, unregistered};
 use super::patch::Language;
 use super::update::{Change, Plan, fit_name, update};
 use super::{Writer, decode, meta, patch};
@@ -20,7 +20,7 @@ pub(super) async fn handle(call: &Call<'_>, body: &[u8]) -> Result<Response, Api
     if call.info.verb == "get" {
         let object: Value =
             serde_json::from_slice(&read::get_json(call).await?).map_err(ApiError::internal)?;
-        if is_foreign(call.resource) && at(&object, &paths.spec_replicas).is_none() {
+        if call.resource.is_foreign() && at(&object, &paths.spec_replicas).is_none() {
             let path = paths.spec_replicas.join(".");
             let fault = format!("the spec replicas field \".{path}\" does not exist");
             return Err(ApiError::Internal(fault));
@@ -37,9 +37,6 @@ pub(super) async fn handle(call: &Call<'_>, body: &[u8]) -> Result<Response, Api
         before["metadata"]["managedFields"] = apply::scale_owners(old, &paths.spec_replicas);
         let force = writer.options.force.unwrap_or(false);
         let scale = wanted.over(&before, &manager, force)?;
-        if wanted.is_whole() {
-            fit_name(&plan.name, &scale)?;
-        }
         let replicas = check(call.resource, &plan.name, &scale, wanted.is_whole())?;
         let mut object = old.clone();
         put(&mut object, &paths.spec_replicas, replicas.into());
@@ -143,21 +140,13 @@ impl<'b> Wanted<'b> {
     }
 }
 
-/// Whether the type is nobody's but the definition's.
-fn is_foreign(resource: &Resource) -> bool {
-    resource.custom.is_some() && !resource.bare_items
-}
-
 /// Kind and version may be left out, but must not be others.
 fn check_kind(scale: &Value) -> Result<(), ApiError> {
     let said = |key: &str| scale[key].as_str().unwrap_or_default();
     let (kind, version) = (said("kind"), said("apiVersion"));
     let wanted = apply::SCALE_VERSION;
     if !matches!(kind, "" | "Scale") {
-        let fault = unregistered(kind, wanted);
-        return Err(ApiError::BadRequest(format!(
-            "{kind} in version \"v1\" cannot be handled as a Scale: {fault}"
-        )));
+        return Err(unhandled((kind, "v1"), "Scale", &unregistered(kind, wanted)));
     }
     if !version.is_empty() && version != wanted {
         return Err(ApiError::BadRequest(format!(
@@ -169,7 +158,7 @@ fn check_kind(scale: &Value) -> Result<(), ApiError> {
 
 fn check(resource: &Resource, name: &str, scale: &Value, is_whole: bool) -> Result<i64, ApiError> {
     let invalid = |cause: schema::Cause| ApiError::Invalid {
-        kind: match is_foreign(resource) {
+        kind: match resource.is_foreign() {
             true => resource.group_kind(),
             false => GroupResource::new("autoscaling", "Scale"),
         },
@@ -187,13 +176,11 @@ fn check(resource: &Resource, name: &str, scale: &Value, is_whole: bool) -> Resu
             if !is_whole {
                 return Err(patch::not_a_result(&scale.to_string(), &fault));
             }
-            return Err(ApiError::BadRequest(format!(
-                "Scale in version \"v1\" cannot be handled as a Scale: {fault}"
-            )));
+            return Err(unhandled(("Scale", "v1"), "Scale", &fault));
         }
     };
     if replicas < 0 {
-        let (field, fault) = match is_foreign(resource) {
+        let (field, fault) = match resource.is_foreign() {
             true => (".spec.replicas", "should be a non-negative integer"),
             false => ("spec.replicas", "must be greater than or equal to 0"),
         };
@@ -245,7 +232,7 @@ fn selector(resource: &Resource, paths: &ScalePaths, object: &Value) -> Option<S
     {
         return Some(text.to_owned());
     }
-    let upstream = resource.custom.is_none() || resource.bare_items;
+    let upstream = !resource.is_foreign();
     let selector = upstream.then(|| &object["spec"]["selector"])?;
     let text = selector_text(selector, resource.custom.is_none());
     (!text.is_empty()).then_some(text)

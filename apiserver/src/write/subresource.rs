@@ -6,7 +6,7 @@ use http::StatusCode;
 use schema::Schema;
 use serde_json::{Value, json};
 
-use super::kind::unregistered;
+use super::kind::{unhandled, unregistered};
 use super::update::{Change, Plan, update};
 use super::{DeleteOptions, Writer, decode, delete, meta};
 use crate::admission;
@@ -51,17 +51,13 @@ fn other_kind(
     if !decoded.value.is_object() {
         return Err(unrecognized("couldn't get version/kind".to_owned()));
     }
-    let unhandled = |given: &str, fault: String| {
-        ApiError::BadRequest(format!(
-            "{given} in version \"{version}\" cannot be handled as a {kind}: {fault}"
-        ))
-    };
+    let refused = |given: &str, fault: &str| unhandled((given, version), kind, fault);
     if let Some(given) = decoded.value["kind"].as_str().filter(|k| !k.is_empty() && *k != kind) {
         let of = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
-        return Err(unhandled(given, unregistered(given, &of)));
+        return Err(refused(given, &unregistered(given, &of)));
     }
     if let Some(schema) = Schema::for_gvk(group, version, kind) {
-        schema.decode(&mut decoded.value).map_err(|fault| unhandled(kind, fault.to_string()))?;
+        schema.decode(&mut decoded.value).map_err(|fault| refused(kind, &fault.to_string()))?;
     }
     Ok(decoded.value)
 }

@@ -14,6 +14,7 @@ use crate::handlers::Call;
 use crate::handlers::options::WriteOptions;
 use crate::registry::ScalePaths;
 use crate::status::ApiError;
+use crate::types::check::remove_new;
 
 /// What a change makes of an object.
 pub enum Change {
@@ -186,7 +187,7 @@ fn check_version(
     if !matches!(version, "" | "0") && version != current.revision.to_string() {
         return Err(writer.conflict(&plan.name));
     }
-    let foreign = writer.resource.custom.is_some() && !writer.resource.bare_items;
+    let foreign = writer.resource.is_foreign();
     let conditional = foreign || !writer.resource.strategy.unconditional_updates();
     let whole = plan.subresource != Some("scale");
     if version.is_empty() && conditional && whole && writer.info.verb == "update" {
@@ -247,6 +248,7 @@ async fn replace(
     }
     plan.admit(writer, &mut object, old).await?;
     meta::dedup_owners(writer, &mut object, meta::AFTER_ADMISSION);
+    remove_new(&mut object, Some(old), resource.strategy.refused_fields());
     resource.strategy.prepare_update(&writer.ctx(), &mut object, old, plan.subresource)?;
     // A pod's node is set once, and is no change of what was asked for.
     let counted = plan.subresource != Some("binding");
@@ -314,7 +316,7 @@ fn isolate(writer: &Writer<'_>, subresource: Option<&str>, object: &mut Value, o
             for field in resource.strategy.kept_by_status() {
                 copy(&mut object["metadata"], &old["metadata"], field);
             }
-            if resource.custom.is_some() && !resource.bare_items {
+            if resource.is_foreign() {
                 let version = object["metadata"]["resourceVersion"].clone();
                 let managed = object["metadata"].get("managedFields").cloned();
                 object["metadata"] = old["metadata"].clone();
@@ -338,7 +340,7 @@ fn copy(object: &mut Value, old: &Value, key: &str) {
 }
 
 fn counts(writer: &Writer<'_>) -> bool {
-    let foreign = writer.resource.custom.is_some() && !writer.resource.bare_items;
+    let foreign = writer.resource.is_foreign();
     writer.resource.strategy.counts_generation() || foreign
 }
 

@@ -160,15 +160,15 @@ fn simplify(schema: &mut Value) {
 
 /// What may be null may be absent: v2 has no null.
 fn relax(map: &mut Map<String, Value>) {
-    let nullable =
-        |field: &Value| is_set(&map["properties"][field.as_str()?], "nullable").then_some(());
-    let mut required = map.get("required").and_then(Value::as_array).cloned().unwrap_or_default();
-    if map.contains_key("properties") {
-        required.retain(|field| nullable(field).is_none());
-    }
-    if map.get("additionalProperties").is_some_and(|values| is_set(values, "nullable")) {
-        required.clear();
-    }
+    let may_be_null = |schema: Option<&Value>| schema.is_some_and(|s| is_set(s, "nullable"));
+    let values_may = may_be_null(map.get("additionalProperties"));
+    let properties = map.get("properties");
+    let is_strict = |field: &Value| {
+        let property = properties.and_then(|properties| properties.get(field.as_str()?));
+        !values_may && !may_be_null(property)
+    };
+    let required = map.get("required").and_then(Value::as_array).into_iter().flatten();
+    let required: Vec<Value> = required.filter(|field| is_strict(field)).cloned().collect();
     match required.is_empty() {
         true => _ = map.remove("required"),
         false => _ = map.insert("required".to_owned(), required.into()),

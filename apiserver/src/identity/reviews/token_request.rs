@@ -23,12 +23,7 @@ const EXTENDED_TOKEN_SECONDS: i64 = 365 * 24 * 3600;
 /// [`ApiError::Invalid`] for a life too short, [`ApiError::BadRequest`] for an object of a type
 /// that tokens cannot be bound to, [`ApiError::Conflict`] if it is another object of that name.
 pub fn token_request(ctx: &Context<'_>, name: &str, body: &Value) -> Result<Value, ApiError> {
-    let given = text(body, "/metadata/namespace");
-    if !given.is_empty() && given != ctx.namespace {
-        let message =
-            "the namespace of the provided object does not match the namespace sent on the request";
-        return Err(ApiError::BadRequest(message.to_owned()));
-    }
+    ctx.check_namespace(body)?;
     let account = ctx.objects.find("serviceaccounts", ctx.namespace, name);
     let account = account.ok_or_else(|| not_found("serviceaccounts", name))?;
     check_name(name, text(body, "/metadata/name"))?;

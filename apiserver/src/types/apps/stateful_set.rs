@@ -7,9 +7,8 @@ use serde_json::{Value, json};
 
 use super::template::{self, STATEFUL_SETS};
 use super::{collisions, counts, is_none, not_negative};
-use crate::status::ApiError;
 use crate::types::check::{At, Causes, copy, default, items, items_mut, part, remove, text};
-use crate::types::{Ctx, Strategy, pod, storage, words};
+use crate::types::{Strategy, pod, storage, words};
 
 /// Strategy of `statefulsets`.
 pub(in crate::types) struct StatefulSets;
@@ -31,22 +30,9 @@ impl Strategy for StatefulSets {
         pod::template_default(spec);
     }
 
-    fn prepare_create(&self, _ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {
-        forget_most_unavailable(obj);
-        Ok(())
-    }
-
-    fn prepare_update(
-        &self,
-        _ctx: &Ctx<'_>,
-        obj: &mut Value,
-        old: &Value,
-        _subresource: Option<&str>,
-    ) -> Result<(), ApiError> {
-        if old["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"].is_null() {
-            forget_most_unavailable(obj);
-        }
-        Ok(())
+    /// Behind the feature gate `MaxUnavailableStatefulSet`, which is off in 1.36.
+    fn refused_fields(&self) -> &'static [&'static str] {
+        &["/spec/updateStrategy/rollingUpdate/maxUnavailable"]
     }
 
     fn validate_name(&self, name: &str) -> Vec<String> {
@@ -100,13 +86,6 @@ impl Strategy for StatefulSets {
 
     fn counts_generation(&self) -> bool {
         true
-    }
-}
-
-/// Upstream's feature gate `MaxUnavailableStatefulSet` is off in 1.36.
-fn forget_most_unavailable(set: &mut Value) {
-    if let Some(rolling) = set.pointer_mut("/spec/updateStrategy/rollingUpdate") {
-        remove(rolling, "maxUnavailable");
     }
 }
 
