@@ -27,6 +27,7 @@ use crate::fairness;
 use crate::handlers::accept::{Accept, Target, error_format};
 use crate::handlers::negotiate::{Format, MEDIA_TYPES, Output};
 use crate::handlers::respond;
+use crate::protobuf;
 use crate::registry::facts::FACTS;
 use crate::registry::{Group, Registry};
 use crate::request::{RequestInfo, User};
@@ -58,6 +59,7 @@ struct Made {
     aggregated_core: OnceLock<Document>,
     aggregated: OnceLock<Document>,
     openapi_v2: OnceLock<Document>,
+    openapi_v2_protobuf: OnceLock<Document>,
     openapi_v3: Mutex<BTreeMap<String, Arc<Document>>>,
 }
 
@@ -75,9 +77,12 @@ enum Text {
 
 impl Document {
     fn new(value: &Value) -> Self {
-        let body = value.to_string();
+        Self::of_bytes(value.to_string().into())
+    }
+
+    fn of_bytes(body: Bytes) -> Self {
         let hash = Sha256::digest(&body).iter().map(|byte| format!("{byte:02X}")).collect();
-        Self { text: Text::new(body.into()), hash }
+        Self { text: Text::new(body), hash }
     }
 }
 
@@ -146,6 +151,17 @@ impl Made {
         document
     }
 
+    /// The v2 document in the form that a client likes best, and what that is.
+    fn v2_for(&self, headers: &HeaderMap) -> Option<(&Document, &'static str)> {
+        Some(match Accept::of(headers).best_of(&OPENAPI_V2)? {
+            JSON => (self.openapi_v2.get_or_init(|| Document::new(&self.v2())), JSON),
+            _ => {
+                let all = || Document::of_bytes(protobuf::openapi_v2(&self.v2()).into());
+                (self.openapi_v2_protobuf.get_or_init(all), OPENAPI_V2[1])
+            }
+        })
+    }
+
     /// The list of the v3 documents, each with its hash.
     fn v3_index(&self) -> Value {
         let mut paths = serde_json::Map::new();
@@ -184,6 +200,7 @@ impl Documents {
             aggregated_core: OnceLock::new(),
             aggregated: OnceLock::new(),
             openapi_v2: OnceLock::new(),
+            openapi_v2_protobuf: OnceLock::new(),
             openapi_v3: Mutex::default(),
         });
         self.current.store(Some(made.clone()));
@@ -266,10 +283,7 @@ fn answer(core: &Core, made: &Made, asked: &Asked<'_>) -> Result<Option<Response
             Some(key_set(core))
         }
         ["openapi", ..] if path.ends_with('/') => None,
-        ["openapi", "v2"] => {
-            let all = || Document::new(&made.v2());
-            Some(openapi_answer(made.openapi_v2.get_or_init(all), headers))
-        }
+        ["openapi", "v2"] => Some(openapi_answer(made.v2_for(headers), headers)),
         ["openapi", "v3"] => Some(text(made.v3_index().to_string())),
         ["openapi", "v3", rest @ ..] => {
             let path = rest.join("/");
@@ -367,21 +381,24 @@ fn text(text: String) -> Response {
     (StatusCode::OK, headers, text).into_response()
 }
 
-/// What upstream sends OpenAPI documents as, the later forms for clients that put `@` where none belongs.
-///
-/// Here they are JSON in any case, which is what the answer says of itself.
-const OPENAPI: [&str; 5] = [
+/// The forms of the v2 document, the last for clients that put `@` where none belongs.
+const OPENAPI_V2: [&str; 3] = [
     JSON,
     "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
     "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
+];
+
+/// What upstream sends v3 documents as. Here they are JSON in any case, which is what the answer says of itself.
+const OPENAPI_V3: [&str; 3] = [
+    JSON,
     "application/com.github.proto-openapi.spec.v3.v1.0+protobuf",
     "application/com.github.proto-openapi.spec.v3@v1.0+protobuf",
 ];
 
 /// An OpenAPI document; whoever takes none of its forms gets an empty refusal.
-fn openapi_answer(document: &Document, headers: &HeaderMap) -> Response {
-    match Accept::of(headers).best_of(&OPENAPI) {
-        Some(_) => tagged(document, JSON, headers),
+fn openapi_answer(document: Option<(&Document, &'static str)>, headers: &HeaderMap) -> Response {
+    match document {
+        Some((document, kind)) => tagged(document, kind, headers),
         None => StatusCode::NOT_ACCEPTABLE.into_response(),
     }
 }
@@ -425,7 +442,8 @@ fn hashed(document: &Document, path: &str, query: Option<&str>, headers: &Header
             (StatusCode::MOVED_PERMANENTLY, [(header::LOCATION, url)]).into_response()
         }
         asked => {
-            let mut response = openapi_answer(document, headers);
+            let form = Accept::of(headers).best_of(&OPENAPI_V3);
+            let mut response = openapi_answer(form.map(|_| (document, JSON)), headers);
             if asked.is_some() {
                 let forever = HeaderValue::from_static("public, immutable");
                 response.headers_mut().insert(header::CACHE_CONTROL, forever);

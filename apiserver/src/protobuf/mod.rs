@@ -6,12 +6,14 @@
 mod decode;
 mod encode;
 mod messages;
+mod openapi;
 mod wire;
 
 use schema::{Schema, facts};
 use serde_json::Value;
 
 pub use encode::{encode, event};
+pub(crate) use openapi::openapi_v2;
 
 /// The first bytes of every body.
 const MAGIC: &[u8] = b"k8s\0";

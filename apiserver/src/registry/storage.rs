@@ -19,6 +19,8 @@ pub struct Selectable {
     pub path: Vec<String>,
     /// What an object without it counts as.
     pub absent: String,
+    /// The label of the field that counts where this one is absent or empty.
+    pub instead: Option<String>,
 }
 
 impl Selectable {
@@ -28,12 +30,18 @@ impl Selectable {
             name: name.to_owned(),
             path: name.split('.').map(str::to_owned).collect(),
             absent: String::new(),
+            instead: None,
         }
     }
 
     /// The same field, with a value for objects that lack it.
     pub fn or(self, absent: &str) -> Self {
         Self { absent: absent.to_owned(), ..self }
+    }
+
+    /// The same field, with another field's value for objects that lack it or have it empty.
+    pub fn or_field(self, label: &str) -> Self {
+        Self { instead: Some(label.to_owned()), ..self }
     }
 
     /// The same field under another label.
@@ -46,7 +54,11 @@ impl Selectable {
 pub(crate) fn decoder(selectable: &[Selectable]) -> Decoder {
     let field = |selectable: &Selectable| {
         let path: Vec<&str> = selectable.path.iter().map(String::as_str).collect();
-        Field::new(&selectable.name, &path).or(&selectable.absent)
+        let field = Field::new(&selectable.name, &path).or(&selectable.absent);
+        match &selectable.instead {
+            Some(other) => field.or_field(other),
+            None => field,
+        }
     };
     Decoder::new(selectable.iter().map(field).collect())
 }

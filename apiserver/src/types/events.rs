@@ -47,7 +47,8 @@ impl Strategy for Events {
                 .collect();
         fields.push(Selectable::new("reason"));
         fields.push(Selectable::new("reportingComponent"));
-        fields.push(Selectable::new("source.component").labelled("source"));
+        let source = Selectable::new("source.component").labelled("source");
+        fields.push(source.or_field("reportingComponent"));
         fields.push(Selectable::new("type"));
         fields
     }

@@ -31,6 +31,8 @@ pub struct Field {
     name: Arc<str>,
     path: Vec<String>,
     absent: Box<str>,
+    /// The field that counts where this one is absent or empty.
+    instead: Option<Arc<str>>,
 }
 
 impl Field {
@@ -40,12 +42,18 @@ impl Field {
             name: name.into(),
             path: path.iter().map(|&p| p.into()).collect(),
             absent: "".into(),
+            instead: None,
         }
     }
 
     /// The same field, with a value for objects that lack it (as `spec.unschedulable`, `false`).
     pub fn or(self, absent: &str) -> Field {
         Field { absent: absent.into(), ..self }
+    }
+
+    /// The same field, with another field's value for objects that lack it or have it empty.
+    pub fn or_field(self, name: &str) -> Field {
+        Field { instead: Some(name.into()), ..self }
     }
 }
 
@@ -92,7 +100,6 @@ impl Decoder {
         // `raw` is a slice of `text`; the brace is its first byte.
         let splice = raw.as_ptr() as usize - text.as_ptr() as usize + 1;
         let comma = !raw[1..].trim_start().starts_with('}');
-        let values = found.values.into_iter().zip(&*self.fields);
         Ok(Object {
             prefix: prefix_len(&entry.key).ok_or(DecodeError::Key)?,
             key: entry.key.clone(),
@@ -109,11 +116,7 @@ impl Decoder {
                     .map(|(k, v)| (k.into(), v.into()))
                     .collect(),
             ),
-            fields: Fields(
-                values
-                    .map(|(v, f)| (f.name.clone(), v.unwrap_or_else(|| f.absent.clone())))
-                    .collect(),
-            ),
+            fields: Fields(self.values(&found.values)),
             owners: meta
                 .owner_references
                 .unwrap_or_default()
@@ -121,6 +124,25 @@ impl Decoder {
                 .map(Owner::from)
                 .collect(),
         })
+    }
+}
+
+impl Decoder {
+    /// The fields by name, from what was found of each.
+    fn values<C: FromIterator<(Arc<str>, Box<str>)>>(&self, found: &[Option<Box<str>>]) -> C {
+        let of = |name: &str| {
+            let index = self.fields.iter().position(|field| &*field.name == name)?;
+            found[index].as_ref()
+        };
+        let value = |(field, found): (&Field, &Option<Box<str>>)| {
+            let other = field.instead.as_deref();
+            let found = match other {
+                Some(other) => found.as_ref().filter(|text| !text.is_empty()).or_else(|| of(other)),
+                None => found.as_ref(),
+            };
+            (field.name.clone(), found.unwrap_or(&field.absent).clone())
+        };
+        self.fields.iter().zip(found).map(value).collect()
     }
 }
 
@@ -286,5 +308,29 @@ impl<'de> Visitor<'de> for Inside<'_> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_field_stands_in_for_one_that_is_absent_or_empty() {
+        let source = Field::new("source", &["source", "component"]).or("none");
+        let fields = vec![source.or_field("reporter"), Field::new("reporter", &["reporter"])];
+        let decoder = Decoder::new(fields);
+        let source = |text: &str| {
+            let entry = Entry {
+                key: "/registry/core/events/a/b".into(),
+                value: format!(r#"{{"metadata":{{}},{text}}}"#).into(),
+                revision: 1,
+            };
+            decoder.decode(&entry).unwrap().fields.get("source").unwrap().to_owned()
+        };
+        assert_eq!(source(r#""reporter":"r","source":{"component":"s"}"#), "s");
+        assert_eq!(source(r#""source":{"component":""},"reporter":"r""#), "r");
+        assert_eq!(source(r#""reporter":"r""#), "r");
+        assert_eq!(source(r#""source":{}"#), "none");
     }
 }
