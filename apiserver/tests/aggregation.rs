@@ -217,6 +217,24 @@ async fn a_server_that_is_not_there_is_said_to_be_unavailable() {
     })
     .await;
     assert_eq!(reason, "ServiceNotFound");
+    // Conditions of others stay when that changes.
+    let other = json!({"status": {"conditions": [{"type": "Other", "status": "True"}]}});
+    let request = http::Request::patch(format!("{path}/status"))
+        .header(header::CONTENT_TYPE, "application/strategic-merge-patch+json")
+        .body(other.to_string().into_bytes())
+        .unwrap();
+    client.request::<Value>(request).await.unwrap();
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "gone"},
+        "spec": {"ports": [{"port": 443}]}});
+    post(&client, "/api/v1/namespaces/default/services", service).await;
+    let conditions = support::eventually(|| async {
+        let object = get_json(&client, path).await;
+        let conditions = object["status"]["conditions"].as_array()?.clone();
+        let ours = conditions.iter().find(|one| one["type"] == "Available")?;
+        (ours["reason"] != "ServiceNotFound").then_some(conditions)
+    })
+    .await;
+    assert!(conditions.iter().any(|one| one["type"] == "Other"), "{conditions:?}");
     let (status, headers, body) = send(&client, "/apis/gone.example.com/v1/x", &[]).await;
     assert_eq!(
         (status, body.as_slice()),

@@ -36,7 +36,8 @@ pub struct Definition {
     pub not_served: bool,
     /// `atomic` if an apply owns the whole object.
     map: Option<String>,
-    unions: Option<Value>,
+    /// `x-kubernetes-unions`: of which fields one alone can be set.
+    pub unions: Option<Value>,
 }
 
 impl Definition {

@@ -187,7 +187,7 @@ async fn write(
     let request = Request::builder()
         .method(Method::PATCH)
         .uri(format!("{path}/status"))
-        .header(header::CONTENT_TYPE, "application/merge-patch+json")
+        .header(header::CONTENT_TYPE, "application/strategic-merge-patch+json")
         .header(header::USER_AGENT, "kube-apiserver")
         .body(serde_json::to_vec(&patch)?)?;
     client.request::<Value>(request).await?;

@@ -1,33 +1,26 @@
 //! Documents about what is served, and health: every path that is no resource.
 
+mod document;
 pub mod documents;
 pub mod health;
 pub mod metrics;
 mod openapi;
 
-use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwapOption;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
-use flate2::Compression;
-use flate2::read::GzDecoder;
-use flate2::write::GzEncoder;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use parking_lot::Mutex;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
+use self::document::Document;
 use self::health::Endpoint;
-use crate::aggregation::{self, Backends};
+use crate::aggregation::Backends;
 use crate::fairness;
 use crate::handlers::accept::{Accept, Target, error_format};
 use crate::handlers::negotiate::{Format, MEDIA_TYPES, Output};
 use crate::handlers::respond;
-use crate::protobuf;
 use crate::registry::facts::FACTS;
 use crate::registry::{Group, Registry};
 use crate::request::{RequestInfo, User};
@@ -39,9 +32,6 @@ pub const GIT_VERSION: &str = "v1.36.2+improv";
 
 const JSON: &str = "application/json";
 const KEY_SET: &str = "application/jwk-set+json";
-
-/// Documents with more bytes than this are sent compressed to those who ask for it, as upstream has it.
-const COMPRESS_ABOVE: usize = 128 * 1024;
 
 /// What follows the media type of aggregated discovery.
 const AGGREGATED: &str = ";g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
@@ -58,131 +48,7 @@ struct Made {
     groups: Vec<Group>,
     aggregated_core: OnceLock<Document>,
     aggregated: OnceLock<Document>,
-    openapi_v2: OnceLock<Document>,
-    openapi_v2_protobuf: OnceLock<Document>,
-    openapi_v3: Mutex<BTreeMap<String, Arc<Document>>>,
-}
-
-/// A document with what tells its versions apart.
-struct Document {
-    text: Text,
-    hash: String,
-}
-
-/// Large documents are kept as most clients want them, which is also the smaller form.
-enum Text {
-    Plain(Bytes),
-    Gzip(Bytes),
-}
-
-impl Document {
-    fn new(value: &Value) -> Self {
-        Self::of_bytes(value.to_string().into())
-    }
-
-    fn of_bytes(body: Bytes) -> Self {
-        let hash = Sha256::digest(&body).iter().map(|byte| format!("{byte:02X}")).collect();
-        Self { text: Text::new(body), hash }
-    }
-}
-
-impl Text {
-    fn new(body: Bytes) -> Self {
-        if body.len() <= COMPRESS_ABOVE {
-            return Self::Plain(body);
-        }
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-        let written = encoder.write_all(&body).and_then(|()| encoder.finish());
-        // Writing to a vector cannot fail; if it did, the document would only stay large.
-        written.map_or(Self::Plain(body), |packed| Self::Gzip(packed.into()))
-    }
-
-    /// The text as `encoding` says, which is gzip only if the client takes that.
-    fn for_client(&self, takes_gzip: bool) -> std::io::Result<(Bytes, Option<&'static str>)> {
-        match self {
-            Self::Plain(body) => Ok((body.clone(), None)),
-            Self::Gzip(packed) if takes_gzip => Ok((packed.clone(), Some("gzip"))),
-            Self::Gzip(packed) => {
-                let mut body = Vec::new();
-                GzDecoder::new(&packed[..]).read_to_end(&mut body)?;
-                Ok((body.into(), None))
-            }
-        }
-    }
-}
-
-impl Made {
-    /// The v3 document at a path such as `apis/apps/v1`.
-    fn v3(&self, path: &str) -> Option<Arc<Document>> {
-        if let Some(document) = self.openapi_v3.lock().get(path) {
-            return Some(document.clone());
-        }
-        let (group, version) = match path.split('/').collect::<Vec<_>>()[..] {
-            ["api", version] => ("", version),
-            ["apis", group, version] => (group, version),
-            _ => return None,
-        };
-        let group = self.groups.iter().find(|g| g.name == group)?;
-        let version = group.versions.iter().find(|v| v.name == version)?;
-        if version.elsewhere.is_some() {
-            return None;
-        }
-        let document = Arc::new(Document::new(&openapi::v3(version)));
-        self.openapi_v3.lock().insert(path.to_owned(), document.clone());
-        Some(document)
-    }
-
-    /// The hash of a document that another server has.
-    fn hash_elsewhere(&self, group: &Group, version: &str) -> Option<String> {
-        let backend = self.elsewhere.get(&(group.name.clone(), version.to_owned()))?;
-        let hash = backend.served()?.openapi_hash.clone();
-        (!hash.is_empty()).then_some(hash)
-    }
-
-    /// The v2 document of everything, that of other servers included.
-    fn v2(&self) -> Value {
-        let mut document = openapi::v2(&self.groups);
-        for backend in self.elsewhere.values() {
-            let served = backend.served();
-            if let Some(theirs) = served.as_ref().and_then(|served| served.openapi.as_ref()) {
-                aggregation::merge_openapi(&mut document, &backend.group, &backend.version, theirs);
-            }
-        }
-        document
-    }
-
-    /// The v2 document in the form that a client likes best, and what that is.
-    fn v2_for(&self, headers: &HeaderMap) -> Option<(&Document, &'static str)> {
-        Some(match Accept::of(headers).best_of(&OPENAPI_V2)? {
-            JSON => (self.openapi_v2.get_or_init(|| Document::new(&self.v2())), JSON),
-            _ => {
-                let all = || Document::of_bytes(protobuf::openapi_v2(&self.v2()).into());
-                (self.openapi_v2_protobuf.get_or_init(all), OPENAPI_V2[1])
-            }
-        })
-    }
-
-    /// The list of the v3 documents, each with its hash.
-    fn v3_index(&self) -> Value {
-        let mut paths = serde_json::Map::new();
-        for group in &self.groups {
-            for version in &group.versions {
-                let path = match group.name.as_str() {
-                    "" => format!("api/{}", version.name),
-                    name => format!("apis/{name}/{}", version.name),
-                };
-                if let Some(hash) = self.hash_elsewhere(group, &version.name) {
-                    let url = format!("/openapi/v3/{path}?hash={hash}");
-                    paths.insert(path, json!({ "serverRelativeURL": url }));
-                    continue;
-                }
-                let Some(document) = self.v3(&path) else { continue };
-                let url = format!("/openapi/v3/{path}?hash={}", document.hash);
-                paths.insert(path, json!({ "serverRelativeURL": url }));
-            }
-        }
-        json!({ "paths": paths })
-    }
+    openapi: openapi::Documents,
 }
 
 impl Documents {
@@ -199,9 +65,7 @@ impl Documents {
             groups: documents::groups(registry, elsewhere),
             aggregated_core: OnceLock::new(),
             aggregated: OnceLock::new(),
-            openapi_v2: OnceLock::new(),
-            openapi_v2_protobuf: OnceLock::new(),
-            openapi_v3: Mutex::default(),
+            openapi: openapi::Documents::default(),
         });
         self.current.store(Some(made.clone()));
         made
@@ -283,12 +147,7 @@ fn answer(core: &Core, made: &Made, asked: &Asked<'_>) -> Result<Option<Response
             Some(key_set(core))
         }
         ["openapi", ..] if path.ends_with('/') => None,
-        ["openapi", "v2"] => Some(openapi_answer(made.v2_for(headers), headers)),
-        ["openapi", "v3"] => Some(text(made.v3_index().to_string())),
-        ["openapi", "v3", rest @ ..] => {
-            let path = rest.join("/");
-            made.v3(&path).map(|document| hashed(&document, &path, query, headers))
-        }
+        ["openapi", rest @ ..] => made.openapi.answer(made, rest, query, headers),
         _ => None,
     })
 }
@@ -351,7 +210,7 @@ fn aggregated_format(headers: &HeaderMap) -> Option<Format> {
 
 /// The aggregated document in a format.
 fn aggregated(document: &Document, format: Format, headers: &HeaderMap) -> Response {
-    let mut response = tagged(document, JSON, headers);
+    let mut response = document.answer(JSON, headers);
     if response.status() == StatusCode::OK && format != Format::Json {
         let output = Output { format, ..Output::JSON };
         let tags = std::mem::take(response.headers_mut());
@@ -379,78 +238,6 @@ fn plain(document: &Value) -> Response {
 fn text(text: String) -> Response {
     let headers = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
     (StatusCode::OK, headers, text).into_response()
-}
-
-/// The forms of the v2 document, the last for clients that put `@` where none belongs.
-const OPENAPI_V2: [&str; 3] = [
-    JSON,
-    "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
-    "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
-];
-
-/// What upstream sends v3 documents as. Here they are JSON in any case, which is what the answer says of itself.
-const OPENAPI_V3: [&str; 3] = [
-    JSON,
-    "application/com.github.proto-openapi.spec.v3.v1.0+protobuf",
-    "application/com.github.proto-openapi.spec.v3@v1.0+protobuf",
-];
-
-/// An OpenAPI document; whoever takes none of its forms gets an empty refusal.
-fn openapi_answer(document: Option<(&Document, &'static str)>, headers: &HeaderMap) -> Response {
-    match document {
-        Some((document, kind)) => tagged(document, kind, headers),
-        None => StatusCode::NOT_ACCEPTABLE.into_response(),
-    }
-}
-
-/// The document, or only that it is the one the client has.
-fn tagged(document: &Document, kind: &'static str, headers: &HeaderMap) -> Response {
-    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-    let etag = format!("\"{}\"", document.hash);
-    let has_it = text(header::IF_NONE_MATCH).is_some_and(|known| known == etag);
-    let unpacks = text(header::ACCEPT_ENCODING).is_some_and(|list| list.contains("gzip"));
-    let mut response = if has_it {
-        StatusCode::NOT_MODIFIED.into_response()
-    } else {
-        match document.text.for_client(unpacks) {
-            Ok((body, encoding)) => {
-                let mut response =
-                    (StatusCode::OK, [(header::CONTENT_TYPE, kind)], body).into_response();
-                if let Some(encoding) = encoding.map(HeaderValue::from_static) {
-                    response.headers_mut().insert(header::CONTENT_ENCODING, encoding);
-                }
-                response
-            }
-            Err(error) => return ApiError::internal(error).into_response(),
-        }
-    };
-    if let Ok(etag) = HeaderValue::from_str(&etag) {
-        response.headers_mut().insert(header::ETAG, etag);
-    }
-    let vary = HeaderValue::from_static("Accept, Accept-Encoding");
-    response.headers_mut().insert(header::VARY, vary);
-    response
-}
-
-/// A document under a URL with its hash, which may be kept for ever; another hash is redirected.
-fn hashed(document: &Document, path: &str, query: Option<&str>, headers: &HeaderMap) -> Response {
-    let mut parameters = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
-    let asked = parameters.find(|(key, _)| key == "hash").map(|(_, hash)| hash);
-    match asked {
-        Some(hash) if hash != document.hash => {
-            let url = format!("/openapi/v3/{path}?hash={}", document.hash);
-            (StatusCode::MOVED_PERMANENTLY, [(header::LOCATION, url)]).into_response()
-        }
-        asked => {
-            let form = Accept::of(headers).best_of(&OPENAPI_V3);
-            let mut response = openapi_answer(form.map(|_| (document, JSON)), headers);
-            if asked.is_some() {
-                let forever = HeaderValue::from_static("public, immutable");
-                response.headers_mut().insert(header::CACHE_CONTROL, forever);
-            }
-            response
-        }
-    }
 }
 
 fn metrics(core: &Core) -> Response {
@@ -518,16 +305,6 @@ fn fixed_paths() -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_large_document_is_packed_for_those_who_can_unpack_it() {
-        let large = Bytes::from("x".repeat(COMPRESS_ABOVE + 1));
-        let text = Text::new(large.clone());
-        let (packed, encoding) = text.for_client(true).unwrap();
-        assert!(encoding == Some("gzip") && packed.len() < large.len() / 10);
-        assert_eq!(text.for_client(false).unwrap(), (large, None));
-        assert_eq!(Text::new("{}".into()).for_client(true).unwrap(), ("{}".into(), None));
-    }
 
     #[test]
     fn the_aggregated_form_is_asked_for_by_all_its_parameters() {

@@ -202,9 +202,9 @@ const CHILDREN_STAY: &str = "child pods are preserved by default when jobs are d
 /// Types whose DELETE answers the object, where others answer a status.
 ///
 /// Source: `ReturnDeletedObject` in upstream's stores.
-fn returns_object(resource: &Resource) -> bool {
-    resource.group.is_empty()
-        && matches!(
+pub(crate) fn returns_object(resource: &Resource) -> bool {
+    match resource.group.as_str() {
+        "" => matches!(
             resource.name.as_str(),
             "pods"
                 | "services"
@@ -213,7 +213,11 @@ fn returns_object(resource: &Resource) -> bool {
                 | "persistentvolumeclaims"
                 | "resourcequotas"
                 | "serviceaccounts"
-        )
+        ),
+        "resource.k8s.io" => true,
+        "storage.k8s.io" => resource.name != "csistoragecapacities",
+        _ => false,
+    }
 }
 
 /// Deletes an object, or begins to.

@@ -36,6 +36,7 @@ use crate::status::{ApiError, Cause};
 use crate::types::Ctx;
 
 pub use create::create;
+pub(crate) use delete::returns_object;
 pub use delete::{DeleteOptions, Deleted, Propagation, delete};
 pub use meta::now;
 pub use update::{Change, Plan, update};

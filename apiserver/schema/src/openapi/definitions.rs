@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::descriptions::Descriptions;
+use super::paths::Operation;
 use super::{Dialect, Resource, Source};
 use crate::facts::{self, Field};
 
@@ -13,13 +14,25 @@ pub(super) const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 /// Definitions by name, each with what it refers to.
 pub(super) struct Definitions {
     pub(super) dialect: Dialect,
+    /// The group and version whose document this is; none if it is that of several.
+    pub(super) version: Option<(String, String)>,
     pub(super) known: BTreeMap<String, Value>,
     pub(super) descriptions: Descriptions,
 }
 
 impl Definitions {
     pub(super) fn new(dialect: Dialect) -> Self {
-        Self { dialect, known: BTreeMap::new(), descriptions: Descriptions::default() }
+        Self {
+            dialect,
+            version: None,
+            known: BTreeMap::new(),
+            descriptions: Descriptions::default(),
+        }
+    }
+
+    /// Those of the document of one version, which does not say of `DeleteOptions` what they are in others.
+    pub(super) fn of_version(self, group: &str, version: &str) -> Self {
+        Self { version: Some((group.to_owned(), version.to_owned())), ..self }
     }
 
     pub(super) fn into_map(self) -> Map<String, Value> {
@@ -43,6 +56,13 @@ impl Definitions {
         name
     }
 
+    /// Adds what operations refer to.
+    pub(super) fn of_operations(&mut self, operations: &[Operation]) {
+        for name in operations.iter().flat_map(Operation::definitions) {
+            self.upstream(name);
+        }
+    }
+
     /// Adds an upstream definition and all that it refers to.
     pub(super) fn upstream(&mut self, name: &str) {
         if self.known.contains_key(name) {
@@ -52,15 +72,12 @@ impl Definitions {
         // Before its fields: some definitions contain themselves.
         self.known.insert(name.to_owned(), Value::Null);
         let mut out = special(name, self.dialect);
-        if out.is_empty() {
-            out.insert("type".into(), "object".into());
-        }
         if let Some(text) = self.descriptions.of(name) {
             out.insert("description".into(), text.into());
         }
         let mut properties = Map::new();
         for (field, facts) in &facts.fields {
-            if !field.starts_with("x-improv-") {
+            if !is_own(field) {
                 let about = self.descriptions.of_field(name, field);
                 properties.insert(field.clone(), self.field(facts, about));
             }
@@ -74,9 +91,17 @@ impl Definitions {
         if let Some(map) = facts.map() {
             out.insert("x-kubernetes-map-type".into(), map.into());
         }
+        if let Some(unions) = &facts.unions {
+            out.insert("x-kubernetes-unions".into(), unions.clone());
+        }
+        let is_here = |[group, version, _]: &&[String; 3]| {
+            let Some((own_group, own_version)) = &self.version else { return true };
+            facts.gvk.len() == 1 || group.is_empty() || (group, version) == (own_group, own_version)
+        };
         let gvk: Vec<Value> = facts
             .gvk
             .iter()
+            .filter(is_here)
             .map(|[group, version, kind]| json!({ "group": group, "version": version, "kind": kind }))
             .collect();
         if !gvk.is_empty() {
@@ -108,7 +133,8 @@ impl Definitions {
         if let Some(values) = &facts.values {
             out.insert("additionalProperties".into(), self.field(values, None));
         }
-        if let Some(default) = &facts.default {
+        // Upstream's second version has no defaults.
+        if let Some(default) = facts.default.as_ref().filter(|_| self.dialect == Dialect::V3) {
             out.insert("default".into(), default.clone());
         }
         out.into()
@@ -124,7 +150,12 @@ impl Definitions {
     }
 }
 
-/// Schema of the definitions that are not plain objects; empty for those that are.
+/// Whether a field is known here alone, and not published.
+fn is_own(field: &str) -> bool {
+    field.starts_with("x-improv-") || field.starts_with("x-kubernetes-patch-")
+}
+
+/// What a definition is apart from its fields.
 fn special(name: &str, dialect: Dialect) -> Map<String, Value> {
     let schema = match (facts::short_name(name), dialect) {
         ("Quantity", Dialect::V3) => {
@@ -136,7 +167,9 @@ fn special(name: &str, dialect: Dialect) -> Map<String, Value> {
         }),
         ("IntOrString", Dialect::V2) => json!({ "type": "string", "format": "int-or-string" }),
         ("Time" | "MicroTime", _) => json!({ "type": "string", "format": "date-time" }),
-        _ => json!({}),
+        ("JSON", _) => json!({}),
+        (name, _) if name.starts_with("JSONSchemaPropsOr") => json!({}),
+        _ => json!({ "type": "object" }),
     };
     match schema {
         Value::Object(map) => map,

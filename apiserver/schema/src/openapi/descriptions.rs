@@ -16,6 +16,7 @@ use k8s_openapi::api::{
 };
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1 as extensions;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
+use k8s_openapi::apimachinery::pkg::version;
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1 as registration;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::Value;
@@ -62,7 +63,9 @@ static ROOTS: &[&[Root]] = roots!(
     events { Event }
     extensions { CustomResourceDefinition }
     flowcontrol { FlowSchema PriorityLevelConfiguration }
-    meta { APIGroup APIResource APIResourceList DeleteOptions ListMeta ObjectMeta Status }
+    meta {
+        APIGroup APIGroupList APIResource APIResourceList APIVersions DeleteOptions ListMeta ObjectMeta Status
+    }
     networking { IPAddress Ingress IngressClass NetworkPolicy ServiceCIDR }
     node { RuntimeClass }
     policy { Eviction PodDisruptionBudget }
@@ -71,6 +74,7 @@ static ROOTS: &[&[Root]] = roots!(
     resource { DeviceClass ResourceClaim ResourceClaimTemplate ResourceSlice }
     scheduling { PriorityClass }
     storage { CSIDriver CSINode CSIStorageCapacity StorageClass VolumeAttachment VolumeAttributesClass }
+    version { Info }
 );
 
 /// A small kind whose fields `apiVersion` and `kind` stand for those of all.

@@ -9,13 +9,13 @@ mod definitions;
 mod descriptions;
 mod paths;
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::collections::BTreeSet;
 
-use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha512};
+use serde_json::{Value, json};
 
-pub use paths::Subresource;
+use self::definitions::Definitions;
+use self::paths::Operation;
+pub use self::paths::Subresource;
 
 /// A served resource.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +34,8 @@ pub struct Resource<'a> {
     pub verbs: &'a [&'a str],
     /// `status`, `scale` … with their verbs.
     pub subresources: &'a [Subresource<'a>],
+    /// Whether a deletion answers the object, and not only a status.
+    pub returns_deleted: bool,
     /// Paths that field selectors may name, as `spec.color`; of custom types only.
     pub selectable: &'a [String],
     /// Where its schema is.
@@ -79,77 +81,107 @@ impl Resource<'_> {
             }
         }
     }
-
-    fn gvk(&self) -> Value {
-        json!({ "group": self.group, "version": self.version, "kind": self.kind })
-    }
 }
 
 /// `/openapi/v3/apis/<group>/<version>`: the document of one group and version, whose
 /// resources these are.
 #[must_use]
 pub fn v3(resources: &[Resource<'_>]) -> Value {
-    let (schemas, paths) = content(resources, Dialect::V3);
-    json!({
-        "openapi": "3.0.0",
-        "info": { "title": "Kubernetes", "version": "v1.36.2" },
-        "paths": paths,
-        "components": { "schemas": schemas },
-    })
+    let versions = versions(resources);
+    let mut definitions = Definitions::new(Dialect::V3);
+    if let Some((group, version)) = versions.first() {
+        definitions = definitions.of_version(group, version);
+    }
+    let mut operations = of_resources(resources, &mut definitions);
+    operations.extend(versions.iter().map(|(group, version)| paths::of_version(group, version)));
+    let mut document = document_v3(definitions, &operations);
+    if versions.is_empty() {
+        document["info"] = json!({ "title": "Kubernetes CRD Swagger", "version": "v0.1.0" });
+    } else {
+        add_security(&mut document);
+    }
+    document
+}
+
+/// The paths of the v3 documents that belong to no version: those of groups, of lists of groups, of the version, and of
+/// the keys of tokens; `groups` are those that Kubernetes brings.
+pub fn root_paths<'a>(groups: &'a [&'a str]) -> impl Iterator<Item = String> + 'a {
+    paths::root_paths(groups)
+}
+
+/// The document at one of [`root_paths`].
+#[must_use]
+pub fn v3_root(path: &str) -> Option<Value> {
+    let operation = paths::of_document(path)?;
+    let mut document = document_v3(Definitions::new(Dialect::V3), &[operation]);
+    add_security(&mut document);
+    Some(document)
 }
 
 /// `/openapi/v2`: the document of all resources.
 #[must_use]
 pub fn v2(resources: &[Resource<'_>]) -> Value {
-    let (definitions, paths) = content(resources, Dialect::V2);
+    let mut definitions = Definitions::new(Dialect::V2);
+    let mut operations = of_resources(resources, &mut definitions);
+    let versions = versions(resources);
+    let groups: BTreeSet<&str> = versions.iter().map(|(group, _)| *group).collect();
+    let groups: Vec<&str> = groups.into_iter().collect();
+    operations.extend(versions.iter().map(|(group, version)| paths::of_version(group, version)));
+    operations.extend(paths::root_paths(&groups).filter_map(|path| paths::of_document(&path)));
+    definitions.of_operations(&operations);
     json!({
         "swagger": "2.0",
-        "info": { "title": "Kubernetes", "version": "v1.36.2" },
-        "paths": paths,
-        "definitions": definitions,
+        "info": INFO.to_json(),
+        "paths": paths::write(&operations, Dialect::V2),
+        "definitions": definitions.into_map(),
+        "securityDefinitions": security_schemes(),
+        "security": [{ "BearerToken": [] }],
     })
 }
 
-fn content(
-    resources: &[Resource<'_>],
-    dialect: Dialect,
-) -> (Map<String, Value>, BTreeMap<String, Value>) {
-    let mut definitions = definitions::Definitions::new(dialect);
-    let mut all = BTreeMap::new();
-    for resource in resources {
-        let name = definitions.resource(resource);
-        paths::add(&mut all, resource, &name, dialect);
-    }
-    if !resources.is_empty() {
-        for name in ["APIResourceList", "DeleteOptions", "Patch", "Status"] {
-            definitions.upstream(&format!("io.k8s.apimachinery.pkg.apis.meta.v1.{name}"));
-        }
-    }
-    (definitions.into_map(), all)
+/// What documents say of the API as a whole.
+struct Info {
+    title: &'static str,
+    version: &'static str,
 }
 
-/// `/openapi/v3`: where the documents are, from path (`apis/apps/v1`, `api/v1`) and the
-/// [`hash`] of each.
-#[must_use]
-pub fn v3_index<'a>(documents: impl IntoIterator<Item = (&'a str, &'a str)>) -> Value {
-    let paths: Map<String, Value> = documents
-        .into_iter()
-        .map(|(path, hash)| {
-            let url = format!("/openapi/v3/{path}?hash={hash}");
-            (path.to_owned(), json!({ "serverRelativeURL": url }))
-        })
-        .collect();
-    json!({ "paths": paths })
+const INFO: Info = Info { title: "Kubernetes", version: "v1.36.2" };
+
+impl Info {
+    fn to_json(&self) -> Value {
+        json!({ "title": self.title, "version": self.version })
+    }
 }
 
-/// The hash by which clients cache a document: SHA-512 in upper-case hexadecimal.
-#[must_use]
-pub fn hash(document: &[u8]) -> String {
-    let mut text = String::with_capacity(128);
-    for byte in Sha512::digest(document) {
-        _ = write!(text, "{byte:02X}");
-    }
-    text
+fn security_schemes() -> Value {
+    json!({ "BearerToken": { "type": "apiKey", "name": "authorization", "in": "header" } })
+}
+
+fn add_security(document: &mut Value) {
+    document["components"]["securitySchemes"] = security_schemes();
+}
+
+fn document_v3(mut definitions: Definitions, operations: &[Operation]) -> Value {
+    definitions.of_operations(operations);
+    let schemas = definitions.into_map();
+    let components = if schemas.is_empty() { json!({}) } else { json!({ "schemas": schemas }) };
+    json!({
+        "openapi": "3.0.0",
+        "info": INFO.to_json(),
+        "paths": paths::write(operations, Dialect::V3),
+        "components": components,
+    })
+}
+
+fn of_resources(resources: &[Resource<'_>], definitions: &mut Definitions) -> Vec<Operation> {
+    let operations = |resource| paths::operations(resource, &definitions.resource(resource));
+    resources.iter().flat_map(operations).collect()
+}
+
+/// The groups and versions that are Kubernetes', of which alone there are documents about documents.
+fn versions<'a>(resources: &[Resource<'a>]) -> BTreeSet<(&'a str, &'a str)> {
+    let own = resources.iter().filter(|one| matches!(one.source, Source::Definition(_)));
+    own.map(|one| (one.group, one.version)).collect()
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ fn deployments<'a>() -> Resource<'a> {
             definition: Some("io.k8s.api.autoscaling.v1.Scale"),
             verbs: &["get", "patch", "update"],
         }],
+        returns_deleted: false,
         selectable: &[],
         source: Source::Definition("io.k8s.api.apps.v1.Deployment"),
     }
@@ -34,6 +35,7 @@ fn widgets(schema: &Value) -> Resource<'_> {
         namespaced: false,
         verbs: &VERBS,
         subresources: &[],
+        returns_deleted: false,
         selectable: &[],
         source: Source::Custom(schema),
     }
@@ -159,7 +161,7 @@ fn embedded_objects_have_the_fields_of_objects() {
 #[test]
 fn every_published_definition_and_field_is_described() {
     // Of these upstream says nothing either, or k8s-openapi does not pass it on.
-    const SILENT: [&str; 7] = [
+    const SILENT: [&str; 9] = [
         "CertificateSigningRequest.metadata",
         "ExternalDocumentation",
         "IngressRule.http",
@@ -167,6 +169,8 @@ fn every_published_definition_and_field_is_described() {
         "List",
         "meta.v1.FieldsV1",
         "meta.v1.Patch",
+        "meta.v1.WatchEvent",
+        "version.Info.",
     ];
     let definitions =
         facts::names().filter(|name| !name.contains("v1alpha") && !name.contains("v1beta"));
@@ -196,13 +200,51 @@ fn every_published_definition_and_field_is_described() {
     assert!(silent.is_empty(), "{silent:?}");
 }
 
+/// Upstream's names for what generators make functions of.
 #[test]
-fn the_index_names_documents_by_hash() {
-    let hash = hash(b"{}");
-    assert_eq!(hash.len(), 128);
-    assert_eq!(
-        v3_index([("apis/apps/v1", hash.as_str())]),
-        json!({"paths": {"apis/apps/v1":
-            {"serverRelativeURL": format!("/openapi/v3/apis/apps/v1?hash={hash}")}}})
-    );
+fn operations_are_named_as_upstream_names_them() {
+    let schema = json!({"type": "object"});
+    let document = v2(&[deployments(), widgets(&schema)]);
+    let id = |path: &str, method: &str| document["paths"][path][method]["operationId"].clone();
+    let item = "/apis/apps/v1/namespaces/{namespace}/deployments/{name}";
+    let collection = "/apis/apps/v1/namespaces/{namespace}/deployments";
+    assert_eq!(id(item, "get"), "readAppsV1NamespacedDeployment");
+    assert_eq!(id(&format!("{item}/scale"), "put"), "replaceAppsV1NamespacedDeploymentScale");
+    assert_eq!(id(collection, "delete"), "deleteAppsV1CollectionNamespacedDeployment");
+    let all = id("/apis/apps/v1/deployments", "get");
+    assert_eq!(all, "listAppsV1DeploymentForAllNamespaces");
+    let watched = "/apis/apps/v1/watch/namespaces/{namespace}/deployments";
+    assert_eq!(id(watched, "get"), "watchAppsV1NamespacedDeploymentList");
+    assert_eq!(id("/apis/apps/", "get"), "getAppsAPIGroup");
+    assert_eq!(id("/apis/apps/v1/", "get"), "getAppsV1APIResources");
+    assert_eq!(id("/apis/my.example.com/v1/widgets", "post"), "createMyExampleComV1Widget");
+    assert!(document["paths"]["/apis/my.example.com/v1/"].is_null());
+    assert!(document["paths"]["/apis/my.example.com/v1/watch/widgets"].is_null());
+}
+
+#[test]
+fn what_all_operations_take_is_said_of_the_path() {
+    let document = v3(&[deployments()]);
+    let names = |place: &Value| -> Vec<String> {
+        let all = place["parameters"].as_array().into_iter().flatten();
+        all.filter_map(|one| one["name"].as_str().map(str::to_owned)).collect()
+    };
+    let item = &document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"];
+    assert_eq!(names(item), ["name", "namespace", "pretty"]);
+    assert_eq!(names(&item["patch"])[2..], ["fieldValidation", "force"]);
+    assert!(names(&item["get"]).is_empty());
+    let all = &document["paths"]["/apis/apps/v1/deployments"];
+    assert_eq!((names(all).len(), names(&all["get"]).len()), (12, 0));
+}
+
+#[test]
+fn documents_about_documents_are_described() {
+    let paths: Vec<String> = root_paths(&["", "apps"]).collect();
+    assert_eq!(paths.last().unwrap(), "apis/apps");
+    for path in &paths {
+        let document = v3_root(path).unwrap();
+        check_references(&document, &document);
+        assert!(document["paths"][format!("/{path}/")]["get"].is_object(), "{path}");
+    }
+    assert!(v3_root("nonsense").is_none());
 }

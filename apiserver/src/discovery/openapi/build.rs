@@ -5,6 +5,7 @@ use schema::openapi::{self, Source};
 use serde_json::Value;
 
 use crate::registry::{Group, Resource, SchemaSource, Version};
+use crate::write::returns_object;
 
 /// The v3 document of one group version.
 pub(super) fn v3(version: &Version) -> Value {
@@ -42,6 +43,7 @@ fn document<'a>(
             namespaced: resource.namespaced,
             verbs: &parts.verbs,
             subresources,
+            returns_deleted: returns_object(resource),
             selectable: &parts.selectable,
             source: source(resource, &parts.schema),
         })
