@@ -122,7 +122,7 @@ pub(crate) fn detach(layout: &Layout) -> anyhow::Result<()> {
     for line in BufReader::new(stdout).lines() {
         match line?.as_str() {
             READY => return Ok(()),
-            line => println!("{line}"),
+            line => progress(line),
         }
     }
     let status = child.wait()?;

@@ -98,6 +98,8 @@ fn kubectl_works(program: &'static str, version: &str) {
 
 fn discovers(kubectl: &Kubectl<'_>) {
     kubectl.says("explain pods.spec.containers.image", &["image <string>"]);
+    let old = "explain pods.spec.containers.image --output plaintext-openapiv2";
+    kubectl.says(old, &["image <string>"]);
     kubectl.says("explain deployment --recursive", &["matchLabels", "progressDeadlineSeconds"]);
     let fields =
         ["A table of what runs when.", "schedule\t<string> -required-", "command\t<string>"];
