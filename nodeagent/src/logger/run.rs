@@ -29,6 +29,10 @@ const FIFO_CHECK_MILLIS: u16 = 10_000;
 pub(crate) const STDOUT: u8 = 1;
 pub(crate) const STDERR: u8 = 2;
 
+/// What a client sends who wants the beginnings of lines written, too: the process that wrote them has ended. The
+/// connection is closed when that is done.
+pub(crate) const FLUSH: u8 = 1;
+
 /// Logs from the descriptors 3 (stdout) and 4 (stderr); the shim waits until 5 is closed.
 pub(super) fn from_shim(task: Option<Task>) -> i32 {
     sys::close_from(6);
@@ -102,6 +106,18 @@ struct Logger {
 struct Client {
     stream: UnixStream,
     pending: Vec<u8>,
+    wants_flush: bool,
+}
+
+/// What [`Logger::wait`] found.
+#[derive(Default)]
+struct Ready {
+    /// Indices of the sources that have something.
+    sources: Vec<usize>,
+    /// Indices of the clients that said something, or have gone.
+    clients: Vec<usize>,
+    /// Whether a client knocks.
+    knocks: bool,
 }
 
 struct Source {
@@ -131,48 +147,81 @@ impl Logger {
             .collect();
         let mut buffer = vec![0; CHUNK];
         while !sources.is_empty() && wanted.is_none_or(Path::exists) {
-            let (ready, accept) = self.wait(&sources, wanted.is_some())?;
+            let ready = self.wait(&sources, wanted.is_some())?;
             // Standard output first: of what came at the same time, it is what people expect above.
             let mut ended = Vec::new();
-            for index in ready {
+            for &index in &ready.sources {
                 if !self.copy(&mut sources[index], &mut buffer)? {
                     ended.push(index);
                 }
             }
             for index in ended.into_iter().rev() {
-                let mut rest = Vec::new();
-                sources.remove(index).lines.finish(Timestamp::now(), &mut rest);
-                self.write(&rest)?;
+                self.finish(&mut [sources.remove(index)])?;
             }
-            if accept {
+            for &index in ready.clients.iter().rev() {
+                if !self.clients[index].listen() {
+                    self.clients.remove(index);
+                }
+            }
+            // All that was written before the wish is read by now.
+            if ready.sources.is_empty() && self.clients.iter().any(|client| client.wants_flush) {
+                self.finish(&mut sources)?;
+                self.clients.retain(|client| !client.wants_flush);
+            }
+            if ready.knocks {
                 self.accept();
             }
-            self.clients.retain_mut(Client::flush);
+            self.clients.retain_mut(Client::send);
         }
         let _ = fs::remove_file(&self.task.socket);
         Ok(())
     }
 
-    /// Indices of the sources that have something, and whether a client knocks.
-    fn wait(&self, sources: &[Source], checks: bool) -> io::Result<(Vec<usize>, bool)> {
+    /// Waits until there is something to do.
+    fn wait(&self, sources: &[Source], checks: bool) -> io::Result<Ready> {
         let mut fds: Vec<PollFd<'_>> = sources
             .iter()
             .map(|source| PollFd::new(source.file.as_fd(), PollFlags::POLLIN))
             .collect();
+        fds.extend(self.clients.iter().map(|client| {
+            let sends =
+                if client.pending.is_empty() { PollFlags::empty() } else { PollFlags::POLLOUT };
+            PollFd::new(client.stream.as_fd(), PollFlags::POLLIN | sends)
+        }));
         fds.extend(
             self.listener.iter().map(|listener| PollFd::new(listener.as_fd(), PollFlags::POLLIN)),
         );
-        for client in self.clients.iter().filter(|client| !client.pending.is_empty()) {
-            fds.push(PollFd::new(client.stream.as_fd(), PollFlags::POLLOUT));
-        }
-        let timeout = if checks { PollTimeout::from(FIFO_CHECK_MILLIS) } else { PollTimeout::NONE };
+        let timeout = match checks {
+            _ if self.clients.iter().any(|client| client.wants_flush) => PollTimeout::ZERO,
+            true => PollTimeout::from(FIFO_CHECK_MILLIS),
+            false => PollTimeout::NONE,
+        };
         match poll(&mut fds, timeout) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => (),
             Err(errno) => return Err(errno.into()),
         }
-        let busy = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
-        let ready = (0..sources.len()).filter(|index| busy(&fds[*index])).collect();
-        Ok((ready, self.listener.is_some() && busy(&fds[sources.len()])))
+        let (of_sources, rest) = fds.split_at(sources.len());
+        let (of_clients, of_listener) = rest.split_at(self.clients.len());
+        let has = |fd: &PollFd<'_>, wanted: PollFlags| {
+            fd.revents().is_some_and(|events| events.intersects(wanted))
+        };
+        let said = PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR;
+        Ok(Ready {
+            sources: (0..sources.len())
+                .filter(|n| has(&of_sources[*n], PollFlags::all()))
+                .collect(),
+            clients: (0..self.clients.len()).filter(|n| has(&of_clients[*n], said)).collect(),
+            knocks: of_listener.iter().any(|fd| has(fd, PollFlags::all())),
+        })
+    }
+
+    /// Writes the beginnings of lines.
+    fn finish(&mut self, sources: &mut [Source]) -> io::Result<()> {
+        let mut rest = Vec::new();
+        for source in sources {
+            source.lines.finish(Timestamp::now(), &mut rest);
+        }
+        self.write(&rest)
     }
 
     /// Takes what a source has; `false` at its end.
@@ -240,7 +289,7 @@ impl Logger {
         if let Ok((stream, _)) = listener.accept()
             && stream.set_nonblocking(true).is_ok()
         {
-            self.clients.push(Client { stream, pending: Vec::new() });
+            self.clients.push(Client { stream, pending: Vec::new(), wants_flush: false });
         }
     }
 }
@@ -253,8 +302,23 @@ impl Client {
         self.pending.extend_from_slice(bytes);
     }
 
+    /// Hears what the client says; `false` if it is gone.
+    fn listen(&mut self) -> bool {
+        let mut said = [0; 16];
+        match self.stream.read(&mut said) {
+            Ok(0) => false,
+            Ok(n) => {
+                self.wants_flush |= said[..n].contains(&FLUSH);
+                true
+            }
+            Err(error) => {
+                matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+            }
+        }
+    }
+
     /// Sends what the client takes now; `false` if it is gone or too slow.
-    fn flush(&mut self) -> bool {
+    fn send(&mut self) -> bool {
         while !self.pending.is_empty() {
             match self.stream.write(&self.pending) {
                 Ok(0) => return false,

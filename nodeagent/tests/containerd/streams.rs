@@ -181,3 +181,15 @@ async fn logs_rotate_and_lose_nothing() {
     assert!(part(1).len() <= 100_000 + 70_000);
     world.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_last_line_without_an_end_is_logged_when_the_container_ends() {
+    let world = World::start().await;
+    world.sandbox("p").await;
+    let id = world.run("p", "printf 'one\\ntwo'").await;
+    world.runtime().wait_container(&id).await.unwrap();
+    let log = std::fs::read_to_string(world.log_path("p")).unwrap();
+    let records: Vec<&str> = log.lines().filter_map(|line| Some(line.split_once(' ')?.1)).collect();
+    assert_eq!(records, ["stdout F one", "stdout P two"]);
+    world.end().await;
+}

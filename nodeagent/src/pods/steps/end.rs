@@ -85,12 +85,25 @@ fn log_tail(path: &Path) -> Option<String> {
     file.seek(SeekFrom::Start(size.saturating_sub(bytes * 4))).ok()?;
     let mut raw = Vec::new();
     file.read_to_end(&mut raw).ok()?;
-    let text = String::from_utf8_lossy(&raw);
-    let contents: Vec<_> = text.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect();
-    let tail = contents[contents.len().saturating_sub(lines)..].join("\n");
-    let cut = tail.len().saturating_sub(usize::try_from(bytes).ok()?);
-    let cut = (cut..=tail.len()).find(|at| tail.is_char_boundary(*at))?;
-    Some(format!("{}\n", &tail[cut..])).filter(|t| t.len() > 1)
+    Some(tail(&String::from_utf8_lossy(&raw), usize::try_from(bytes).ok()?, lines))
+        .filter(|text| !text.is_empty())
+}
+
+/// The last bytes of the last lines of CRI records, of which the first may be cut.
+fn tail(records: &str, bytes: usize, lines: usize) -> String {
+    let mut text = String::new();
+    for record in records.lines() {
+        let mut parts = record.splitn(4, ' ').skip(2);
+        let (Some(tag), Some(content)) = (parts.next(), parts.next()) else { continue };
+        text.push_str(content);
+        if tag == "F" {
+            text.push('\n');
+        }
+    }
+    let from = text.trim_end_matches('\n').rmatch_indices('\n').nth(lines - 1);
+    let from = from.map_or(0, |(at, _)| at + 1).max(text.len().saturating_sub(bytes));
+    let from = (from..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
+    text.split_off(from)
 }
 
 /// preStop, stop signal, and SIGKILL when the grace period is over. Returns once the container has ended, which its watcher reports.
@@ -192,6 +205,16 @@ fn signal_number(name: &str) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_is_the_end_of_what_was_written() {
+        let records = "t stdout F one\nt stderr F two three\nt stdout P fo\nt stdout P ur\n";
+        assert_eq!(tail(records, 100, 80), "one\ntwo three\nfour");
+        assert_eq!(tail(records, 100, 2), "two three\nfour");
+        assert_eq!(tail("t stdout F one\nt stdout F two\n", 100, 1), "two\n");
+        assert_eq!(tail(records, 5, 80), "\nfour");
+        assert_eq!(tail("cut\nt stdout F x\n", 5, 80), "x\n");
+    }
 
     #[test]
     fn signals_have_names_and_numbers() {

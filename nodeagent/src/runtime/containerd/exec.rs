@@ -35,7 +35,7 @@ const PROCESS_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Pr
 const MAX_OUTPUT: usize = 16 << 10;
 
 /// How long output is awaited after the process has ended: a child of it may hold the streams open for ever.
-const DRAIN: Duration = Duration::from_millis(500);
+pub(super) const DRAIN: Duration = Duration::from_millis(500);
 
 /// Bytes between the logger and a slow attach client.
 const ATTACH_BUFFER: usize = 64 << 10;
@@ -403,7 +403,7 @@ async fn beginning(stream: Option<BoxRead>) -> Vec<u8> {
 }
 
 /// Connects through the folder's descriptor, since a socket's path may have 107 characters only.
-async fn connect(folder: &Path, name: &str) -> io::Result<UnixStream> {
+pub(super) async fn connect(folder: &Path, name: &str) -> io::Result<UnixStream> {
     let handle = fs::File::open(folder)?;
     UnixStream::connect(Path::new("/proc/self/fd").join(handle.as_raw_fd().to_string()).join(name))
         .await

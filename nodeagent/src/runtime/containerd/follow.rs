@@ -8,6 +8,7 @@ use containerd_client::services::v1::{SubscribeRequest, WaitRequest};
 use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
 use prost::Message;
+use tokio::io::AsyncWriteExt as _;
 use tokio::sync::{broadcast, watch};
 use tokio_stream::wrappers::BroadcastStream;
 use tonic::Code;
@@ -15,6 +16,8 @@ use tonic::Code;
 use super::Inner;
 use super::client::is_away;
 use super::container::{lost, not_found};
+use super::exec::{DRAIN, connect};
+use crate::logger;
 use crate::runtime::{ContainerId, Error, Exit, RuntimeEvent};
 
 /// Pause before containerd is asked again after it went away.
@@ -101,6 +104,7 @@ async fn wait_task(this: &Weak<Inner>, id: &str) -> Option<Exit> {
         match answer {
             Ok(answer) => {
                 let answer = answer.into_inner();
+                flush_log(&inner, id).await;
                 let record = inner.record(id).await.ok().flatten();
                 let cgroup = record.map(|(record, _)| record.cgroup).unwrap_or_default();
                 return Some(inner.exit(&cgroup, answer.exit_status, answer.exited_at));
@@ -120,6 +124,19 @@ async fn wait_task(this: &Weak<Inner>, id: &str) -> Option<Exit> {
         }
         drop(inner);
         tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// Sees to it that the log has what an ended container wrote, also without a newline at the end.
+async fn flush_log(inner: &Inner, id: &str) {
+    let flush = async {
+        let mut socket = connect(&inner.io_folder(id), "attach").await?;
+        socket.write_all(&[logger::run::FLUSH]).await?;
+        tokio::io::copy(&mut socket, &mut tokio::io::sink()).await
+    };
+    // Without a logger (the pause process has none) there is nothing to wait for.
+    if tokio::time::timeout(DRAIN, flush).await.is_err() {
+        tracing::warn!(container = id, "the log may lack what the container wrote last");
     }
 }
 
