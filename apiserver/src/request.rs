@@ -183,7 +183,8 @@ fn verb(
         Method::PATCH => "patch",
         Method::DELETE if collection => "deletecollection",
         Method::DELETE => "delete",
-        _ => return method.as_str().to_lowercase(),
+        // As upstream has it: whoever may do anything may do this.
+        _ => "",
     };
     if collection
         && matches!(verb, "list" | "watch" | "deletecollection")

@@ -244,6 +244,22 @@ async fn redirects_are_shown_and_never_followed() {
 }
 
 #[tokio::test]
+async fn a_proxy_passes_on_what_no_object_takes() {
+    let server = start().await;
+    pod_on_agent(&server).await;
+    for method in ["HEAD", "OPTIONS"] {
+        let request = http::Request::builder().method(method).uri("/api/v1/nodes/n/proxy/page");
+        let response =
+            server.client().send(request.body(Vec::new().into()).unwrap()).await.unwrap();
+        assert_eq!(response.status(), 200, "{method}");
+        let request = http::Request::builder().method(method).uri("/api/v1/nodes/n");
+        let response =
+            server.client().send(request.body(Vec::new().into()).unwrap()).await.unwrap();
+        assert_eq!(response.status(), 405, "{method}");
+    }
+}
+
+#[tokio::test]
 async fn links_of_pages_lead_below_the_proxy() {
     let server = start().await;
     pod_on_agent(&server).await;

@@ -114,10 +114,12 @@ async fn resource(
     if !info.is_routable() || info.is_watch_path && subresource.is_some() {
         return Err(no_route(found, info));
     }
-    if parts.method == Method::HEAD {
-        return Err(ApiError::MethodNotAllowed); // Upstream has no such routes.
+    let passes_on_any = info.subresource == "proxy" && proxy::is_proxied(found, info);
+    match parts.method {
+        Method::HEAD | Method::OPTIONS if passes_on_any => (),
+        Method::HEAD => return Err(ApiError::MethodNotAllowed), // Upstream has no such routes.
+        _ => check_verb(found, subresource, info)?,
     }
-    check_verb(found, subresource, info)?;
     if info.is_watch_path && parts.method != Method::GET {
         return Err(ApiError::MethodNotAllowed);
     }
