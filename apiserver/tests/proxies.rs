@@ -213,6 +213,48 @@ async fn exec_is_passed_through() {
     assert_eq!(status.status.as_deref(), Some("Success"));
 }
 
+/// What the server sends over a WebSocket until it has nothing more, or `enough` messages.
+async fn received(
+    server: &TestServer,
+    path: &str,
+    protocol: Option<&str>,
+    enough: usize,
+) -> Vec<Message> {
+    use futures::StreamExt as _;
+    use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+    let user = ("admin", ["system:masters"].as_slice());
+    let stream = support::dial(server, user, "http/1.1").await;
+    let mut request = format!("wss://a{path}").into_client_request().unwrap();
+    if let Some(protocol) = protocol {
+        request.headers_mut().insert("sec-websocket-protocol", protocol.parse().unwrap());
+    }
+    let (socket, _) = tokio_tungstenite::client_async(request, stream).await.unwrap();
+    let data = socket.filter_map(|message| {
+        std::future::ready(message.ok().filter(|one: &Message| !one.is_close()))
+    });
+    let messages = data.take(enough).collect::<Vec<_>>();
+    tokio::time::timeout(std::time::Duration::from_secs(20), messages).await.unwrap()
+}
+
+/// Browsers read streams over WebSockets.
+#[tokio::test]
+async fn logs_and_watches_are_sent_over_websockets() {
+    let server = start().await;
+    pod_on_agent(&server).await;
+    let log = "/api/v1/namespaces/default/pods/p/log";
+    let line = "GET /containerLogs/default/p/c HTTP/1.1\n";
+    let sent = received(&server, log, Some("binary.k8s.io"), 9).await;
+    assert_eq!(sent, [Message::binary(""), Message::binary(line)]);
+    let sent = received(&server, log, Some("base64.binary.k8s.io"), 9).await;
+    let line = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, line);
+    assert_eq!(sent, [Message::text(""), Message::text(line)]);
+    let sent = received(&server, "/api/v1/pods?watch=true", None, 2).await;
+    for message in sent {
+        let event: serde_json::Value = serde_json::from_str(message.to_text().unwrap()).unwrap();
+        assert_eq!((&event["type"], &event["object"]["kind"]), (&json!("ADDED"), &json!("Pod")));
+    }
+}
+
 #[tokio::test]
 async fn an_absent_agent_is_told() {
     let server = start().await;

@@ -6,7 +6,7 @@ use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::routes::Query;
-use super::session::{self, Session, Wish};
+use super::session::{self, Outcome, Session, Wish};
 use super::{Request, Response, Shared, text};
 use crate::runtime::{BoxRead, ContainerId, ExecIo, ExecSpec};
 
@@ -59,7 +59,7 @@ pub(super) fn serve(
             Err(error) => {
                 let what = if attach { "attaching to" } else { "executing command in" };
                 let message = format!("error {what} container: {error}");
-                finish(session, &session::internal_error(&message)).await;
+                session.error.tell(&Outcome::Internal(message)).await;
             }
         }
     })
@@ -98,14 +98,12 @@ async fn splice(session: Session, process: ExecIo, attach: bool) {
         let _ = tokio::time::timeout(LINGER, output).await;
     }
     tracing::debug!(?code, drained, "process ended");
-    let status = match code {
-        Some(Ok(0)) | None => session::success(),
-        Some(Ok(code)) => session::exit_status(code),
-        Some(Err(error)) => session::internal_error(&error.to_string()),
+    let outcome = match code {
+        Some(Ok(0)) | None => Outcome::Success,
+        Some(Ok(code)) => Outcome::Exit(code),
+        Some(Err(error)) => Outcome::Internal(error.to_string()),
     };
-    let mut error = error;
-    error.write_all(&status).await.ok();
-    error.shutdown().await.ok();
+    error.tell(&outcome).await;
     feeding.abort();
     resizing.abort();
     drop(gone);
@@ -127,9 +125,4 @@ async fn pour(from: Option<BoxRead>, to: Option<tokio::io::DuplexStream>) {
         }
         (None, None) => (),
     }
-}
-
-async fn finish(mut session: Session, status: &[u8]) {
-    session.error.write_all(status).await.ok();
-    session.error.shutdown().await.ok();
 }

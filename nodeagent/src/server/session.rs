@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::StatusCode;
 use hyper_util::rt::TokioIo;
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
 
@@ -36,11 +36,78 @@ pub(super) struct Session {
     pub(super) stdin: Option<DuplexStream>,
     pub(super) stdout: Option<DuplexStream>,
     pub(super) stderr: Option<DuplexStream>,
-    /// Takes the final Status.
-    pub(super) error: DuplexStream,
+    /// Takes how it ended.
+    pub(super) error: Ending,
     pub(super) resize: mpsc::Receiver<TerminalSize>,
     /// Ends when the client is gone.
     pub(super) gone: futures::future::BoxFuture<'static, ()>,
+}
+
+/// The stream that tells how a command or an attachment ended.
+pub(super) struct Ending {
+    stream: DuplexStream,
+    /// Protocols before v4 say in words what failed, and nothing of a success; later ones send a Status.
+    in_words: bool,
+}
+
+impl Ending {
+    /// Tells it, and closes the stream.
+    pub(super) async fn tell(mut self, outcome: &Outcome) {
+        let said = match self.in_words {
+            true => outcome.message().unwrap_or_default(),
+            false => outcome.status(),
+        };
+        self.stream.write_all(said.as_bytes()).await.ok();
+        self.stream.shutdown().await.ok();
+    }
+}
+
+/// How a command or an attachment ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// With exit code 0, or because nobody listens any more.
+    Success,
+    /// With another exit code.
+    Exit(i32),
+    /// It did not begin, or was lost.
+    Internal(String),
+}
+
+impl Outcome {
+    /// What failed, for people.
+    fn message(&self) -> Option<String> {
+        match self {
+            Self::Success => None,
+            Self::Exit(code) => {
+                Some(format!("command terminated with non-zero exit code: exit status {code}"))
+            }
+            Self::Internal(why) => Some(format!("Internal error occurred: {why}")),
+        }
+    }
+
+    /// A Status as JSON.
+    fn status(&self) -> String {
+        let message = self.message();
+        let status = match self {
+            Self::Success => json!({"metadata": {}, "status": "Success"}),
+            Self::Exit(code) => json!({
+                "metadata": {},
+                "status": "Failure",
+                "message": message,
+                "reason": "NonZeroExitCode",
+                "details": {"causes": [{"reason": "ExitCode", "message": code.to_string()}]},
+            }),
+            Self::Internal(why) => json!({
+                "metadata": {},
+                "status": "Failure",
+                "message": message,
+                "reason": "InternalError",
+                "details": {"causes": [{"message": why}]},
+                "code": 500,
+            }),
+        };
+        status.to_string()
+    }
 }
 
 /// Answers the upgrade, and runs `task` once all streams are open.
@@ -60,16 +127,21 @@ where
         let Some(protocol) = websocket::choose(&request, &known) else {
             return text(StatusCode::BAD_REQUEST, "no known WebSocket protocol was offered");
         };
-        let base64 = protocol.contains("base64");
+        let (base64, in_words) = (protocol.contains("base64"), !protocol.starts_with('v'));
         return websocket::accept(request, protocol, move |socket| {
-            over_websocket(socket, base64, wish, task)
+            over_websocket(socket, base64, in_words, wish, task)
         });
     }
     accept_spdy(request, &["v4.channel.k8s.io"], move |io| over_spdy(io, wish, task))
 }
 
-async fn over_websocket<F, Fut>(socket: websocket::Socket, base64: bool, wish: Wish, task: F)
-where
+async fn over_websocket<F, Fut>(
+    socket: websocket::Socket,
+    base64: bool,
+    in_words: bool,
+    wish: Wish,
+    task: F,
+) where
     F: FnOnce(Session) -> Fut + Send + 'static,
     Fut: Future<Output = ()> + Send + 'static,
 {
@@ -99,7 +171,7 @@ where
         stdin: wish.stdin.then_some(stdin),
         stdout: wish.stdout.then(|| websocket::writer(STDOUT, outbound.clone())),
         stderr: (wish.stderr && !wish.tty).then(|| websocket::writer(STDERR, outbound.clone())),
-        error: websocket::writer(ERROR, outbound),
+        error: Ending { stream: websocket::writer(ERROR, outbound), in_words },
         resize,
         gone: Box::pin(std::future::pending()),
     };
@@ -166,7 +238,7 @@ where
         stdin: streams.stdin,
         stdout: streams.stdout,
         stderr: streams.stderr,
-        error,
+        error: Ending { stream: error, in_words: false },
         resize,
         gone: Box::pin(async move {
             let _ = gone.await;
@@ -229,32 +301,22 @@ async fn read_sizes(mut stream: DuplexStream, sizes: mpsc::Sender<TerminalSize>)
     }
 }
 
-/// The Status with which a stream ends.
-pub(super) fn success() -> Bytes {
-    Bytes::from_static(br#"{"metadata":{},"status":"Success"}"#)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// The Status of a command that failed.
-pub(super) fn exit_status(code: i32) -> Bytes {
-    let status = serde_json::json!({
-        "metadata": {},
-        "status": "Failure",
-        "message": format!("command terminated with non-zero exit code: exit status {code}"),
-        "reason": "NonZeroExitCode",
-        "details": {"causes": [{"reason": "ExitCode", "message": code.to_string()}]},
-    });
-    Bytes::from(status.to_string())
-}
-
-/// The Status of an error of ours.
-pub(super) fn internal_error(message: &str) -> Bytes {
-    let status = serde_json::json!({
-        "metadata": {},
-        "status": "Failure",
-        "message": format!("Internal error occurred: {message}"),
-        "reason": "InternalError",
-        "details": {"causes": [{"message": message}]},
-        "code": 500,
-    });
-    Bytes::from(status.to_string())
+    #[tokio::test]
+    async fn old_protocols_are_told_in_words() {
+        let told = async |in_words, outcome: Outcome| {
+            let (stream, mut far) = tokio::io::duplex(1024);
+            Ending { stream, in_words }.tell(&outcome).await;
+            let mut text = String::new();
+            far.read_to_string(&mut text).await.unwrap();
+            text
+        };
+        assert_eq!(told(true, Outcome::Success).await, "");
+        assert!(told(true, Outcome::Exit(3)).await.ends_with("exit status 3"));
+        assert_eq!(told(false, Outcome::Success).await, r#"{"metadata":{},"status":"Success"}"#);
+        assert!(told(false, Outcome::Exit(3)).await.contains("NonZeroExitCode"));
+    }
 }
