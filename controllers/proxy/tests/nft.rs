@@ -72,6 +72,40 @@ fn every_shape_of_rules_is_taken_by_the_kernel_and_leaves_nothing() {
     });
 }
 
+async fn run(command: &str) {
+    let mut words = command.split(' ');
+    let mut program = tokio::process::Command::new(words.next().unwrap());
+    assert!(program.args(words).status().await.unwrap().success(), "{command}");
+}
+
+/// What no port of a Service stands for is refused, rather than sent to whoever has the default route.
+#[test]
+fn strays_are_refused() {
+    in_namespace(async || {
+        for command in [
+            "ip link set lo up",
+            "ip link add name d0 type dummy",
+            "ip address add 10.9.0.1/24 dev d0",
+            "ip link set d0 up",
+            "ip route add default via 10.9.0.2",
+            "ip neighbour add 10.9.0.2 lladdr 02:00:00:00:00:01 dev d0",
+        ] {
+            run(command).await;
+        }
+        let listener = tokio::net::TcpListener::bind("10.9.0.1:8080").await.unwrap();
+        let mut tables = Tables::new("improv-test", &[]);
+        tables.sync(&[service(&["10.9.0.1"], None)]).await.unwrap();
+        let connect = async |address: &'static str| {
+            let connecting = tokio::net::TcpStream::connect(address);
+            tokio::time::timeout(Duration::from_secs(5), connecting).await.expect("an answer")
+        };
+        let (served, _) = tokio::join!(connect("10.96.0.9:80"), listener.accept());
+        served.unwrap();
+        let refused = connect("10.96.0.9:81").await.unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    });
+}
+
 #[test]
 fn a_flush_by_somebody_else_is_seen_and_mended() {
     in_namespace(async || {

@@ -31,12 +31,19 @@ pub enum Map {
     NoEndpoints,
     /// protocol . port → refusal, for node ports without endpoints.
     NoEndpointNodePorts,
+    /// address → refusal, for whatever no port of its Service stands for.
+    ClusterIps,
 }
 
 impl Map {
     /// All maps, in the order in which the table declares them.
-    pub const ALL: [Self; 4] =
-        [Self::ServiceIps, Self::NodePorts, Self::NoEndpoints, Self::NoEndpointNodePorts];
+    pub const ALL: [Self; 5] = [
+        Self::ServiceIps,
+        Self::NodePorts,
+        Self::NoEndpoints,
+        Self::NoEndpointNodePorts,
+        Self::ClusterIps,
+    ];
 
     /// The map's name in the table.
     #[must_use]
@@ -46,13 +53,19 @@ impl Map {
             Self::NodePorts => "service-nodeports",
             Self::NoEndpoints => "no-endpoint-services",
             Self::NoEndpointNodePorts => "no-endpoint-nodeports",
+            Self::ClusterIps => "cluster-ips",
         }
     }
 
-    /// Whether the key starts with an address.
+    /// What its keys are made of, as nftables has it.
     #[must_use]
-    pub fn has_address(self) -> bool {
-        matches!(self, Self::ServiceIps | Self::NoEndpoints)
+    pub fn key_type(self, family: Family) -> String {
+        const PORT: &str = "inet_proto . inet_service";
+        match self {
+            Self::ServiceIps | Self::NoEndpoints => format!("{} . {PORT}", family.address_type()),
+            Self::NodePorts | Self::NoEndpointNodePorts => PORT.to_owned(),
+            Self::ClusterIps => family.address_type().to_owned(),
+        }
     }
 }
 
@@ -82,6 +95,7 @@ fn add_port(rules: &mut Rules, family: Family, port: &ServicePort, pod_cidrs: &[
     let service = chain_name("service", &port.id, None);
     let mut masquerade = Vec::new();
     for address in port.cluster_ips.iter().filter(|ip| family.holds(**ip)) {
+        route(Map::ClusterIps, address.to_string(), "goto refuse".into());
         let key = format!("{address} . {protocol} . {}", port.port);
         if internal.is_empty() {
             route(Map::NoEndpoints, key, "goto refuse".into());

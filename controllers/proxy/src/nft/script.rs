@@ -18,12 +18,8 @@ pub fn create(family: Family, table: &str, rules: &Rules) -> String {
     let mut script =
         format!("add table {ip} {table}\ndelete table {ip} {table}\ntable {ip} {table} {{\n");
     for map in Map::ALL {
-        let address =
-            if map.has_address() { format!("{} . ", family.address_type()) } else { String::new() };
-        line(
-            &mut script,
-            &format!("map {} {{ type {address}inet_proto . inet_service : verdict; }}", map.name()),
-        );
+        let key = map.key_type(family);
+        line(&mut script, &format!("map {} {{ type {key} : verdict; }}", map.name()));
     }
     for fixed in fixed_chains(family) {
         line(&mut script, &fixed);
@@ -155,9 +151,18 @@ fn fixed_chains(family: Family) -> Vec<String> {
                  masquerade fully-random"
             ),
         ),
+        // Only behind the rewriting of destinations is it known that no port takes a packet.
+        format!("chain strays {{ {ip} daddr vmap @cluster-ips; }}"),
         hook("filter-input", "filter", "input", "-110", refuse),
-        hook("filter-forward", "filter", "forward", "-110", refuse),
+        hook(
+            "filter-forward",
+            "filter",
+            "forward",
+            "-110",
+            &format!("{refuse}; ct state new jump strays"),
+        ),
         hook("filter-output", "filter", "output", "-110", refuse),
+        hook("filter-output-late", "filter", "output", "-90", "ct state new jump strays"),
     ]
 }
 
@@ -220,6 +225,7 @@ mod tests {
                 "add rule ip t endpoint/ns/web/tcp/http/10.0.0.2/8080 meta l4proto tcp dnat to 10.0.0.2:8080",
                 "add rule ip t service/ns/web/tcp/http numgen random mod 1 vmap { 0 : goto endpoint/ns/web/tcp/http/10.0.0.2/8080 }",
                 "add element ip t service-ips { 10.96.0.9 . tcp . 80 : goto service/ns/web/tcp/http }",
+                "add element ip t cluster-ips { 10.96.0.9 : goto refuse }",
             ],
         );
     }
