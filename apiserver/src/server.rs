@@ -33,7 +33,7 @@ use crate::fairness::{self, Fairness};
 use crate::handlers;
 use crate::handlers::options::{self, WriteOptions};
 use crate::identity::authn::{Authenticator, Found, Lookup};
-use crate::identity::file::{Problem, Reloads};
+use crate::identity::file::{Problem, Reloads, Watched};
 use crate::identity::node::Pods;
 use crate::identity::pki::ServerNames;
 use crate::identity::{Authorizer, Pki, pki, setup};
@@ -74,6 +74,8 @@ pub struct Core {
     hook_follower: OnceLock<admission::HookFollower>,
     definitions: OnceLock<crd::Follower>,
     roles: OnceLock<roles::Follower>,
+    /// What servers behind this one are shown.
+    pub(crate) front_proxy: Arc<Watched<pki::Credential>>,
     /// Configuration files that are followed.
     pub(crate) reloads: Reloads,
     /// What extension servers were told last of whom to believe.
@@ -446,6 +448,7 @@ fn core(
     let authorizer = setup::authorizer(&config.identity, &reloads)?;
     let (identity, kubelet_ca) = setup::kubelet(&config.identity.serving, &pki)?;
     let identity = pki::to_der(&identity).map_err(StartError::Certificates)?;
+    let front_proxy = setup::front_proxy(&config.identity.request_header, &pki, &reloads)?;
     let registry = Registry::hosted(&store);
     reloads.register(metrics.registry());
     let fairness = Fairness::new(config.fairness.clone(), metrics.registry());
@@ -463,6 +466,7 @@ fn core(
         anonymous_tls: Arc::new(tls(backend::Trust::Anyone, None)?),
         authenticator,
         authorizer: Arc::new(authorizer),
+        front_proxy,
         reloads,
         told_trust: parking_lot::Mutex::default(),
         admission: admission.map_err(StartError::Admission)?,

@@ -4,6 +4,9 @@
 
 mod support;
 
+use apiserver::Config;
+use apiserver::identity::Pki;
+use apiserver::identity::pki::ServerNames;
 use apiserver::testing::TestServer;
 use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -101,7 +104,11 @@ async fn post(client: &kube::Client, path: &str, object: Value) {
 
 /// Starts both servers and waits until the one behind is available.
 async fn start() -> (TestServer, kube::Client) {
-    let server = TestServer::start().await.unwrap();
+    start_with(|_| ()).await
+}
+
+async fn start_with(change: impl FnOnce(&mut Config)) -> (TestServer, kube::Client) {
+    let server = TestServer::builder().configure(change).start().await.unwrap();
     let address = support::serve(&server, &["metrics.default.svc"], backend()).await;
     let client = server.client();
     let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "metrics"},
@@ -150,6 +157,32 @@ async fn the_user_travels_and_cannot_be_forged() {
     let expected = json!({"vouched": "CN=front-proxy-client", "user": ["jane"],
         "groups": ["dev", "system:authenticated"], "authorization": [], "extra": []});
     assert_eq!(seen, expected);
+}
+
+#[tokio::test]
+async fn the_server_shows_the_certificate_that_it_was_given() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = ["proxy.crt", "proxy.key"].map(|name| folder.path().join(name));
+    let pki = Pki::open(None, &ServerNames::default()).unwrap();
+    let write = |name: &str| {
+        let made = pki.client_cert(name, &[]).unwrap();
+        std::fs::write(&files[1], made.key).unwrap();
+        std::fs::write(&files[0], made.certificate).unwrap();
+    };
+    write("one");
+    let (_server, client) = start_with(|config| {
+        let [certificate, key] = files.clone();
+        config.identity.request_header.client = Some((certificate, key));
+        config.identity.reload_every = std::time::Duration::from_millis(20);
+    })
+    .await;
+    let path = "/apis/metrics.example.com/v1/things/who";
+    assert_eq!(get_json(&client, path).await["vouched"], "CN=one");
+    write("two");
+    support::eventually(|| async {
+        (get_json(&client, path).await["vouched"] == "CN=two").then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -98,7 +98,7 @@ impl State {
             if self.known.contains_key(name) {
                 continue;
             }
-            let Some(backend) = Backend::of(object, &core.pki) else { continue };
+            let Some(backend) = Backend::of(object) else { continue };
             let backend = Arc::new(backend);
             let stop = core.stop().child_token();
             let watching = watch(self.core.clone(), self.client.clone(), backend.clone());

@@ -18,16 +18,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use parking_lot::Mutex;
 use rustls::ClientConfig;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub(crate) use documents::{Served, merge_openapi};
 pub(crate) use follow::start;
 pub(crate) use proxy::answer;
 
 use crate::backend::{self, Trust};
-use crate::identity::Pki;
-use crate::identity::pki::to_der;
+use crate::identity::pki::{Credential, to_der};
+use crate::server::Core;
 
 /// Group and version.
 pub(crate) type GroupVersion = (String, String);
@@ -69,16 +70,21 @@ pub(crate) struct Backend {
     namespace: String,
     service: String,
     port: u16,
-    /// TLS that shows who we are, or why it cannot be had.
-    tls: Result<Arc<ClientConfig>, String>,
+    /// How its certificate is judged.
+    trust: Value,
+    /// TLS as it was made last.
+    tls: Mutex<Option<Made>>,
     available: AtomicBool,
     /// What it serves, as it said last.
     served: ArcSwapOption<Served>,
 }
 
+/// The credential that is shown, and TLS with it, or why it cannot be had.
+type Made = (Arc<Credential>, Result<Arc<ClientConfig>, String>);
+
 impl Backend {
     /// Reads an APIService; nothing if it is local.
-    fn of(object: &Value, pki: &Pki) -> Option<Self> {
+    fn of(object: &Value) -> Option<Self> {
         let (spec, service) = (&object["spec"], &object["spec"]["service"]);
         let text = |value: &Value, key: &str| value[key].as_str().unwrap_or_default().to_owned();
         service.is_object().then(|| Self {
@@ -88,10 +94,31 @@ impl Backend {
             namespace: text(service, "namespace"),
             service: text(service, "name"),
             port: service["port"].as_u64().and_then(|port| port.try_into().ok()).unwrap_or(443),
-            tls: tls(spec, pki).map(Arc::new),
+            trust: json!({
+                "caBundle": spec["caBundle"],
+                "insecureSkipTLSVerify": spec["insecureSkipTLSVerify"],
+            }),
+            tls: Mutex::default(),
             available: AtomicBool::new(is_available(object)),
             served: ArcSwapOption::empty(),
         })
+    }
+
+    /// TLS that shows who we are now.
+    ///
+    /// # Errors
+    /// Why it cannot be had.
+    fn tls(&self, core: &Core) -> Result<Arc<ClientConfig>, String> {
+        let credential = core.front_proxy.get();
+        let mut made = self.tls.lock();
+        match &*made {
+            Some((shown, tls)) if Arc::ptr_eq(shown, &credential) => tls.clone(),
+            _ => {
+                let tls = tls(&self.trust, &credential).map(Arc::new);
+                *made = Some((credential, tls.clone()));
+                tls
+            }
+        }
     }
 
     /// The name that its certificate must be valid for.
@@ -116,11 +143,11 @@ impl Backend {
     }
 }
 
-fn tls(spec: &Value, pki: &Pki) -> Result<ClientConfig, String> {
-    let identity = to_der(pki.front_proxy_client()).map_err(|error| error.to_string())?;
-    let bundle = spec["caBundle"].as_str().unwrap_or_default();
+fn tls(trust: &Value, credential: &Credential) -> Result<ClientConfig, String> {
+    let identity = to_der(credential).map_err(|error| error.to_string())?;
+    let bundle = trust["caBundle"].as_str().unwrap_or_default();
     let bundle = STANDARD.decode(bundle).map_err(|error| error.to_string())?;
-    let trust = match (spec["insecureSkipTLSVerify"] == true, bundle.is_empty()) {
+    let trust = match (trust["insecureSkipTLSVerify"] == true, bundle.is_empty()) {
         (true, _) => Trust::Anyone,
         (false, true) => Trust::Machine,
         (false, false) => Trust::Bundle(&bundle),

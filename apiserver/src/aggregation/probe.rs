@@ -109,7 +109,7 @@ struct Connection {
 
 impl Connection {
     async fn open(core: &Arc<Core>, target: &Backend) -> Result<Self, String> {
-        let tls = target.tls.clone()?;
+        let tls = target.tls(core)?;
         let address =
             backend::resolve(core, &target.namespace, &target.service, target.port).await?;
         let host = target.host();

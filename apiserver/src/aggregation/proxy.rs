@@ -31,9 +31,9 @@ pub(crate) async fn answer(
     if !backend.is_available() {
         return plain(StatusCode::SERVICE_UNAVAILABLE, "service unavailable");
     }
-    let tls = match &backend.tls {
-        Ok(tls) => tls.clone(),
-        Err(error) => return plain(StatusCode::INTERNAL_SERVER_ERROR, error),
+    let tls = match backend.tls(core) {
+        Ok(tls) => tls,
+        Err(error) => return plain(StatusCode::INTERNAL_SERVER_ERROR, &error),
     };
     let resolved = backend::resolve(core, &backend.namespace, &backend.service, backend.port).await;
     let address = match resolved {

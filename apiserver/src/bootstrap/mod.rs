@@ -170,6 +170,10 @@ fn front_proxy(core: &Core) -> (String, RequestHeaderOptions) {
     let mut options = core.config.identity.request_header.clone();
     let own = core.pki.front_proxy_ca_certificate();
     let given = core.authenticator.request_header.as_ref().map(|proxy| proxy.authority.get());
+    // With a certificate that somebody gave, this server is one of the proxies that were named.
+    if options.client.is_some() {
+        return (given.map_or_else(|| own.to_owned(), |given| given.pem().to_owned()), options);
+    }
     let authorities = match given.as_ref().map(|given| given.pem()).filter(|pem| *pem != own) {
         Some(given) => format!("{}\n{own}", given.trim_end()),
         None => own.to_owned(),

@@ -108,6 +108,12 @@ struct RequestHeaderFlags {
     /// Certificates (PEM) that vouch for proxies which tell for whom they ask
     #[arg(long, value_name = "FILE")]
     requestheader_client_ca_file: Option<PathBuf>,
+    /// Certificate (PEM) that API servers behind this one are shown, read anew when it changes; the own one without it
+    #[arg(long, value_name = "FILE", requires = "proxy_client_key_file")]
+    proxy_client_cert_file: Option<PathBuf>,
+    /// Its key (PEM)
+    #[arg(long, value_name = "FILE", requires = "proxy_client_cert_file")]
+    proxy_client_key_file: Option<PathBuf>,
     /// Common names of such proxies; any if empty
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     requestheader_allowed_names: Option<Vec<String>>,
@@ -240,6 +246,8 @@ impl RequestHeaderFlags {
     fn apply(&self, options: &mut Options) {
         let proxies = &mut options.request_header;
         proxies.client_ca_file.clone_from(&self.requestheader_client_ca_file);
+        let client = self.proxy_client_cert_file.clone();
+        proxies.client = client.zip(self.proxy_client_key_file.clone());
         let lists = [
             (&mut proxies.allowed_names, &self.requestheader_allowed_names),
             (&mut proxies.username_headers, &self.requestheader_username_headers),

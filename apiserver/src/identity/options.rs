@@ -166,6 +166,8 @@ pub struct TokenWebhookOptions {
 pub struct RequestHeaderOptions {
     /// Who vouches for them (PEM); the cluster's own authority for that if absent.
     pub client_ca_file: Option<PathBuf>,
+    /// How this server proves itself to servers behind it: certificate and key (PEM); the own front proxy if absent.
+    pub client: Option<(PathBuf, PathBuf)>,
     /// Their common names; any if empty.
     pub allowed_names: Vec<String>,
     /// Headers with the user's name.
@@ -183,6 +185,7 @@ impl Default for RequestHeaderOptions {
         let one = |text: &str| vec![text.to_owned()];
         Self {
             client_ca_file: None,
+            client: None,
             allowed_names: one("front-proxy-client"),
             username_headers: one("X-Remote-User"),
             uid_headers: one("X-Remote-Uid"),

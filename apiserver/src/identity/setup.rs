@@ -125,6 +125,29 @@ pub fn kubelet(
     Ok((credential, authority))
 }
 
+/// What API servers behind this one are shown.
+///
+/// # Errors
+/// The file that is wrong.
+pub fn front_proxy(
+    options: &RequestHeaderOptions,
+    pki: &Pki,
+    reloads: &Reloads,
+) -> Result<Arc<Watched<pki::Credential>>, Problem> {
+    let Some((certificate, key)) = options.client.clone() else {
+        return Ok(Arc::new(Watched::fixed(pki.front_proxy_client().clone())));
+    };
+    let files = vec![certificate.clone(), key];
+    let made = Watched::new("proxy-client-certificate", files, move |texts| {
+        let made = pki::Credential { certificate: texts[0].clone(), key: texts[1].clone() };
+        pki::to_der(&made).map_err(|error| Problem::new(&certificate, with_cause(&error)))?;
+        Ok(made)
+    })?;
+    let made = Arc::new(made);
+    reloads.add(&made);
+    Ok(made)
+}
+
 fn token_keys(options: &AccountOptions, issuer: &str, pki: &Pki) -> Result<TokenKeys, Problem> {
     let wrong = |path: &Path| {
         let path = path.to_owned();
