@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::authz::config::Mode;
 use super::options::{OidcOptions, Options, TokenWebhookOptions};
+use super::suites::{self, Suite};
 use super::tls::MinVersion;
 use crate::duration;
 
@@ -170,6 +171,9 @@ struct ServingFlags {
     /// Oldest version of TLS
     #[arg(long, value_enum, value_name = "VERSION", default_value_t = MinVersion::Tls12)]
     tls_min_version: MinVersion,
+    /// Cipher suites of TLS 1.2; those that are not good enough are taken and never spoken
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = suites::suite)]
+    tls_cipher_suites: Option<Vec<Suite>>,
     /// Requests at a time on one HTTP/2 connection
     #[arg(long, value_name = "N", default_value_t = 250, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     http2_max_streams_per_connection: u32,
@@ -282,6 +286,10 @@ impl ServingFlags {
         serving.certificate = self.tls_cert_file.clone().zip(self.tls_private_key_file.clone());
         serving.sni.clone_from(&self.tls_sni_cert_keys);
         serving.min_version = self.tls_min_version;
+        serving.cipher_suites = self
+            .tls_cipher_suites
+            .as_ref()
+            .map(|suites| suites.iter().filter_map(|suite| suite.0).collect());
         serving.max_streams = self.http2_max_streams_per_connection;
         serving.kubelet_ca_file.clone_from(&self.kubelet_certificate_authority);
         let client = self.kubelet_client_certificate.clone();

@@ -15,6 +15,7 @@ pub mod pki;
 pub mod rbac;
 pub mod reviews;
 pub mod setup;
+pub mod suites;
 pub mod tls;
 pub mod tokens;
 mod webhook;

@@ -237,6 +237,8 @@ pub struct ServingOptions {
     pub sni: Vec<(PathBuf, PathBuf, Vec<String>)>,
     /// The oldest version of TLS.
     pub min_version: MinVersion,
+    /// Suites of TLS 1.2; all good ones if absent.
+    pub cipher_suites: Option<Vec<rustls::CipherSuite>>,
     /// Streams of one HTTP/2 connection at a time.
     pub max_streams: u32,
     /// Who vouches for node agents' certificates (PEM); `None` takes any certificate from them.
@@ -251,6 +253,7 @@ impl Default for ServingOptions {
             certificate: None,
             sni: Vec::new(),
             min_version: MinVersion::default(),
+            cipher_suites: None,
             max_streams: 250,
             kubelet_ca_file: None,
             kubelet_client: None,

@@ -19,6 +19,7 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::file::Watched;
+use super::options::ServingOptions;
 use super::pki::{self, Pki, to_der};
 use crate::request::User;
 
@@ -104,7 +105,7 @@ pub fn server_config(
 ) -> Result<rustls::ServerConfig, pki::Error> {
     let own = Serving::of_pem(&pki.server().certificate, &pki.server().key)?;
     let certificates = Arc::new(Watched::fixed(Certificates { default: own, by_name: Vec::new() }));
-    config(certificates, Arc::new(Watched::fixed(authority.clone())), MinVersion::Tls12)
+    config(certificates, Arc::new(Watched::fixed(authority.clone())), &ServingOptions::default())
 }
 
 /// The oldest version of TLS that a server speaks.
@@ -193,13 +194,17 @@ impl ResolvesServerCert for Chooser {
 pub fn config(
     certificates: Arc<Watched<Certificates>>,
     authority: Arc<Watched<ClientAuthority>>,
-    min_version: MinVersion,
+    options: &ServingOptions,
 ) -> Result<rustls::ServerConfig, pki::Error> {
-    let versions: &[&rustls::SupportedProtocolVersion] = match min_version {
+    let versions: &[&rustls::SupportedProtocolVersion] = match options.min_version {
         MinVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
         MinVersion::Tls13 => &[&rustls::version::TLS13],
     };
-    let mut config = rustls::ServerConfig::builder_with_provider(ring_provider())
+    let provider = match &options.cipher_suites {
+        Some(suites) => restricted(suites),
+        None => ring_provider(),
+    };
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(versions)?
         .with_client_cert_verifier(Arc::new(PossessionOnly(authority.get().verifier.clone())))
         .with_cert_resolver(Arc::new(Chooser(certificates)));
@@ -214,6 +219,15 @@ fn ring_provider() -> Arc<CryptoProvider> {
     let mut provider = rustls::crypto::ring::default_provider();
     let preferred = CipherSuite::TLS13_AES_128_GCM_SHA256;
     provider.cipher_suites.sort_by_key(|suite| suite.suite() != preferred);
+    Arc::new(provider)
+}
+
+/// Of the suites of TLS 1.2, only these; those of TLS 1.3 are all good.
+fn restricted(suites: &[CipherSuite]) -> Arc<CryptoProvider> {
+    let mut provider = CryptoProvider::clone(&ring_provider());
+    provider
+        .cipher_suites
+        .retain(|suite| suite.tls13().is_some() || suites.contains(&suite.suite()));
     Arc::new(provider)
 }
 
@@ -290,6 +304,15 @@ mod tests {
         assert!(authority.user(&to_der(pki.server()).unwrap().0).is_none());
         assert!(authority.user(&chain(&pki, "", &[])).is_none());
         assert!(authority.user(&[]).is_none());
+    }
+
+    #[test]
+    fn suites_can_be_chosen() {
+        let one = CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384;
+        let provider = restricted(&[one]);
+        let old = provider.cipher_suites.iter().filter(|suite| suite.tls13().is_none());
+        assert_eq!(old.map(|suite| suite.suite()).collect::<Vec<_>>(), [one]);
+        assert_eq!(provider.cipher_suites.len(), 4);
     }
 
     #[test]

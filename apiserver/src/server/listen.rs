@@ -56,7 +56,7 @@ impl Server {
         let serving = &self.core.config.identity.serving;
         let certificates = setup::certificates(serving, &self.core.pki, &self.core.reloads)?;
         let authority = self.core.authenticator.client_ca.clone();
-        let config = tls::config(certificates, authority, serving.min_version);
+        let config = tls::config(certificates, authority, serving);
         let config = config.map_err(StartError::Certificates)?;
         info!(address = %bound, "listening");
         let acceptor = TlsAcceptor::from(Arc::new(config));
@@ -162,9 +162,16 @@ mod tests {
 
     /// A server that loses patience after so long, and a connection of an administrator to it.
     async fn connect(patience: Duration) -> (TestServer, DuplexStream, JoinHandle<()>) {
-        let server = TestServer::builder().configure(move |config| {
+        connect_to(move |config| {
             (config.fairness.header_timeout, config.fairness.stall_timeout) = (patience, patience);
-        });
+        })
+        .await
+    }
+
+    async fn connect_to(
+        change: impl FnOnce(&mut crate::Config),
+    ) -> (TestServer, DuplexStream, JoinHandle<()>) {
+        let server = TestServer::builder().configure(change);
         let server = server.start().await.unwrap();
         let (client, io) = tokio::io::duplex(16 * 1024);
         let admin = server.server().core().pki.client_cert("admin", &["system:masters"]).unwrap();
