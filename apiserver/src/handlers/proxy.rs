@@ -32,7 +32,7 @@ use crate::request::RequestInfo;
 use crate::server::Core;
 use crate::status::ApiError;
 
-/// Longest wait for a connection to a backend.
+/// Longest wait for a connection to a backend that is no node agent.
 const CONNECT: Duration = Duration::from_secs(10);
 
 /// Headers that belong to one connection, or to the client's session with this server.
@@ -181,7 +181,11 @@ fn unreachable(what: impl std::fmt::Display) -> ApiError {
 
 /// A connection of this request's own: what a backend makes of it can never meet another request.
 async fn open(core: &Arc<Core>, target: &Target) -> Result<SendRequest<Body>, ApiError> {
-    let stream = match tokio::time::timeout(CONNECT, connect(core, target)).await {
+    let patience = match target.tls {
+        Tls::Kubelet => core.config.proxy.kubelet_timeout,
+        _ => CONNECT,
+    };
+    let stream = match tokio::time::timeout(patience, connect(core, target)).await {
         Ok(stream) => stream.map_err(unreachable)?,
         Err(_elapsed) => {
             return Err(unreachable(format_args!("dial tcp {}: i/o timeout", target.address)));

@@ -3,16 +3,34 @@
 //! Source: CVE-2020-8555, CVE-2020-8562, CVE-2022-3294.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use clap::Args;
 
+use crate::duration;
 use crate::status::ApiError;
 
 /// Where requests may be passed on to.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// Node agents are reached at loopback addresses, too.
     pub allow_loopback_nodes: bool,
+    /// Types of a node's addresses; its agent is at the first one that the node has.
+    pub preferred_address_types: Vec<String>,
+    /// Longest wait for a connection to a node agent.
+    pub kubelet_timeout: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        // Upstream begins with host names, which somebody would have to resolve.
+        let types = ["InternalIP", "ExternalIP", "Hostname", "InternalDNS", "ExternalDNS"];
+        Self {
+            allow_loopback_nodes: false,
+            preferred_address_types: types.map(str::to_owned).to_vec(),
+            kubelet_timeout: Duration::from_secs(5),
+        }
+    }
 }
 
 /// Flags of [`Options`].
@@ -22,12 +40,22 @@ pub struct Flags {
     /// Reach node agents at loopback addresses, too; only for clusters whose nodes all run on this machine
     #[arg(long)]
     allow_loopback_nodes: bool,
+    /// Types of a node's addresses, the best first; without it, those that need no resolver come first
+    #[arg(long, value_name = "TYPES", value_delimiter = ',')]
+    kubelet_preferred_address_types: Option<Vec<String>>,
+    /// Longest wait for a connection to a node agent
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration::flag)]
+    kubelet_timeout: Duration,
 }
 
 impl Flags {
     /// Writes what was said into the options.
     pub fn apply(&self, options: &mut Options) {
         options.allow_loopback_nodes = self.allow_loopback_nodes;
+        if let Some(types) = &self.kubelet_preferred_address_types {
+            options.preferred_address_types.clone_from(types);
+        }
+        options.kubelet_timeout = self.kubelet_timeout;
     }
 }
 
@@ -126,7 +154,8 @@ mod tests {
 
     #[tokio::test]
     async fn nodes_are_elsewhere_unless_it_is_said_that_they_are_here() {
-        let (never, here) = (Options::default(), Options { allow_loopback_nodes: true });
+        let (never, here) =
+            (Options::default(), Options { allow_loopback_nodes: true, ..Options::default() });
         for host in ["127.0.0.1", "::1", "::ffff:127.0.0.1", "localhost"] {
             let error = of_node(host, 1, &never).await.unwrap_err();
             assert_eq!(error.to_string(), "address not allowed", "{host}");

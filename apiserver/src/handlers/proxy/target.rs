@@ -187,12 +187,7 @@ async fn kubelet(core: &Arc<Core>, node: &str) -> Result<(SocketAddr, String), A
     let node = object(core, "nodes", "", node).await?;
     let addresses: Vec<&Value> =
         node["status"]["addresses"].as_array().into_iter().flatten().collect();
-    // Source: `--kubelet-preferred-address-types`, with addresses that need no resolver first.
-    let find = |kind: &str| {
-        addresses.iter().find(|a| a["type"] == kind).and_then(|a| a["address"].as_str())
-    };
-    let preferred = ["InternalIP", "ExternalIP", "Hostname", "InternalDNS", "ExternalDNS"];
-    let Some(host) = preferred.iter().find_map(|kind| find(kind)) else {
+    let Some(host) = preferred(&addresses, &core.config.proxy.preferred_address_types) else {
         let known: Vec<String> =
             addresses.iter().map(|a| format!("{{{} {}}}", a["type"], a["address"])).collect();
         return Err(ApiError::Unknown(format!(
@@ -204,6 +199,14 @@ async fn kubelet(core: &Arc<Core>, node: &str) -> Result<(SocketAddr, String), A
     let port = port.and_then(|p| u16::try_from(p).ok()).unwrap_or(KUBELET_PORT);
     let address = address::of_node(host, port, &core.config.proxy).await?;
     Ok((address, host.to_owned()))
+}
+
+/// The address of the first of these types that there is.
+fn preferred<'a>(addresses: &[&'a Value], types: &[String]) -> Option<&'a str> {
+    types.iter().find_map(|kind| {
+        let found = addresses.iter().find(|address| address["type"] == kind.as_str())?;
+        found["address"].as_str()
+    })
 }
 
 /// What is asked of a target of `…/proxy`.
@@ -376,6 +379,23 @@ async fn pod_at(core: &Arc<Core>, namespace: &str, endpoint: &Value) -> Option<I
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn agents_are_at_the_preferred_address() {
+        let addresses = [
+            json!({"type": "Hostname", "address": "a"}),
+            json!({"type": "InternalIP", "address": "10.0.0.1"}),
+        ];
+        let addresses: Vec<&Value> = addresses.iter().collect();
+        let types = |types: &[&str]| types.iter().map(|t| (*t).to_owned()).collect::<Vec<_>>();
+        let check = |list: &[&str], expected| {
+            assert_eq!(preferred(&addresses, &types(list)), expected);
+        };
+        check(&["InternalIP", "Hostname"], Some("10.0.0.1"));
+        check(&["ExternalIP", "Hostname", "InternalIP"], Some("a"));
+        check(&["ExternalDNS"], None);
+    }
 
     #[test]
     fn paths_are_those_of_the_node_agent() {
