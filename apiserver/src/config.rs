@@ -20,6 +20,8 @@ pub struct Config {
     pub service_cidr: String,
     /// Node ports, both ends included.
     pub node_ports: (u16, u16),
+    /// Whether containers may be privileged.
+    pub allow_privileged: bool,
     /// `iss` of service-account tokens.
     pub issuer: String,
     /// Who may come in, who decides what they may, and how the server shows itself.
@@ -52,6 +54,7 @@ impl Default for Config {
             advertise: None,
             service_cidr: "10.96.0.0/16".into(),
             node_ports: (30000, 32767),
+            allow_privileged: true,
             issuer: "https://kubernetes.default.svc.cluster.local".into(),
             identity: identity::options::Options::default(),
             extra_names: Vec::new(),

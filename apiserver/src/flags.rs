@@ -18,6 +18,9 @@ pub struct Flags {
     /// Address that others reach the server at; without it, the first one of this machine
     #[arg(long, value_name = "IP")]
     pub advertise_address: Option<IpAddr>,
+    /// Whether containers may be privileged; without it, in kube-apiserver no and in improv up yes
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub allow_privileged: Option<bool>,
     /// Issuer of service-account tokens; repeated, the first one issues and the others are taken, too
     #[arg(
         long = "service-account-issuer",
@@ -54,6 +57,9 @@ impl Flags {
         config.advertise = self.advertise_address.map(|ip| SocketAddr::new(ip, port));
         if let Some(issuer) = self.service_account_issuers.first() {
             config.issuer.clone_from(issuer);
+        }
+        if let Some(said) = self.allow_privileged {
+            config.allow_privileged = said;
         }
         self.identity.apply(&self.service_account_issuers, &mut config.identity);
         config.extra_names.clone_from(&self.tls_sans);

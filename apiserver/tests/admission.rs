@@ -232,6 +232,21 @@ async fn labels_of_a_namespace_are_checked_against_its_pods() {
 }
 
 #[tokio::test]
+async fn privileged_containers_can_be_forbidden() {
+    let server = TestServer::builder().configure(|config| config.allow_privileged = false);
+    let server = server.start().await.unwrap();
+    account(server.client(), "default").await;
+    let privileged =
+        json!({ "name": "a", "image": "a", "securityContext": { "privileged": true } });
+    let made = pod("p", json!({ "containers": [{ "name": "b", "image": "b" }, privileged] }));
+    let words =
+        "spec.containers[1].securityContext.privileged: Forbidden: disallowed by cluster policy";
+    refused(create(&server, &made).await, 422, words);
+    let allowed = pod("p", json!({ "containers": [{ "name": "b", "image": "b" }] }));
+    create(&server, &allowed).await.unwrap();
+}
+
+#[tokio::test]
 async fn ephemeral_containers_are_no_way_around() {
     let server = with(Options::default()).await;
     let namespaces: Api<Namespace> = Api::all(server.client());

@@ -32,6 +32,7 @@ pub(crate) use placement::{node_selector, taint_effect, tolerations};
 pub(crate) use resources::{
     amount, container_name, is_extended, known_name, may_be_overcommitted, overhead,
 };
+pub(crate) use security::privileged;
 pub(crate) use update::differences;
 pub(crate) use volume::template_metadata;
 

@@ -34,6 +34,7 @@ use crate::request::{RequestInfo, User};
 use crate::server::Core;
 use crate::status::{ApiError, Cause};
 use crate::types::Ctx;
+use crate::types::pod::privileged;
 
 pub use create::create;
 pub(crate) use delete::returns_object;
@@ -310,6 +311,10 @@ impl<'a> Writer<'a> {
             !cause.field.starts_with("metadata.ownerReferences") && !strategy.judges(&cause.field)
         });
         causes.extend(schema::cause::merge(by_schema, own));
+        let makes_pods = matches!(&*self.resource.group, "" | "apps" | "batch");
+        if makes_pods && !self.core.config.allow_privileged && subresource != Some("status") {
+            causes.extend(privileged(value));
+        }
         self.refuse(value, causes)
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use schema::Cause;
 use serde_json::Value;
 
 use super::container::visit;
@@ -123,6 +124,25 @@ pub(super) fn container(causes: &mut Causes, at: &At<'_>, context: &Value, spec:
     }
 }
 
+/// The privileged containers of an object that is a pod or makes pods, for servers that allow none.
+pub(crate) fn privileged(object: &Value) -> Vec<Cause> {
+    const PLACES: [&[&str]; 4] =
+        [&["spec", "jobTemplate", "spec", "template"], &["spec", "template"], &["template"], &[]];
+    let at = |place: &[&str]| &place.iter().fold(object, |value, part| &value[*part])["spec"];
+    let Some(place) = PLACES.into_iter().find(|place| at(place).is_object()) else {
+        return Vec::new();
+    };
+    let path = place.iter().map(|part| format!("{part}.")).collect::<String>() + "spec";
+    let mut causes = Vec::new();
+    visit(at(place), |list, n, container| {
+        if flag(&container["securityContext"], "privileged") {
+            let field = format!("{path}.{list}[{n}].securityContext.privileged");
+            causes.push(Cause::forbidden(field, "disallowed by cluster policy"));
+        }
+    });
+    causes
+}
+
 /// seccomp, AppArmor and Windows, which pods and containers have alike.
 fn profiles(causes: &mut Causes, at: &At<'_>, context: &Value) {
     seccomp(causes, &at.field("seccompProfile"), &context["seccompProfile"]);
@@ -188,4 +208,37 @@ fn is_sysctl(name: &str) -> bool {
                 .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_'))
     };
     name.len() <= 253 && name.split(['.', '/']).all(part)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn privileged_containers_are_found_wherever_pods_are_described() {
+        let check = |object: Value, expected: &[&str]| {
+            let causes = privileged(&object);
+            let fields: Vec<&str> = causes.iter().map(|cause| cause.field.as_str()).collect();
+            assert_eq!(fields, expected, "{object}");
+        };
+        let one = json!({ "securityContext": { "privileged": true } });
+        let pod = json!({ "spec": {
+            "initContainers": [one], "containers": [{}, one], "ephemeralContainers": [one],
+        } });
+        let expected = [
+            "spec.initContainers[0].securityContext.privileged",
+            "spec.containers[1].securityContext.privileged",
+            "spec.ephemeralContainers[0].securityContext.privileged",
+        ];
+        check(pod, &expected);
+        let spec = json!({ "spec": { "containers": [one] } });
+        let field = "containers[0].securityContext.privileged";
+        check(json!({ "template": spec }), &[&format!("template.spec.{field}")]);
+        check(json!({ "spec": { "template": spec } }), &[&format!("spec.template.spec.{field}")]);
+        let cron = json!({ "spec": { "jobTemplate": { "spec": { "template": spec } } } });
+        check(cron, &[&format!("spec.jobTemplate.spec.template.spec.{field}")]);
+        check(json!({ "spec": { "containers": [{}] } }), &[]);
+        check(json!({ "data": {} }), &[]);
+    }
 }
