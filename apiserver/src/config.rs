@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::handlers::proxy;
-use crate::{admission, audit, fairness, identity};
+use crate::{admission, audit, fairness, identity, server};
 
 /// Everything that a [`crate::Server`] needs to know before it starts.
 #[derive(Debug, Clone)]
@@ -44,6 +44,8 @@ pub struct Config {
     pub proxy: proxy::address::Options,
     /// Limits of requests as a whole.
     pub fairness: fairness::Options,
+    /// How connections begin, go on and end.
+    pub connections: server::options::Options,
 }
 
 impl Default for Config {
@@ -65,6 +67,7 @@ impl Default for Config {
             audit: audit::Options::default(),
             proxy: proxy::address::Options::default(),
             fairness: fairness::Options::default(),
+            connections: server::options::Options::default(),
         }
     }
 }

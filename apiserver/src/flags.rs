@@ -9,7 +9,7 @@ use clap::Args;
 
 use crate::handlers::proxy;
 use crate::identity::flags::IdentityFlags;
-use crate::{Config, admission, audit, fairness};
+use crate::{Config, admission, audit, fairness, server};
 
 /// Everything that an operator may say about the server, wherever it runs.
 #[derive(Debug, Clone, Args)]
@@ -51,6 +51,9 @@ pub struct Flags {
     /// Limits of requests
     #[command(flatten)]
     pub fairness: fairness::Flags,
+    /// How connections begin, go on and end
+    #[command(flatten)]
+    pub connections: server::options::Flags,
     /// The store.
     #[command(flatten)]
     pub storage: crate::storage::Flags,
@@ -79,6 +82,7 @@ impl Flags {
         self.proxy.apply(&mut config.proxy);
         self.fairness.apply(config);
         self.storage.apply(&mut config.storage);
+        self.connections.apply(&mut config.connections);
     }
 }
 

@@ -1,5 +1,6 @@
 //! The server: started from a [`Config`], asked through its router, stopped gracefully.
 
+mod browsers;
 mod deadline;
 mod events;
 mod files;
@@ -7,6 +8,7 @@ mod follow;
 mod identify;
 mod listen;
 mod local;
+pub mod options;
 mod roles;
 mod stall;
 mod ties;
@@ -31,7 +33,7 @@ use crate::discovery::health::Health;
 use crate::discovery::metrics::Metrics;
 use crate::fairness::{self, Fairness};
 use crate::handlers;
-use crate::handlers::options::{self, WriteOptions};
+use crate::handlers::options::{self as query_options, WriteOptions};
 use crate::identity::authn::{Authenticator, Found, Lookup};
 use crate::identity::file::{Problem, Reloads, Watched};
 use crate::identity::node::Pods;
@@ -188,7 +190,7 @@ impl Core {
                 user: &user,
                 options: WriteOptions::default(),
                 warnings: Vec::new(),
-                deadline: options::deadline(&options::Query::default()),
+                deadline: query_options::deadline(&query_options::Query::default()),
                 unlabelled: false,
                 admitted: true,
             };
@@ -410,9 +412,11 @@ impl Server {
         });
     }
 
-    /// Stops accepting, lets running requests finish for a moment, and ends watches.
+    /// Says that it is not ready, and goes on for as long as it was told to; then stops accepting, lets running
+    /// requests finish for a moment, and ends watches.
     pub async fn shutdown(&self) {
         self.core.health.shutting_down();
+        tokio::time::sleep(self.core.config.connections.shutdown_delay).await;
         self.stop.cancel();
         self.tasks.close();
         let patience = std::time::Duration::from_secs(10);
@@ -470,7 +474,7 @@ fn core(
         reloads,
         told_trust: parking_lot::Mutex::default(),
         admission: admission.map_err(StartError::Admission)?,
-        health: Health::default(),
+        health: Health::new(config.connections.livez_grace),
         metrics,
         documents: Documents::default(),
         registry: ArcSwap::from_pointee(registry),

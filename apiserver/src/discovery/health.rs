@@ -1,25 +1,54 @@
 //! Whether the server is alive and ready, check by check.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::response::{IntoResponse, Response};
 use http::{StatusCode, header};
+use jiff::Timestamp;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
 use store::Store;
 
 /// How long the store may take to say where it stands.
 const STORE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What the server has done since it started; the checks read it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Health {
+    started: Instant,
+    /// How long after the start what is not done yet makes nobody take the server for dead.
+    livez_grace: Duration,
     caches_synced: AtomicBool,
     bootstrapped: AtomicBool,
     shutting_down: AtomicBool,
+    results: Results,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self::new(Duration::ZERO)
+    }
 }
 
 impl Health {
+    /// Nothing has been done yet.
+    #[must_use]
+    pub fn new(livez_grace: Duration) -> Self {
+        Self {
+            started: Instant::now(),
+            livez_grace,
+            caches_synced: AtomicBool::default(),
+            bootstrapped: AtomicBool::default(),
+            shutting_down: AtomicBool::default(),
+            results: Results::default(),
+        }
+    }
+
     /// The caches of all hosted types hold what the store holds.
     pub fn caches_are_synced(&self) {
         self.caches_synced.store(true, Ordering::Release);
@@ -30,19 +59,63 @@ impl Health {
         self.bootstrapped.store(true, Ordering::Release);
     }
 
+    /// When the server began to start.
+    pub fn started(&self) -> Timestamp {
+        let age = jiff::SignedDuration::try_from(self.started.elapsed()).unwrap_or_default();
+        Timestamp::now() - age
+    }
+
+    /// What came out of the checks so far, to be scraped.
+    pub fn indicators(&self) -> Registry {
+        let mut registry = Registry::default();
+        let last = self.results.last.clone();
+        registry.register("kubernetes_healthcheck", "What came out of a check last", last);
+        let total = self.results.total.clone();
+        registry.register("kubernetes_healthchecks", "What came out of checks", total);
+        registry
+    }
+
     /// From now on the server is not ready any more.
     pub fn shutting_down(&self) {
         self.shutting_down.store(true, Ordering::Release);
     }
 
-    fn holds(&self, check: Check, store_answers: bool) -> bool {
+    fn holds(&self, endpoint: Endpoint, check: Check, store_answers: bool) -> bool {
+        let starts = endpoint == Endpoint::Live && self.started.elapsed() < self.livez_grace;
         match check {
+            Check::Caches | Check::Objects if starts => true,
             Check::Always => true,
             Check::Store => store_answers,
             Check::Caches => self.caches_synced.load(Ordering::Acquire),
             Check::Objects => self.bootstrapped.load(Ordering::Acquire),
             Check::NotStopping => !self.shutting_down.load(Ordering::Acquire),
         }
+    }
+}
+
+type Label = (&'static str, &'static str);
+
+/// What came out of checks, for `/metrics/slis`.
+///
+/// Source: KEP-3466; upstream `component-base/metrics/prometheus/slis`.
+#[derive(Default)]
+struct Results {
+    last: Family<[Label; 2], Gauge>,
+    total: Family<[Label; 3], Counter>,
+}
+
+impl fmt::Debug for Results {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Results").finish_non_exhaustive()
+    }
+}
+
+impl Results {
+    fn observe(&self, endpoint: Endpoint, name: &'static str, holds: bool) {
+        let [name, endpoint] = [("name", name), ("type", endpoint.name())];
+        self.last.get_or_create(&[name, endpoint]).set(holds.into());
+        let status = ("status", if holds { "success" } else { "error" });
+        self.total.get_or_create(&[name, status, endpoint]).inc();
     }
 }
 
@@ -133,7 +206,7 @@ pub async fn answer(
         matches!(tokio::time::timeout(STORE_PATIENCE, store.revision()).await, Ok(Ok(_)));
     if !check.is_empty() {
         let (_, kind) = endpoint.checks().find(|(name, _)| *name == check)?;
-        return Some(if health.holds(kind, store_answers) {
+        return Some(if health.holds(endpoint, kind, store_answers) {
             plain(StatusCode::OK, "ok".to_owned())
         } else {
             plain(
@@ -143,7 +216,11 @@ pub async fn answer(
         });
     }
     let asked = Asked::parse(query);
-    Some(report(endpoint, &asked, |kind| health.holds(kind, store_answers)))
+    Some(report(endpoint, &asked, |name, kind| {
+        let holds = health.holds(endpoint, kind, store_answers);
+        health.results.observe(endpoint, name, holds);
+        holds
+    }))
 }
 
 #[derive(Debug, Default)]
@@ -166,13 +243,17 @@ impl Asked {
     }
 }
 
-fn report(endpoint: Endpoint, asked: &Asked, holds: impl Fn(Check) -> bool) -> Response {
+fn report(
+    endpoint: Endpoint,
+    asked: &Asked,
+    holds: impl Fn(&'static str, Check) -> bool,
+) -> Response {
     let (mut text, mut failed) = (String::new(), Vec::new());
     let mut unknown = asked.excluded.clone();
     for (name, check) in endpoint.checks() {
         if unknown.remove(name) || asked.excluded.contains(name) {
             text.push_str(&format!("[+]{name} excluded: ok\n"));
-        } else if holds(check) {
+        } else if holds(name, check) {
             text.push_str(&format!("[+]{name} ok\n"));
         } else {
             text.push_str(&format!("[-]{name} failed: reason withheld\n"));
@@ -237,6 +318,33 @@ mod tests {
         assert_eq!(code, 500);
         assert!(text.contains("[-]shutdown failed: reason withheld\n"), "{text}");
         assert_eq!(ask(&health, "/livez").await, Some((200, "ok".to_owned())));
+    }
+
+    #[tokio::test]
+    async fn results_can_be_scraped() {
+        let health = ready();
+        ask(&health, "/readyz?exclude=ping").await.unwrap();
+        health.shutting_down();
+        ask(&health, "/readyz?exclude=ping").await.unwrap();
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &health.indicators()).unwrap();
+        for line in [
+            "kubernetes_healthcheck{name=\"etcd\",type=\"readyz\"} 1\n",
+            "kubernetes_healthcheck{name=\"shutdown\",type=\"readyz\"} 0\n",
+            "kubernetes_healthchecks_total{name=\"etcd\",status=\"success\",type=\"readyz\"} 2\n",
+            "kubernetes_healthchecks_total{name=\"shutdown\",status=\"error\",type=\"readyz\"} 1\n",
+        ] {
+            assert!(text.contains(line), "{line}{text}");
+        }
+        assert!(!text.contains("ping"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_starting_server_is_alive_for_as_long_as_it_may_start() {
+        let patient = Health::new(Duration::from_secs(60));
+        assert_eq!(ask(&patient, "/livez").await.unwrap().0, 200);
+        assert_eq!(ask(&patient, "/readyz").await.unwrap().0, 500);
+        assert_eq!(ask(&Health::default(), "/livez").await.unwrap().0, 500);
     }
 
     #[tokio::test]

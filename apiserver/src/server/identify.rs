@@ -17,7 +17,7 @@ use http::request::Parts;
 use http_body_util::BodyExt as _;
 use jiff::Timestamp;
 
-use super::{Core, deadline};
+use super::{Core, browsers, deadline};
 use crate::audit::layer::AuditId;
 use crate::discovery::metrics::Labels;
 use crate::identity::{Peer, access, authn};
@@ -35,6 +35,7 @@ pub(super) fn layers(router: Router, core: &Arc<Core>) -> Router {
         .layer(from_fn_with_state(core.clone(), audit::layer::layer))
         .layer(from_fn_with_state(core.clone(), authenticate))
         .layer(from_fn_with_state(core.clone(), describe))
+        .layer(from_fn_with_state(core.clone(), browsers::layer))
 }
 
 async fn describe(State(core): State<Arc<Core>>, mut request: Request, next: Next) -> Response {

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
+use http::Version;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use tracing::{debug, info};
 
@@ -105,7 +107,12 @@ where
     let limits = &server.core.config.fairness;
     let io = Impatient::new(io, limits.stall_timeout);
     let router: Router = server.router();
+    let (leave, chance) = (CancellationToken::new(), server.core.config.connections.goaway_chance);
+    let leaving = leave.clone();
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+        if request.version() == Version::HTTP_2 && rand::random::<f64>() < chance {
+            leaving.cancel();
+        }
         let mut request = request.map(axum::body::Body::new);
         request.extensions_mut().insert(remote);
         if let Some(peer) = &peer {
@@ -132,14 +139,22 @@ where
         .keep_alive_timeout(SIGN_OF_LIFE);
     let connection = builder.serve_connection_with_upgrades(io, service);
     let mut connection = std::pin::pin!(connection);
-    let served = tokio::select! {
-        served = connection.as_mut() => served,
-        () = server.stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            // Watches would go on for an hour; they end with the server.
-            match tokio::time::timeout(Duration::from_secs(1), connection).await {
-                Ok(served) => served,
-                Err(_elapsed) => return,
+    let mut is_leaving = false;
+    let served = loop {
+        tokio::select! {
+            served = connection.as_mut() => break served,
+            () = leave.cancelled(), if !is_leaving => {
+                // What was asked is answered; for the next request the client connects anew.
+                connection.as_mut().graceful_shutdown();
+                is_leaving = true;
+            }
+            () = server.stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                // Watches would go on for an hour; they end with the server.
+                match tokio::time::timeout(Duration::from_secs(1), connection).await {
+                    Ok(served) => break served,
+                    Err(_elapsed) => return,
+                }
             }
         }
     };
@@ -183,6 +198,20 @@ mod tests {
 
     async fn ends(served: JoinHandle<()>) {
         tokio::time::timeout(Duration::from_secs(10), served).await.expect("it ends").unwrap();
+    }
+
+    #[tokio::test]
+    async fn clients_are_sent_elsewhere_by_chance() {
+        let (_server, client, served) = connect_to(|c| c.connections.goaway_chance = 1.0).await;
+        let (mut sender, driver) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(client))
+                .await
+                .unwrap();
+        let driver = tokio::spawn(driver);
+        let request = Request::get("http://a/version").body(axum::body::Body::empty()).unwrap();
+        assert_eq!(sender.send_request(request).await.unwrap().status(), 200);
+        ends(served).await;
+        driver.await.unwrap().unwrap();
     }
 
     #[tokio::test]
