@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::enablement::runtime;
 use crate::handlers::proxy;
 use crate::{admission, audit, fairness, identity, server};
 
@@ -46,6 +47,8 @@ pub struct Config {
     pub fairness: fairness::Options,
     /// How connections begin, go on and end.
     pub connections: server::options::Options,
+    /// Which versions and resources are served, where not all are.
+    pub runtime: Vec<runtime::Entry>,
 }
 
 impl Default for Config {
@@ -68,6 +71,7 @@ impl Default for Config {
             proxy: proxy::address::Options::default(),
             fairness: fairness::Options::default(),
             connections: server::options::Options::default(),
+            runtime: Vec::new(),
         }
     }
 }

@@ -9,7 +9,7 @@ use clap::Args;
 
 use crate::handlers::proxy;
 use crate::identity::flags::IdentityFlags;
-use crate::{Config, admission, audit, fairness, server};
+use crate::{Config, admission, audit, enablement, fairness, server};
 
 /// Everything that an operator may say about the server, wherever it runs.
 #[derive(Debug, Clone, Args)]
@@ -54,6 +54,9 @@ pub struct Flags {
     /// How connections begin, go on and end
     #[command(flatten)]
     pub connections: server::options::Flags,
+    /// Features and versions
+    #[command(flatten)]
+    pub enablement: enablement::Flags,
     /// The store.
     #[command(flatten)]
     pub storage: crate::storage::Flags,
@@ -83,6 +86,7 @@ impl Flags {
         self.fairness.apply(config);
         self.storage.apply(&mut config.storage);
         self.connections.apply(&mut config.connections);
+        self.enablement.apply(&mut config.runtime);
     }
 }
 

@@ -24,6 +24,7 @@ pub mod config;
 pub mod crd;
 pub mod discovery;
 pub mod duration;
+pub mod enablement;
 pub mod fairness;
 pub mod flags;
 pub mod handlers;

@@ -31,6 +31,7 @@ use crate::config::Config;
 use crate::discovery::Documents;
 use crate::discovery::health::Health;
 use crate::discovery::metrics::Metrics;
+use crate::enablement::runtime::Disabled;
 use crate::fairness::{self, Fairness};
 use crate::handlers;
 use crate::handlers::options::{self as query_options, WriteOptions};
@@ -76,6 +77,8 @@ pub struct Core {
     hook_follower: OnceLock<admission::HookFollower>,
     definitions: OnceLock<crd::Follower>,
     roles: OnceLock<roles::Follower>,
+    /// What is not served though it could be.
+    pub(crate) disabled: Disabled,
     /// What servers behind this one are shown.
     pub(crate) front_proxy: Arc<Watched<pki::Credential>>,
     /// Configuration files that are followed.
@@ -453,6 +456,11 @@ fn core(
     let (identity, kubelet_ca) = setup::kubelet(&config.identity.serving, &pki)?;
     let identity = pki::to_der(&identity).map_err(StartError::Certificates)?;
     let front_proxy = setup::front_proxy(&config.identity.request_header, &pki, &reloads)?;
+    let disabled = Disabled::new(&config.runtime)
+        .map_err(|reason| Problem::new("--runtime-config", reason))?;
+    if disabled.wants_more() {
+        tracing::warn!("--runtime-config turns on nothing more: there are stable versions alone");
+    }
     let registry = Registry::hosted(&store);
     reloads.register(metrics.registry());
     let fairness = Fairness::new(config.fairness.clone(), metrics.registry());
@@ -470,6 +478,7 @@ fn core(
         anonymous_tls: Arc::new(tls(backend::Trust::Anyone, None)?),
         authenticator,
         authorizer: Arc::new(authorizer),
+        disabled,
         front_proxy,
         reloads,
         told_trust: parking_lot::Mutex::default(),

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use super::{CLEANUP, Storages, has_condition, names, resources};
 use crate::bytes;
+use crate::enablement::runtime::Disabled;
 use crate::registry::{Registry, Resource, Storage};
 use crate::server::Core;
 use crate::write::now;
@@ -45,6 +46,7 @@ impl Follower {
             hosted: Registry::hosted_resources(core.registry().as_ref()),
             known: BTreeMap::new(),
             storages: Storages::new(),
+            disabled: core.disabled.clone(),
         };
         for object in list.iter() {
             state.take(object.name(), Some(&object.json()), object.revision());
@@ -83,6 +85,7 @@ struct State {
     hosted: Vec<Arc<Resource>>,
     known: BTreeMap<String, Known>,
     storages: Storages,
+    disabled: Disabled,
 }
 
 async fn run(
@@ -165,6 +168,7 @@ impl State {
 
     fn registry(&self) -> Registry {
         let custom = self.known.values().flat_map(|k| k.served.iter().cloned());
+        let custom = custom.filter(|r| self.disabled.serves(&r.group, &r.version, &r.name));
         Registry::build(self.hosted.iter().cloned().chain(custom))
     }
 
