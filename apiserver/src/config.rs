@@ -1,5 +1,6 @@
 //! What a server is started with. Flags of the binary and fields of the test server end here.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -49,6 +50,8 @@ pub struct Config {
     pub connections: server::options::Options,
     /// Which versions and resources are served, where not all are.
     pub runtime: Vec<runtime::Entry>,
+    /// Flags of the process and their values, for `/flagz`; `None` shows nothing.
+    pub shown_flags: Option<BTreeMap<String, String>>,
 }
 
 impl Default for Config {
@@ -72,6 +75,7 @@ impl Default for Config {
             fairness: fairness::Options::default(),
             connections: server::options::Options::default(),
             runtime: Vec::new(),
+            shown_flags: None,
         }
     }
 }

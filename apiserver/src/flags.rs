@@ -3,9 +3,10 @@
 //! Their names are upstream's wherever upstream has the flag. Each area brings a struct of its own, which is
 //! flattened into [`Flags`], and says in `apply` what it means for the [`Config`].
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use clap::Args;
+use clap::{ArgMatches, Args};
 
 use crate::handlers::proxy;
 use crate::identity::flags::IdentityFlags;
@@ -88,6 +89,18 @@ impl Flags {
         self.connections.apply(&mut config.connections);
         self.enablement.apply(&mut config.runtime);
     }
+}
+
+/// Names and values of all flags; several values have commas between them.
+pub fn shown(command: &clap::Command, matches: &ArgMatches) -> BTreeMap<String, String> {
+    let value = |id: &clap::Id| {
+        let words = matches.get_raw(id.as_str()).into_iter().flatten();
+        words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(",")
+    };
+    let named = command.get_arguments().filter_map(|flag| Some((flag.get_long()?, flag)));
+    let known = named.filter(|(_, flag)| matches.ids().any(|id| id == flag.get_id()));
+    let values = known.map(|(name, flag)| (name.to_owned(), value(flag.get_id())));
+    values.collect()
 }
 
 /// A host with the port of this server, unless it has one of its own.

@@ -1,11 +1,14 @@
 //! The command line.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use apiserver::duration;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{
+    ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum,
+};
 
 use crate::join::discovery::Pin;
 use crate::layout::DEFAULT_DATA_DIR;
@@ -17,6 +20,26 @@ pub(crate) struct Arguments {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Arguments {
+    /// Reads the command line of this process; a wrong one ends the process.
+    pub(crate) fn of_process() -> Self {
+        let mut command = Self::command();
+        let matches = command.get_matches_mut();
+        Self::of_matches(&command, &matches).unwrap_or_else(|error| error.exit())
+    }
+
+    fn of_matches(command: &clap::Command, matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut arguments = Self::from_arg_matches(matches)?;
+        if let (Command::Up(up), Some((name, said))) =
+            (&mut arguments.command, matches.subcommand())
+            && let Some(command) = command.find_subcommand(name)
+        {
+            up.shown = apiserver::flags::shown(command, said);
+        }
+        Ok(arguments)
+    }
 }
 
 /// What to do.
@@ -126,6 +149,9 @@ pub(crate) struct Up {
     /// The API server.
     #[command(flatten)]
     pub server: apiserver::flags::Flags,
+    /// Every flag and its value, defaults included, for `/flagz`.
+    #[arg(skip)]
+    pub shown: BTreeMap<String, String>,
 }
 
 /// What to do with bootstrap tokens.
@@ -348,4 +374,20 @@ pub(crate) struct Generate {
     /// The repository's root
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub root: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_of_the_server_are_shown() {
+        let mut command = Arguments::command();
+        let words = ["improv", "up", "--port=7443", "--event-ttl=2h"];
+        let matches = command.try_get_matches_from_mut(words).unwrap();
+        let read = Arguments::of_matches(&command, &matches).unwrap();
+        let Command::Up(up) = read.command else { panic!("another command") };
+        assert_eq!((&*up.shown["port"], &*up.shown["event-ttl"]), ("7443", "2h"));
+        assert_eq!(up.shown["data-dir"], DEFAULT_DATA_DIR);
+    }
 }

@@ -20,8 +20,6 @@ mod up;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use crate::arguments::{Arguments, Command, Image};
 use crate::layout::Layout;
 
@@ -32,7 +30,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     // The containers' shims start this same binary as their logger: before anything else, and without a runtime.
     nodeagent::logger::maybe_run();
-    let arguments = Arguments::parse();
+    let arguments = Arguments::of_process();
     match run(arguments.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -111,6 +111,7 @@ fn server_config(
         bind: Some(address),
         service_cidr: arguments.service_cidr.clone(),
         crds: generate::definitions()?,
+        shown_flags: Some(arguments.shown.clone()),
         ..apiserver::Config::default()
     };
     // As kubeadm has it; the flags have the last word.

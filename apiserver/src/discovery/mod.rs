@@ -5,6 +5,7 @@ pub mod documents;
 pub mod health;
 pub mod metrics;
 mod openapi;
+mod zpages;
 
 use std::sync::{Arc, OnceLock};
 
@@ -12,6 +13,7 @@ use arc_swap::ArcSwapOption;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use self::document::Document;
@@ -133,7 +135,16 @@ fn answer(core: &Core, made: &Made, asked: &Asked<'_>) -> Result<Option<Response
             asked.route(&[JSON])?;
             Some(plain(&version()))
         }
-        ["metrics"] => Some(metrics(core)),
+        ["metrics"] => Some(metrics(core.metrics.render(Some(core)))),
+        ["metrics", "slis"] => Some(metrics(indicators(core))),
+        ["flagz"] => match &core.config.shown_flags {
+            Some(flags) => Some(zpages::flagz(flags).answer(headers)?),
+            None => None,
+        },
+        ["statusz"] => {
+            let (started, now) = (core.health.started(), Timestamp::now());
+            Some(zpages::statusz(started, now, &fixed_paths()).answer(headers)?)
+        }
         ["debug", "api_priority_and_fairness", _] => {
             fairness::debug::dump(&core.fairness, path, query).map(text)
         }
@@ -240,9 +251,15 @@ fn text(text: String) -> Response {
     (StatusCode::OK, headers, text).into_response()
 }
 
-fn metrics(core: &Core) -> Response {
+fn indicators(core: &Core) -> Result<String, std::fmt::Error> {
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &core.health.indicators())?;
+    Ok(text)
+}
+
+fn metrics(text: Result<String, std::fmt::Error>) -> Response {
     const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    match core.metrics.render(Some(core)) {
+    match text {
         Ok(text) => (StatusCode::OK, [(header::CONTENT_TYPE, TEXT)], text).into_response(),
         Err(error) => ApiError::internal(error).into_response(),
     }
@@ -289,11 +306,14 @@ fn architecture() -> &'static str {
 fn fixed_paths() -> Vec<String> {
     let mut paths: Vec<String> = [
         "/.well-known/openid-configuration",
+        "/flagz",
         "/metrics",
+        "/metrics/slis",
         "/openapi/v2",
         "/openapi/v3",
         "/openapi/v3/",
         "/openid/v1/jwks",
+        "/statusz",
         "/version",
     ]
     .map(str::to_owned)

@@ -146,7 +146,7 @@ impl Output {
 }
 
 /// The refusal of the serializers.
-fn only_accepted(media_types: &[&str]) -> ApiError {
+pub(crate) fn only_accepted(media_types: &[&str]) -> ApiError {
     let list = media_types.join(", ");
     ApiError::NotAcceptable(format!("only the following media types are accepted: {list}"))
 }
