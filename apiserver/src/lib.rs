@@ -20,6 +20,7 @@ pub mod audit;
 pub mod backend;
 pub mod bootstrap;
 pub mod bytes;
+pub mod command;
 pub mod config;
 pub mod crd;
 pub mod discovery;

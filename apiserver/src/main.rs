@@ -1,65 +1,9 @@
 //! `kube-apiserver`: the API server alone.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
-
 use anyhow::Context as _;
-use apiserver::flags::Flags;
-use apiserver::{Config, Server};
-use clap::Parser;
+use apiserver::Server;
+use apiserver::command::Arguments;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
-
-/// The Kubernetes API server of Improv.
-#[derive(Parser)]
-#[command(name = "kube-apiserver", version)]
-struct Args {
-    /// Folder of the store and the certificates; without it everything is in memory.
-    #[arg(long, env = "KUBE_APISERVER_DATA_DIR")]
-    data_dir: Option<PathBuf>,
-    /// Address to listen on.
-    #[arg(long, default_value = "127.0.0.1:6443")]
-    bind: SocketAddr,
-    /// Range of the ClusterIPs.
-    #[arg(long, default_value = "10.96.0.0/16")]
-    service_cluster_ip_range: String,
-    /// Folder of CustomResourceDefinitions to install at start.
-    #[arg(long)]
-    crds: Option<PathBuf>,
-    /// Where to write a kubeconfig of the administrator.
-    #[arg(long)]
-    write_kubeconfig: Option<PathBuf>,
-    #[command(flatten)]
-    flags: Flags,
-}
-
-impl Args {
-    fn config(&self) -> anyhow::Result<Config> {
-        let mut crds = Vec::new();
-        if let Some(folder) = &self.crds {
-            let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
-                .with_context(|| format!("failed to read {}", folder.display()))?
-                .map(|entry| entry.map(|e| e.path()))
-                .collect::<Result<_, _>>()?;
-            files.sort();
-            for file in files.iter().filter(|f| f.extension().is_some_and(|e| e == "yaml")) {
-                crds.push(
-                    std::fs::read_to_string(file)
-                        .with_context(|| format!("failed to read {}", file.display()))?,
-                );
-            }
-        }
-        let mut config = Config {
-            data_dir: self.data_dir.clone(),
-            bind: Some(self.bind),
-            service_cidr: self.service_cluster_ip_range.clone(),
-            crds,
-            ..Config::default()
-        };
-        self.flags.apply(&mut config);
-        Ok(config)
-    }
-}
 
 /// The road of a write allocates a thousand small values; glibc's allocator took half of its time.
 #[global_allocator]
@@ -67,12 +11,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let args = Args::parse();
+    let arguments = Arguments::of_process();
+    arguments.log.begin();
+    arguments.unheeded.warn();
     tokio::spawn(apiserver::memory::give_back());
-    let server = Server::start(args.config()?).await.context("failed to start")?;
-    if let Some(path) = &args.write_kubeconfig {
+    let server = Server::start(arguments.config()?).await.context("failed to start")?;
+    if let Some(path) = &arguments.write_kubeconfig {
         let text = server.kubeconfig("system:admin")?;
         write_private(path, &text)
             .with_context(|| format!("failed to write {}", path.display()))?;
@@ -98,12 +42,4 @@ fn write_private(path: &std::path::Path, text: &str) -> std::io::Result<()> {
         .mode(0o600)
         .open(path)?;
     file.write_all(text.as_bytes())
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn the_command_line_is_sound() {
-        <super::Args as clap::CommandFactory>::command().debug_assert();
-    }
 }

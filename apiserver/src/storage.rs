@@ -67,7 +67,7 @@ pub struct Flags {
     #[arg(long, value_name = "FILE")]
     pub encryption_provider_config: Option<PathBuf>,
     /// Take over changes of that file while the server runs
-    #[arg(long, requires = "encryption_provider_config")]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true, default_value_t = false, requires_if("true", "encryption_provider_config"))]
     pub encryption_provider_config_automatic_reload: bool,
     /// How long events are kept after they were last written
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration::flag)]

@@ -123,7 +123,7 @@ pub struct Flags {
     #[arg(long, value_name = "MB", default_value_t = 0)]
     pub audit_log_maxsize: u64,
     /// Compress old audit logs
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, default_value_t = false)]
     pub audit_log_compress: bool,
     /// How a line of the audit log looks
     #[arg(long, value_enum, default_value_t = Format::Json)]

@@ -51,7 +51,7 @@ impl Options {
 #[group(id = "fairness")]
 pub struct Flags {
     /// Queue requests by priority levels; `false` leaves the two limits below alone
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, default_value_t = true)]
     pub enable_priority_and_fairness: bool,
     /// Requests that run at the same time, but for changes; with those it makes the seats that priority levels divide
     #[arg(long, value_name = "N", default_value_t = 400)]

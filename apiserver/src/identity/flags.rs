@@ -19,7 +19,7 @@ pub struct IdentityFlags {
     #[arg(long, value_name = "FILE")]
     client_ca_file: Option<PathBuf>,
     /// Whether requests without credentials are the user system:anonymous
-    #[arg(long, value_name = "BOOL")]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     anonymous_auth: Option<bool>,
     /// AuthenticationConfiguration: issuers of OpenID Connect, and who may be anonymous
     #[arg(long, value_name = "FILE", conflicts_with = "oidc_issuer_url")]
@@ -69,7 +69,7 @@ struct AccountFlags {
     #[arg(long, value_name = "DURATION", value_parser = duration::flag)]
     service_account_max_token_expiration: Option<Duration>,
     /// Let mounted tokens live for a year, for clients that never read them again
-    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true, default_value_t = true)]
     service_account_extend_token_expiration: bool,
 }
 

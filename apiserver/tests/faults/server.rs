@@ -32,7 +32,7 @@ impl ServerProcess {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_kube-apiserver")]);
         command.arg(format!("--data-dir={}", self.dir.display()));
-        command.arg(format!("--bind=127.0.0.1:{}", self.port));
+        command.arg("--bind-address=127.0.0.1").arg(format!("--secure-port={}", self.port));
         command.arg(format!("--write-kubeconfig={}", self.kubeconfig().display()));
         command.args(&self.more).env("RUST_LOG", "error").stdin(Stdio::null());
         self.process = Some(command.spawn().unwrap());

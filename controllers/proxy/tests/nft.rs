@@ -84,9 +84,10 @@ fn strays_are_refused() {
     in_namespace(async || {
         for command in [
             "ip link set lo up",
-            "ip link add name d0 type dummy",
+            "ip link add name d0 type veth peer name d1",
             "ip address add 10.9.0.1/24 dev d0",
             "ip link set d0 up",
+            "ip link set d1 up",
             "ip route add default via 10.9.0.2",
             "ip neighbour add 10.9.0.2 lladdr 02:00:00:00:00:01 dev d0",
         ] {
