@@ -63,7 +63,8 @@ impl DeleteOptions {
             }
             let kind = options["kind"].as_str().unwrap_or("DeleteOptions");
             if kind != "DeleteOptions" && !kind.is_empty() {
-                let version = options["apiVersion"].as_str().unwrap_or_default();
+                let version = options["apiVersion"].as_str().filter(|v| !v.is_empty());
+                let version = version.unwrap_or("meta.k8s.io/v1");
                 return Err(ApiError::BadRequest(format!(
                     "no kind \"{kind}\" is registered for version \"{version}\" in scheme \"pkg/apis/meta/internalversion/scheme/register.go:27\""
                 )));
@@ -203,21 +204,29 @@ const CHILDREN_STAY: &str = "child pods are preserved by default when jobs are d
 ///
 /// Source: `ReturnDeletedObject` in upstream's stores.
 pub(crate) fn returns_object(resource: &Resource) -> bool {
-    match resource.group.as_str() {
-        "" => matches!(
-            resource.name.as_str(),
-            "pods"
-                | "services"
-                | "podtemplates"
-                | "persistentvolumes"
-                | "persistentvolumeclaims"
-                | "resourcequotas"
-                | "serviceaccounts"
-        ),
-        "resource.k8s.io" => true,
-        "storage.k8s.io" => resource.name != "csistoragecapacities",
-        _ => false,
-    }
+    let names: &[&str] = match resource.group.as_str() {
+        "" => &[
+            "pods",
+            "services",
+            "podtemplates",
+            "persistentvolumes",
+            "persistentvolumeclaims",
+            "resourcequotas",
+            "serviceaccounts",
+        ],
+        "resource.k8s.io" => {
+            &["deviceclasses", "resourceclaims", "resourceclaimtemplates", "resourceslices"]
+        }
+        "storage.k8s.io" => &[
+            "csidrivers",
+            "csinodes",
+            "storageclasses",
+            "volumeattachments",
+            "volumeattributesclasses",
+        ],
+        _ => &[],
+    };
+    names.contains(&resource.name.as_str())
 }
 
 /// Deletes an object, or begins to.
