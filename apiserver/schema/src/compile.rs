@@ -126,7 +126,13 @@ impl Compiler {
         if self.open.contains(&name) {
             return Ok(Target::Recursive(name));
         }
-        Ok(Target::Node(self.definition(name)?))
+        let node = self.definition(name)?;
+        if schema.get("x-kubernetes-map-type").is_some_and(|of| of == "granular") {
+            // Here its fields have owners of their own.
+            let granular = Node { atomic: false, ..(*node).clone() };
+            return Ok(Target::Node(intern(granular)));
+        }
+        Ok(Target::Node(node))
     }
 
     fn part(&mut self, schema: &Value) -> Result<Arc<Node>, CompileError> {

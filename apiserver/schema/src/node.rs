@@ -44,7 +44,7 @@ pub(crate) enum ListType {
 }
 
 /// One schema.
-#[derive(Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Node {
     pub(crate) kind: Kind,
     pub(crate) list: ListType,
@@ -71,7 +71,7 @@ pub(crate) struct Node {
 }
 
 /// A declared field.
-#[derive(Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Field {
     pub(crate) name: Name,
     pub(crate) required: bool,
@@ -80,7 +80,7 @@ pub(crate) struct Field {
 }
 
 /// A node in its place: what depends on where it is used.
-#[derive(Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Edge {
     pub(crate) target: Target,
     pub(crate) default: Option<Arc<Value>>,
@@ -88,7 +88,7 @@ pub(crate) struct Edge {
 }
 
 /// Strategic merge markers.
-#[derive(Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Patch {
     pub(crate) merge_key: Option<Name>,
     /// Lists merge; maps always do.
@@ -106,7 +106,7 @@ pub(crate) enum Target {
 }
 
 /// Rules on values that few nodes have.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Rules {
     pub(crate) format: Option<Name>,
     pub(crate) allowed: Vec<Value>,

@@ -69,7 +69,7 @@ pub async fn create(
     writer.default(&mut object);
     if let Some(agent) = agent {
         meta::dedup_owners(writer, &mut object, "");
-        meta::track(writer, None, &mut object, agent);
+        meta::track_created(writer, &mut object, agent);
     }
     admission::admit(writer, None, &mut object, None).await?;
     meta::dedup_owners(writer, &mut object, meta::AFTER_ADMISSION);

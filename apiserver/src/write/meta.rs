@@ -400,6 +400,16 @@ pub(super) fn track(writer: &Writer<'_>, old: Option<&Value>, object: &mut Value
     schema.track_update(old, object, &who);
 }
 
+/// Begins `managedFields`. Whoever creates an object owns nothing of its status, which is not written then.
+pub(super) fn track_created(writer: &Writer<'_>, object: &mut Value, agent: &str) {
+    let has_status = writer.resource.subresources.contains_key("status");
+    let status = object.as_object_mut().filter(|_| has_status).and_then(|map| map.remove("status"));
+    track(writer, None, object, agent);
+    if let Some(status) = status {
+        object["status"] = status;
+    }
+}
+
 /// What was owned in a version that is not served any more is nobody's.
 fn forget_unknown_versions(writer: &Writer<'_>, object: &mut Value) {
     let own = writer.resource.api_version();

@@ -205,6 +205,7 @@ impl Schema {
             }
         }
         map.entry("metadata").or_insert_with(|| Value::Object(Map::new()));
+        copy_nulls(&mut zero, object);
         zero
     }
 
@@ -264,6 +265,24 @@ impl Schema {
             },
         })
     }
+}
+
+/// What is null in a new object was not written: Go shows some lists so that are not there.
+fn copy_nulls(to: &mut Value, from: &Value) {
+    for (name, value) in from.as_object().into_iter().flatten() {
+        if value.is_null() && to.get(name).is_none() {
+            to[name.as_str()] = Value::Null;
+        } else if let Some(inner) = to.get_mut(name).filter(|inner| inner.is_object()) {
+            copy_nulls(inner, value);
+        } else if value.as_object().is_some_and(has_nulls) {
+            to[name.as_str()] = Value::Object(Map::new());
+            copy_nulls(&mut to[name.as_str()], value);
+        }
+    }
+}
+
+fn has_nulls(map: &Map<String, Value>) -> bool {
+    map.values().any(|value| value.is_null() || value.as_object().is_some_and(has_nulls))
 }
 
 /// Leaves in the configuration what this endpoint writes.

@@ -80,7 +80,8 @@ pub(super) fn to_set(node: Option<&Node>, value: &Value) -> FieldSet {
                 found.put(set::field(name), inner);
             }
         }
-        Shape::List(list) if !list.is_empty() => {
+        // Of an empty list there is nothing to own.
+        Shape::List(list) => {
             let items = items(node);
             for value in list {
                 let mut entry = to_set(items.as_deref(), value);

@@ -16,6 +16,10 @@ const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
 
 impl Strategy for DaemonSets {
     fn default(&self, obj: &mut Value) {
+        if obj["metadata"]["annotations"][TEMPLATE_GENERATION].is_null() {
+            ensure(&mut obj["metadata"], "annotations")
+                .insert(TEMPLATE_GENERATION.to_owned(), "0".into());
+        }
         let Some(spec) = part(obj, "spec") else { return };
         if text(&spec["updateStrategy"], "type") == "RollingUpdate" {
             default(&mut spec["updateStrategy"], "rollingUpdate", json!({}));
