@@ -20,6 +20,16 @@ pub(crate) fn matches(format: &str, text: &str) -> bool {
         "mac" => mac(text),
         "duration" => duration(text),
         "uri" => uri(text),
+        "bsonobjectid" => text.len() == 24 && text.bytes().all(|b| b.is_ascii_hexdigit()),
+        "isbn10" => isbn10(text),
+        "isbn13" => isbn13(text),
+        "isbn" => isbn10(text) || isbn13(text),
+        "creditcard" => credit_card(text),
+        "ssn" => social_security(text),
+        "hexcolor" => hex_color(text),
+        "rgbcolor" => rgb_color(text),
+        "k8s-short-name" => text.len() <= 63 && short_name(text),
+        "k8s-long-name" => text.len() <= 253 && text.split('.').all(short_name),
         _ => true,
     }
 }
@@ -53,6 +63,63 @@ pub(crate) fn base64(text: &str) -> Result<(), String> {
         Some((_, (at, _))) => error(*at),
         None => Ok(()),
     }
+}
+
+/// Digits, without the separators that people write between them.
+fn digits(text: &str) -> String {
+    text.chars().filter(|c| !matches!(c, ' ' | '-')).collect()
+}
+
+fn isbn10(text: &str) -> bool {
+    let text = digits(text);
+    let weigh = |(at, digit): (usize, char)| match digit {
+        'X' if at == 9 => Some(100),
+        digit => Some((at as u32 + 1) * digit.to_digit(10)?),
+    };
+    let sum: Option<u32> = text.chars().enumerate().map(weigh).sum();
+    text.len() == 10 && sum.is_some_and(|sum| sum % 11 == 0)
+}
+
+fn isbn13(text: &str) -> bool {
+    let text = digits(text);
+    let weigh = |(at, digit): (usize, char)| Some([1, 3][at % 2] * digit.to_digit(10)?);
+    let sum: Option<u32> = text.chars().enumerate().map(weigh).sum();
+    text.len() == 13 && sum.is_some_and(|sum| sum % 10 == 0)
+}
+
+/// A number of a credit card: its length, and the last digit, which follows from the others (Luhn).
+fn credit_card(text: &str) -> bool {
+    let text: String = text.chars().filter(char::is_ascii_digit).collect();
+    let weigh = |(at, digit): (usize, char)| {
+        let digit = digit.to_digit(10).unwrap_or_default() * [1, 2][at % 2];
+        digit / 10 + digit % 10
+    };
+    let sum: u32 = text.chars().rev().enumerate().map(weigh).sum();
+    (13..=16).contains(&text.len()) && sum.is_multiple_of(10)
+}
+
+fn social_security(text: &str) -> bool {
+    let parts: Vec<&str> = text.split(['-', ' ']).collect();
+    let lengths: Vec<usize> = parts.iter().map(|part| part.len()).collect();
+    lengths == [3, 2, 4] && parts.iter().all(|part| part.bytes().all(|b| b.is_ascii_digit()))
+}
+
+fn hex_color(text: &str) -> bool {
+    let digits = text.strip_prefix('#').unwrap_or(text);
+    matches!(digits.len(), 3 | 6) && digits.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+fn rgb_color(text: &str) -> bool {
+    let inner = text.strip_prefix("rgb(").and_then(|rest| rest.strip_suffix(')'));
+    let is_part = |part: &str| part.trim().parse::<u8>().is_ok();
+    inner.is_some_and(|inner| inner.split(',').count() == 3 && inner.split(',').all(is_part))
+}
+
+/// A DNS label.
+fn short_name(text: &str) -> bool {
+    let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    let inner = |b: u8| edge(Some(b)) || b == b'-';
+    edge(text.bytes().next()) && edge(text.bytes().last()) && text.bytes().all(inner)
 }
 
 fn cidr(text: &str) -> bool {

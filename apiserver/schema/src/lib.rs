@@ -29,10 +29,12 @@
 mod compile;
 mod decode;
 mod default;
+mod embedded;
 mod formats;
 mod go;
 mod node;
 mod path;
+mod regexps;
 mod time;
 mod validate;
 

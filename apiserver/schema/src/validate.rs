@@ -36,13 +36,21 @@ impl Validator {
         }
         if let Some(wanted) = type_mismatch(node, value) {
             let field = path.bracketed();
-            let detail = format!("{field} in body must be of type {wanted}: {:?}", actual(value));
-            self.causes.push(Cause::type_invalid(field, &actual(value).into(), &detail));
+            let (wanted, actual) = match sized(node) {
+                Some(format) if value.is_number() => (format, "float64"),
+                Some(format) if value.is_boolean() => (format, ""),
+                _ => (wanted, actual(value)),
+            };
+            let detail = format!("{field} in body must be of type {wanted}: {actual:?}");
+            self.causes.push(Cause::type_invalid(field, &actual.into(), &detail));
             if let Some(rules) = &node.rules {
                 self.allowed(rules, value, path);
             }
             self.fraction(node, value, path);
             return;
+        }
+        if let Some(what) = overflow(node, value) {
+            return self.unchecked(what, path);
         }
         if let Some(rules) = &node.rules {
             self.rules(rules, value, path);
@@ -56,9 +64,12 @@ impl Validator {
 
     /// As recorded: a number that should be whole is judged as a number all the same.
     fn fraction(&mut self, node: &Node, value: &Value, path: &Path<'_>) {
-        let Some(rules) = node.rules.as_deref().filter(|rules| rules.has_numbers()) else { return };
+        let judged = |rules: &&Rules| rules.has_numbers() || rules.format.is_some();
+        let Some(rules) = node.rules.as_deref().filter(judged) else { return };
         if node.kind == Kind::Integer && value.is_number() && !node.typed {
-            self.unchecked("integer (default format)", path);
+            let format = sized(node).map(|format| format!("with format {format}"));
+            let format = format.as_deref().unwrap_or("(default format)");
+            self.unchecked(&format!("integer {format}"), path);
             self.rules(rules, value, path);
         }
     }
@@ -88,7 +99,8 @@ impl Validator {
                 (Some(field), _) => {
                     let path = path.field(name);
                     if node.embedded && value == "" && matches!(&**name, "apiVersion" | "kind") {
-                        self.causes.push(Cause::required(path.bracketed(), ""));
+                        let detail = "must not be empty";
+                        self.causes.push(Cause::invalid(path.bracketed(), value, detail));
                     }
                     self.value(&field.edge.node(), value, old, &path);
                 }
@@ -312,8 +324,34 @@ fn type_mismatch(node: &Node, value: &Value) -> Option<&'static str> {
     (!fits).then_some(wanted)
 }
 
+/// Whether a number is whole, and one that 64 bits hold.
 fn is_integer(value: &Value) -> bool {
-    value.is_i64() || value.is_u64() || value.as_f64().is_some_and(|f| f.fract() == 0.0)
+    /// 2^63.
+    const LIMIT: f64 = 9_223_372_036_854_775_808.0;
+    let whole = |f: f64| f.fract() == 0.0 && (-LIMIT..LIMIT).contains(&f);
+    value.is_i64() || !value.is_u64() && value.as_f64().is_some_and(whole)
+}
+
+/// The format of a whole number that says how large it may be.
+fn sized(node: &Node) -> Option<&str> {
+    let format = node.rules.as_deref()?.format.as_deref()?;
+    (node.kind == Kind::Integer && matches!(format, "int32" | "int64")).then_some(format)
+}
+
+/// What a number should be that is too large for its format.
+fn overflow(node: &Node, value: &Value) -> Option<&'static str> {
+    let format = node.rules.as_deref()?.format.as_deref()?;
+    let number = value.as_f64()?;
+    let most = match (node.kind, format) {
+        (Kind::Integer, "int32") => -f64::from(i32::MIN),
+        (Kind::Number, "float") => f64::from(f32::MAX),
+        _ => return None,
+    };
+    match node.kind {
+        Kind::Integer if number < -most || number >= most => Some("integer with format int32"),
+        Kind::Number if number.abs() > most => Some("number with format float"),
+        _ => None,
+    }
 }
 
 fn actual(value: &Value) -> &'static str {

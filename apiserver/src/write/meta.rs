@@ -154,6 +154,15 @@ pub(super) fn validate(resource: &Resource, object: &Value, old: Option<&Value>)
     causes
 }
 
+/// What is wrong with the metadata of an object inside of another one, beside its names.
+pub(super) fn of_embedded(meta: &Value) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    labels(&meta["labels"], "metadata.labels", &mut causes);
+    annotations(&meta["annotations"], &mut causes);
+    owners(&meta["ownerReferences"], &mut causes);
+    causes
+}
+
 /// Where a type's own update rules judge metadata, beyond what is done for all types.
 struct Rounds {
     /// The new metadata as such.

@@ -4,6 +4,7 @@ mod apply;
 mod create;
 pub mod decode;
 mod delete;
+mod embedded;
 mod kind;
 mod meta;
 pub mod names;
@@ -314,6 +315,12 @@ impl<'a> Writer<'a> {
         let makes_pods = matches!(&*self.resource.group, "" | "apps" | "batch");
         if makes_pods && !self.core.config.allow_privileged && subresource != Some("status") {
             causes.extend(privileged(value));
+        }
+        if self.resource.is_foreign()
+            && let Some(schema) = self.resource.schema.get()
+        {
+            let objects = schema.embedded(value).into_iter();
+            causes.extend(objects.flat_map(|(path, object)| embedded::validate(&path, object)));
         }
         self.refuse(value, causes)
     }

@@ -18,8 +18,11 @@ impl Costs {
     /// Notes what a rule costs at most; refuses one that costs too much by itself.
     pub(super) fn note(&mut self, field: String, cost: u64) -> Option<Cause> {
         self.total = self.total.saturating_add(cost);
+        let is_message = field.ends_with(".messageExpression");
+        let what = if is_message { "messageExpression" } else { "rule" };
         let refused = (cost > PER_RULE).then(|| {
-            Cause::forbidden(field.clone(), &exceeds("estimated rule cost", cost, PER_RULE))
+            let what = format!("estimated {what} cost");
+            Cause::forbidden(field.clone(), &exceeds(&what, cost, PER_RULE))
         });
         if cost >= PER_SCHEMA / 100 {
             self.expensive.push((cost, field));

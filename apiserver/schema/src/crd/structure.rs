@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Checker, Object, Place};
 use crate::cause::Cause;
+use crate::regexps;
 
 /// Whether a branch of a schema is how int-or-string is written: `anyOf` of integer and string, in this order, perhaps
 /// as the first part of `allOf`.
@@ -255,14 +256,7 @@ impl Checker {
 
     pub(super) fn patterns(&mut self, map: &Object, path: &str) {
         let Some(pattern) = map.get("pattern").and_then(Value::as_str) else { return };
-        let Err(error) = regex::Regex::new(pattern) else { return };
-        let text = error.to_string();
-        let reason = text.lines().last().unwrap_or_default().trim_start_matches("error: ");
-        let reason = match reason {
-            "unclosed group" => format!("missing closing ): `{pattern}`"),
-            "unopened group" => format!("unexpected ): `{pattern}`"),
-            other => other.to_owned(),
-        };
+        let Some(reason) = regexps::fault(pattern) else { return };
         let detail = format!(
             "must be a valid regular expression, but isn't: error parsing regexp: {reason}"
         );
