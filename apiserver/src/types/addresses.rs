@@ -163,6 +163,19 @@ impl Causes {
         Some(ip)
     }
 
+    /// An address with the length of its network's prefix, in the one form that it should have.
+    pub(super) fn interface_address(&mut self, at: &At<'_>, value: &Value) {
+        let Some(range) = loose_range(value.as_str().unwrap_or_default()) else {
+            let detail =
+                "must be a valid address in CIDR form, (e.g. 10.9.8.7/24 or 2001:db8::1/64)";
+            return self.invalid(at, value, detail);
+        };
+        let written = format!("{}/{}", range.address, range.prefix);
+        if *value != *written {
+            self.invalid(at, value, &format!("must be in canonical form ({written:?})"));
+        }
+    }
+
     /// An address range in any form that is not ambiguous.
     pub(super) fn range(&mut self, at: &At<'_>, value: &Value) -> Option<Range> {
         range(value.as_str().unwrap_or_default()).map_err(|why| self.invalid(at, value, why)).ok()

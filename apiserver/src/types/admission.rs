@@ -13,6 +13,10 @@ use crate::write::names;
 
 /// Most match conditions of one webhook or policy.
 const CONDITIONS: usize = 64;
+/// Most audit annotations of a policy.
+const ANNOTATIONS: usize = 20;
+/// Longest expression of an audit annotation's value.
+const ANNOTATION_BYTES: usize = 5 * 1024;
 
 pub(super) fn rules(rules: &Value, at: &At<'_>, causes: &mut Causes) {
     for (n, rule) in items(rules).iter().enumerate() {
@@ -129,8 +133,8 @@ fn expression(
     }
 }
 
-/// What policies of both kinds have in common; answers the names of their variables.
-fn policy<'p>(spec: &'p Value, at: &At<'_>, causes: &mut Causes) -> Vec<&'p str> {
+/// What policies of both kinds have in common; answers the names and expressions of their variables.
+fn policy<'p>(spec: &'p Value, at: &At<'_>, causes: &mut Causes) -> Vec<(&'p str, &'p str)> {
     causes.one_of(&at.field("failurePolicy"), &spec["failurePolicy"], &["Fail", "Ignore"]);
     let constraints = &spec["matchConstraints"];
     let constraints_at = at.field("matchConstraints");
@@ -147,17 +151,18 @@ fn policy<'p>(spec: &'p Value, at: &At<'_>, causes: &mut Causes) -> Vec<&'p str>
     let scope = ExpressionScope { has_params, has_authorizer: true, ..ExpressionScope::default() };
     conditions(&spec["matchConditions"], &at.field("matchConditions"), scope, causes);
     let variables = items(&spec["variables"]);
-    let names: Vec<&str> = variables.iter().map(|variable| text(variable, "name")).collect();
+    let names: Vec<(&str, &str)> =
+        variables.iter().map(|v| (text(v, "name"), text(v, "expression"))).collect();
     let at = at.field("variables");
     for (n, variable) in variables.iter().enumerate() {
         let at = at.index(n);
-        if names[n].trim().is_empty() {
+        if names[n].0.trim().is_empty() {
             causes.required(&at.field("name"), "name is not specified");
-        } else if !is_identifier(names[n]) {
+        } else if !is_identifier(names[n].0) {
             let detail = "must be a valid CEL identifier";
             causes.invalid(&at.field("name"), &variable["name"], detail);
         }
-        let scope = ExpressionScope { variables: &names[..n], ..scope };
+        let scope = ExpressionScope { variables: Some(&names[..n]), ..scope };
         let missing = "expression is not specified";
         expression(variable, "expression", missing, &[], (&at, scope), causes);
     }
@@ -166,14 +171,19 @@ fn policy<'p>(spec: &'p Value, at: &At<'_>, causes: &mut Causes) -> Vec<&'p str>
 
 /// The type of a policy's parameters.
 fn param_kind(causes: &mut Causes, at: &At<'_>, of: &Value) {
-    if causes.present(&at.field("apiVersion"), &of["apiVersion"], "") {
-        let at = at.field("apiVersion");
-        let version = text(of, "apiVersion");
+    let version = text(of, "apiVersion");
+    let version_at = at.field("apiVersion");
+    if version.is_empty() {
+        causes.required(&version_at, "");
+    } else if version.matches('/').count() > 1 {
+        let detail = format!("unexpected GroupVersion string: {version}");
+        causes.invalid(&version_at, &version.into(), &detail);
+    } else {
         let (group, version) = version.split_once('/').unwrap_or(("", version));
         if !group.is_empty() {
-            causes.faults(&at, group, names::subdomain(group));
+            causes.faults(&version_at, group, names::subdomain(group));
         }
-        causes.faults(&at, version, words::label_1035(version));
+        causes.faults(&version_at, version, words::label_1035(version));
     }
     if causes.present(&at.field("kind"), &of["kind"], "") {
         for fault in words::label_1035(&text(of, "kind").to_lowercase()) {
@@ -243,7 +253,7 @@ impl Strategy for ValidatingPolicies {
         }
         let asks = ExpressionScope {
             object: None,
-            variables: &variables,
+            variables: Some(&variables),
             has_params: !spec["paramKind"].is_null(),
             has_authorizer: true,
         };
@@ -253,22 +263,15 @@ impl Strategy for ValidatingPolicies {
             let at = validations.index(n);
             let missing = "expression is not specified";
             expression(validation, "expression", missing, &["bool"], (&at, asks), &mut causes);
-            if !validation["messageExpression"].is_null() {
-                let place = (&at, tells);
-                let missing = "must be non-empty if specified";
-                expression(
-                    validation,
-                    "messageExpression",
-                    missing,
-                    &["string"],
-                    place,
-                    &mut causes,
-                );
-            }
+            message(&mut causes, &at, validation, tells);
             let reasons = ["Forbidden", "Invalid", "RequestEntityTooLarge"];
             causes.one_of(&at.field("reason"), &validation["reason"], &reasons);
         }
         let annotations = at.field("auditAnnotations");
+        if items(&spec["auditAnnotations"]).len() > ANNOTATIONS {
+            let detail = format!("must not have more than {ANNOTATIONS} auditAnnotations");
+            causes.invalid(&annotations, &spec["auditAnnotations"], &detail);
+        }
         for (n, annotation) in items(&spec["auditAnnotations"]).iter().enumerate() {
             let key = text(annotation, "key");
             let known = items(&spec["auditAnnotations"])[..n].iter();
@@ -278,7 +281,13 @@ impl Strategy for ValidatingPolicies {
                 causes.duplicate(&at.field("key"), &key.into());
             }
             let place = (&at, tells);
-            let (missing, wanted) = ("valueExpression is not specified", ["string", "null"]);
+            let (missing, wanted) = ("valueExpression is not specified", ["string", "null_type"]);
+            let value = &annotation["valueExpression"];
+            if value.as_str().is_some_and(|value| value.trim().len() > ANNOTATION_BYTES) {
+                let detail = format!("must not exceed {ANNOTATION_BYTES} bytes in length");
+                causes.required(&at.field("valueExpression"), &detail);
+                continue;
+            }
             expression(annotation, "valueExpression", missing, &wanted, place, &mut causes);
         }
         causes.0
@@ -290,6 +299,23 @@ impl Strategy for ValidatingPolicies {
 
     fn counts_generation(&self) -> bool {
         true
+    }
+}
+
+/// The messages of a validation.
+fn message(causes: &mut Causes, at: &At<'_>, validation: &Value, scope: ExpressionScope<'_>) {
+    const MISSING: &str = "must be non-empty if specified";
+    let made = text(validation, "messageExpression");
+    if !made.is_empty() && made.trim().is_empty() {
+        causes.invalid(&at.field("messageExpression"), &made.into(), MISSING);
+    } else if !made.is_empty() {
+        expression(validation, "messageExpression", "", &["string"], (at, scope), causes);
+    }
+    let fixed = text(validation, "message");
+    if !fixed.is_empty() && fixed.trim().is_empty() {
+        causes.invalid(&at.field("message"), &fixed.into(), MISSING);
+    } else if fixed.trim().contains(['\n', '\r']) {
+        causes.invalid(&at.field("message"), &fixed.into(), "must not contain line breaks");
     }
 }
 
@@ -342,7 +368,7 @@ impl Strategy for MutatingPolicies {
         }
         let scope = ExpressionScope {
             object: None,
-            variables: &variables,
+            variables: Some(&variables),
             has_params: !spec["paramKind"].is_null(),
             has_authorizer: true,
         };
@@ -353,16 +379,33 @@ impl Strategy for MutatingPolicies {
                 continue;
             }
             causes.one_of(&at.field("patchType"), &mutation["patchType"], &kinds);
-            let key =
-                if mutation["patchType"] == kinds[1] { "jsonPatch" } else { "applyConfiguration" };
-            let place = (&at.field(key), scope);
-            expression(&mutation[key], "expression", "", &[], place, &mut causes);
+            self::mutation(&mut causes, &at, mutation, scope);
         }
         causes.0
     }
 
     fn counts_generation(&self) -> bool {
         true
+    }
+}
+
+/// The expression of a mutation, which is that of its kind of patch and no other.
+fn mutation(causes: &mut Causes, at: &At<'_>, mutation: &Value, scope: ExpressionScope<'_>) {
+    let (kind, key, other, wanted) = match text(mutation, "patchType") {
+        "JSONPatch" => ("JSONPatch", "jsonPatch", "applyConfiguration", "list(JSONPatch)"),
+        "ApplyConfiguration" => ("ApplyConfiguration", "applyConfiguration", "jsonPatch", "Object"),
+        _ => return,
+    };
+    if mutation[key].is_null() {
+        let detail = format!("must be specified when patchType is {kind}");
+        causes.required(&at.field(key), &detail);
+    } else {
+        let place = (&at.field(key), scope);
+        expression(&mutation[key], "expression", "", &[wanted], place, causes);
+    }
+    if !mutation[other].is_null() {
+        let detail = format!("must not be specified when patchType is {kind}");
+        causes.invalid(&at.field(other), &format!("{{{other}}}").into(), &detail);
     }
 }
 
@@ -415,6 +458,7 @@ fn param_ref(reference: &Value, at: &At<'_>, causes: &mut Causes) {
         (true, false) => {
             let detail = "name and selector are mutually exclusive";
             causes.forbidden(&at.field("name"), detail);
+            causes.forbidden(&at.field("selector"), detail);
         }
         (false, true) => causes.required(at, "one of name or selector must be specified"),
         _ => (),

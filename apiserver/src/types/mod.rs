@@ -37,7 +37,7 @@ use serde_json::Value;
 use crate::registry::Selectable;
 use crate::request::{RequestInfo, User};
 use crate::server::Core;
-use crate::status::{ApiError, Cause};
+use crate::status::{ApiError, Cause, GroupResource};
 
 /// What a strategy may look at while it handles one write.
 pub struct Ctx<'a> {
@@ -51,6 +51,21 @@ pub struct Ctx<'a> {
     pub dry_run: bool,
     /// The client gave the object no labels; those that it has are defaults.
     pub unlabelled: bool,
+}
+
+impl Ctx<'_> {
+    /// Refuses an object of the type that is written.
+    pub(crate) fn invalid(&self, obj: &Value, causes: Vec<Cause>) -> ApiError {
+        let registry = self.core.registry();
+        let (group, name) = (&self.request.group, &self.request.resource);
+        let resource = registry.find(group, name);
+        ApiError::Invalid {
+            kind: resource
+                .map_or_else(|| GroupResource::new(group, name), |resource| resource.group_kind()),
+            name: check::text(&obj["metadata"], "name").to_owned(),
+            causes: causes.into_iter().map(Into::into).collect(),
+        }
+    }
 }
 
 /// All of the metadata that an update of the status could change.

@@ -184,8 +184,13 @@ fn check_names(name: &str, fields: &[(Name, Expr, bool)]) -> Result<(), String> 
         name if name == "Object" || name.starts_with("Object.") => {
             fields.iter().try_for_each(|(field, value, _)| check(value, &format!("{name}.{field}")))
         }
-        other => Err(format!("undeclared reference to '{other}' (in container '')")),
+        other => Err(undeclared(other)),
     }
+}
+
+/// What is said of a name that means nothing.
+pub(super) fn undeclared(name: &str) -> String {
+    format!("undeclared reference to '{name}' (in container '')")
 }
 
 fn comprehension(loops: &ComprehensionExpr) -> Result<Loop, String> {

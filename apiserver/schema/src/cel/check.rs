@@ -4,7 +4,7 @@
 
 use std::num::Saturating;
 
-use super::ast::{Binary, Expr, Loop};
+use super::ast::{Binary, Expr, Loop, undeclared};
 use super::eval::{PER_CALL, TYPES};
 use super::types::Type;
 
@@ -178,6 +178,11 @@ fn tenth(size: u64) -> u64 {
     size.div_ceil(10)
 }
 
+/// A fifth of a size: the cost of looking at a text and making another.
+fn fifth(size: u64) -> u64 {
+    size.div_ceil(5)
+}
+
 /// Checks an expression.
 pub(super) fn check(expr: &Expr, names: &mut Names) -> Result {
     match expr {
@@ -243,11 +248,14 @@ fn variable(name: &str, names: &Names) -> Result {
         return Ok(checked(of.clone(), ONE));
     }
     if let Some(own) = name.strip_prefix("variables.") {
+        if !names.iter().any(|(known, _)| known == "variables") {
+            return variable("variables", names);
+        }
         return wrong(format!("undefined field '{own}'"), format!(".{own}"));
     }
     match TYPES.contains(&name) {
         true => Ok(checked(Type::Dyn, ONE)),
-        false => wrong(format!("undeclared reference to '{name}' (in container '')"), name),
+        false => wrong(undeclared(name), name),
     }
 }
 
@@ -273,6 +281,11 @@ fn select(operand: Type, field: &str) -> Result<Type> {
         // Of its metadata an expression sees this alone.
         Type::Metadata if matches!(field, "name" | "generateName") => Ok(Type::TEXT),
         Type::Metadata => undefined(),
+        Type::Made(_) => Ok(Type::Dyn),
+        Type::Known(known) => {
+            let declared = (known.fields)().into_iter().find(|(name, _)| *name == field);
+            declared.map_or_else(undefined, |(_, of)| Ok(of))
+        }
         other => {
             wrong(format!("type '{other}' does not support field selection"), format!(".{field}"))
         }
@@ -409,14 +422,37 @@ fn aggregate(expr: &Expr, names: &mut Names) -> Result {
             }
             Ok(checked(Type::Map(item.unwrap_or(Type::Dyn).into(), n), cost + Saturating(30)))
         }
-        Expr::Object(_, fields) => {
-            for (_, value, _) in fields {
-                add(check(value, names)?);
+        Expr::Object(name, fields) => {
+            for (field, value, _) in fields {
+                let value = check(value, names)?;
+                if &**name == "JSONPatch" {
+                    operand(field, &value.of)?;
+                }
+                add(value);
             }
-            Ok(checked(Type::Dyn, cost + Saturating(40)))
+            Ok(checked(Type::Made(name.clone()), cost + Saturating(40)))
         }
         _ => Ok(checked(Type::Dyn, Saturating(0))),
     }
+}
+
+/// A field of an operation of a JSON patch.
+fn operand(field: &str, of: &Type) -> Result<()> {
+    let expected = match field {
+        "op" | "path" | "from" => Type::TEXT,
+        "value" => return Ok(()),
+        _ => {
+            let text =
+                format!("expected type of field '{field}' is '' but provided type is '{of}'");
+            return wrong(text, format!("{field}:"));
+        }
+    };
+    if comparable(&expected, of) {
+        return Ok(());
+    }
+    let text =
+        format!("expected type of field '{field}' is '{expected}' but provided type is '{of}'");
+    wrong(text, format!("{field}:"))
 }
 
 fn repeat(inner: &Loop, names: &mut Names) -> Result {
@@ -443,14 +479,22 @@ fn repeat(inner: &Loop, names: &mut Names) -> Result {
     });
     names.truncate(names.len() - 2);
     let (step, once) = once?;
-    let of = match step {
-        Type::List(item, _) if is_list => Type::List(item, n),
-        _ => init.of,
+    let of = match (step, &inner.result) {
+        (Type::List(item, _), _) if is_list => Type::List(item, n),
+        (_, Expr::Var(_)) => init.of,
+        // A loop that counts answers whether there was one.
+        (_, result) => {
+            names.push((inner.accumulator.to_string(), init.of));
+            let result = check(result, names);
+            names.pop();
+            result?.of
+        }
     };
     Ok(checked(of, Saturating(n) * once + range.cost + init.cost))
 }
 
 fn call(function: &str, target: Option<&Expr>, args: &[Expr], names: &mut Names) -> Result {
+    let from_loop = matches!(target, Some(Expr::Loop(_)));
     let target = target.map(|target| check(target, names)).transpose()?;
     let mut cost = target.as_ref().map_or(Saturating(0), |target| target.cost);
     if let (Some(target), [Expr::Var(name), body], "optMap" | "optFlatMap") =
@@ -467,11 +511,17 @@ fn call(function: &str, target: Option<&Expr>, args: &[Expr], names: &mut Names)
         let of = if function == "optMap" { Type::Optional(body.of.into()) } else { body.of };
         return Ok(checked(of, cost + body.cost));
     }
-    let known = FUNCTIONS.contains(&function)
-        || function.starts_with("math.")
-        || function.starts_with("format.");
-    if !known {
-        return wrong(format!("undeclared reference to '{function}' (in container '')"), function);
+    if function.starts_with("math.") {
+        return wrong(undeclared("math"), "math");
+    }
+    if !FUNCTIONS.contains(&function) && !function.starts_with("format.") {
+        // The place of a call is its bracket.
+        return wrong(undeclared(function), format!("{function}("));
+    }
+    if let ("matches", [.., Expr::Literal(super::Value::String(pattern))]) = (function, args)
+        && crate::regexps::fault(pattern).is_some()
+    {
+        return wrong("invalid matches argument".to_owned(), format!("\"{pattern}\""));
     }
     let mut types: Vec<Type> = target.into_iter().map(|target| target.of).collect();
     for arg in args {
@@ -479,7 +529,11 @@ fn call(function: &str, target: Option<&Expr>, args: &[Expr], names: &mut Names)
         cost += arg.cost;
         types.push(arg.of);
     }
-    let (of, own) = result(function, &types);
+    let (of, own) = match (function, from_loop) {
+        // Of what a loop makes upstream does not know how large the entries are.
+        ("join", true) => (Type::TEXT, u64::MAX),
+        _ => result(function, &types),
+    };
     Ok(checked(of, (cost + Saturating(own)).max(ONE)))
 }
 
@@ -505,9 +559,16 @@ fn result(function: &str, types: &[Type]) -> (Type, u64) {
         "lowerAscii" | "upperAscii" | "trim" | "substring" | "charAt" | "reverse" => {
             (first(), tenth(size(0)))
         }
-        "replace" => (Type::TEXT, tenth(size(0))),
-        "split" => (Type::List(Type::Text(size(0)).into(), size(0)), tenth(size(0))),
-        "join" => (Type::TEXT, size(0)),
+        "replace" => (Type::TEXT, fifth(size(0))),
+        "split" => (Type::List(Type::Text(size(0)).into(), size(0)), fifth(size(0))),
+        "join" => {
+            let (items, n) = match types.first() {
+                Some(Type::List(item, n)) => (n.saturating_mul(item.size()), *n),
+                _ => (size(0), size(0)),
+            };
+            let whole = items.saturating_add(size(1).saturating_mul(n.saturating_sub(1)));
+            (Type::Text(whole), tenth(whole))
+        }
         "isSorted" | "indexOf" | "lastIndexOf" | "sets.contains" | "sets.intersects"
         | "sets.equivalent" => {
             let of = if function.ends_with("ndexOf") { Type::Int } else { Type::Bool };

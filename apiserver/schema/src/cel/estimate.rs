@@ -4,7 +4,9 @@
 
 use std::sync::Arc;
 
+use super::ast::Expr;
 use super::check::{Names, Wrong, check};
+use super::known;
 use super::types::{self, Type};
 use super::{Program, compile};
 use crate::Schema;
@@ -53,6 +55,16 @@ fn cost_of(
     }
 }
 
+/// What the parser says, with its place if that is the type of an object.
+pub(super) fn placed(source: &str, text: String) -> String {
+    let name =
+        text.strip_prefix("undeclared reference to '").and_then(|rest| rest.split_once('\''));
+    match name.map(|(name, _)| format!("{name}{{")) {
+        Some(at) => located(source, &Wrong { text, at }),
+        None => text,
+    }
+}
+
 /// An error with the place that it is about.
 fn located(source: &str, wrong: &Wrong) -> String {
     let at = place(source, &wrong.at);
@@ -80,7 +92,17 @@ fn place(source: &str, word: &str) -> usize {
         !(starts && before || ends && after)
     };
     let found = source.match_indices(word).map(|(at, _)| at);
-    if word.is_empty() { 0 } else { found.into_iter().find(|at| whole(*at)).unwrap_or(0) }
+    if word.is_empty() {
+        return 0;
+    }
+    let Some(at) = found.into_iter().find(|at| whole(*at)) else {
+        // The text may stand in the other quotes.
+        let quoted = word.strip_prefix('"').and_then(|word| word.strip_suffix('"'));
+        return quoted.and_then(|text| source.find(&format!("'{text}'"))).unwrap_or(0);
+    };
+    // A call is placed at its bracket, a field that is set at its colon.
+    let is_ended = word.len() > 1 && word.ends_with(['(', '{', ':']);
+    if is_ended { at + word.len() - 1 } else { at }
 }
 
 /// What an expression of a webhook or policy may name.
@@ -88,8 +110,9 @@ fn place(source: &str, word: &str) -> usize {
 pub struct Scope<'a> {
     /// The type of `object` and `oldObject`; none if it is known only when the expression runs.
     pub object: Option<&'a Schema>,
-    /// The policy's own variables that come before the expression.
-    pub variables: &'a [&'a str],
+    /// The policy's own variables that come before the expression: names and expressions. None where an expression
+    /// cannot have any.
+    pub variables: Option<&'a [(&'a str, &'a str)]>,
     /// Whether there is `params`.
     pub has_params: bool,
     /// Whether there is `authorizer`.
@@ -100,19 +123,22 @@ impl Scope<'_> {
     fn names(&self) -> Names {
         // Metadata is shown as a whole to policies.
         let object = self.object.map_or(Type::Dyn, |schema| Type::of(&schema.root, false));
-        let mut names: Names =
-            ["request", "namespaceObject"].map(|name| (name.to_owned(), Type::Dyn)).to_vec();
-        let mut add = |name: &str, of: Type| names.push((name.to_owned(), of));
-        add("object", object.clone());
-        add("oldObject", object);
-        if self.has_params {
-            add("params", Type::Dyn);
+        let mut known = vec![
+            ("request", known::REQUEST),
+            ("namespaceObject", known::NAMESPACE),
+            ("object", object.clone()),
+            ("oldObject", object),
+        ];
+        let mut add = |is_there: bool, name| known.extend(is_there.then_some((name, Type::Dyn)));
+        add(self.has_params, "params");
+        add(self.has_authorizer, "authorizer");
+        add(self.has_authorizer, "authorizer.requestResource");
+        add(self.variables.is_some(), "variables");
+        let mut names: Names = known.into_iter().map(|(name, of)| (name.to_owned(), of)).collect();
+        for (name, source) in self.variables.unwrap_or_default() {
+            let found = compile(source).ok().and_then(|p| check(&p.expression, &mut names).ok());
+            names.push((format!("variables.{name}"), found.map_or(Type::Dyn, |found| found.of)));
         }
-        if self.has_authorizer {
-            add("authorizer", Type::Dyn);
-            add("authorizer.requestResource", Type::Dyn);
-        }
-        self.variables.iter().for_each(|name| add(&format!("variables.{name}"), Type::Dyn));
         names
     }
 
@@ -125,12 +151,50 @@ impl Scope<'_> {
         let found = check(&program.expression, &mut self.names())
             .map_err(|wrong| format!("compilation failed: {}", located(source, &wrong)))?;
         let of = found.of.to_string();
+        // Of functions little is known, so what they make may be what is wanted.
+        let is_literal = matches!(&program.expression, Expr::List(entries) if entries.is_empty());
+        let is_known = is_literal || self.is_plain(&program.expression);
+        let unknown = of.contains("dyn") && !is_known;
         match wanted {
-            _ if of == "dyn" || wanted.contains(&&*of) => Ok(()),
+            _ if unknown || wanted.contains(&&*of) => Ok(()),
             [] => Ok(()),
             [one] => Err(format!("must evaluate to {one} but got {of}")),
             many => Err(format!("must evaluate to one of [{}] but got {of}", many.join(" "))),
         }
+    }
+
+    /// Whether an expression only picks a part of a variable, so that its type is all that is known of it.
+    fn is_plain(&self, expression: &Expr) -> bool {
+        match expression {
+            Expr::Select { operand, optional: false, .. }
+            | Expr::Index { operand, optional: false, .. } => self.is_plain(operand),
+            Expr::Var(name) => match name.strip_prefix("variables.") {
+                Some(own) => {
+                    let mut known = self.variables.unwrap_or_default().iter();
+                    let source = known.find(|(name, _)| *name == own).map(|(_, source)| *source);
+                    source
+                        .and_then(|source| compile(source).ok())
+                        .is_some_and(|program| self.is_plain(&program.expression))
+                }
+                None => true,
+            },
+            _ => false,
+        }
+    }
+}
+
+/// Checks an expression that selects devices; answers what it costs at most.
+///
+/// # Errors
+/// What is wrong with it, with its place.
+pub fn device_selector(source: &str) -> Result<u64, String> {
+    let program = compile(source)?;
+    let mut names = vec![("device".to_owned(), known::DEVICE)];
+    let found = check(&program.expression, &mut names)
+        .map_err(|wrong| format!("compilation failed: {}", located(source, &wrong)))?;
+    match found.of {
+        Type::Dyn | Type::Bool => Ok(found.cost.0),
+        other => Err(format!("must evaluate to bool or the unknown type, not {other}")),
     }
 }
 

@@ -8,6 +8,7 @@ mod check;
 pub(crate) mod estimate;
 mod eval;
 mod functions;
+mod known;
 mod rules;
 mod types;
 mod value;
@@ -18,7 +19,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use kube_cel::cel::parser::Parser;
 
-pub use estimate::Scope as ExpressionScope;
+pub use estimate::{Scope as ExpressionScope, device_selector};
 pub use eval::{Budget, Fault, PER_CALL, Variables};
 pub use functions::{Ask, object};
 pub use kube_cel::cel::Value;
@@ -74,10 +75,18 @@ fn parse(text: &str) -> Result<Program, String> {
     let parsed = catch_unwind(|| Parser::default().enable_optional_syntax(true).parse(text));
     let parsed = match parsed {
         Ok(Ok(expression)) => expression,
-        Ok(Err(errors)) => return Err(format!("compilation failed: {errors}")),
+        Ok(Err(errors)) => {
+            let mut errors = errors.to_string();
+            if text.is_empty() {
+                // The end of nothing is before the first column.
+                errors = errors.replacen("<input>:1:1:", "<input>:1:0:", 1);
+            }
+            return Err(format!("compilation failed: {errors}"));
+        }
         Err(_) => return Err("compilation failed: the parser gave up".to_owned()),
     };
-    let expression = ast::lower(&parsed).map_err(|error| format!("compilation failed: {error}"))?;
+    let failed = |error| format!("compilation failed: {}", estimate::placed(text, error));
+    let expression = ast::lower(&parsed).map_err(failed)?;
     let mut is_transition = false;
     expression.variables(&mut |name| is_transition |= name == "oldSelf");
     Ok(Program { expression, is_transition })

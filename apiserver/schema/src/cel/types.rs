@@ -31,13 +31,25 @@ pub(super) enum Type {
     /// An object with declared fields; a resource shows little of its metadata.
     Object(Arc<Node>, bool),
     Optional(Box<Type>),
+    /// An object that an expression makes, of a type with this name.
+    Made(Arc<str>),
+    /// An object of a type that is no schema's, with its fields.
+    Known(&'static Known),
+}
+
+/// A type that expressions know by name.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) name: &'static str,
+    /// Names and types of its fields; none if it is not known which it has.
+    pub(super) fields: fn() -> Vec<(&'static str, Type)>,
 }
 
 impl fmt::Display for Type {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Type::Dyn => f.write_str("dyn"),
-            Type::Null => f.write_str("null"),
+            Type::Null => f.write_str("null_type"),
             Type::Bool => f.write_str("bool"),
             Type::Int => f.write_str("int"),
             Type::Uint => f.write_str("uint"),
@@ -50,6 +62,8 @@ impl fmt::Display for Type {
             Type::Map(value, _) => write!(f, "map(string, {value})"),
             Type::Object(..) | Type::Metadata => f.write_str("object"),
             Type::Optional(inner) => write!(f, "optional_type({inner})"),
+            Type::Made(name) => f.write_str(name),
+            Type::Known(known) => f.write_str(known.name),
         }
     }
 }

@@ -63,7 +63,11 @@ fn check(registry: &Registry, spec: &Value) -> Vec<Value> {
     let types = types(registry, &spec["matchConstraints"]);
     let list = |key: &str| spec[key].as_array().map(Vec::as_slice).unwrap_or_default();
     let variables = list("variables");
-    let names: Vec<&str> = variables.iter().filter_map(|v| v["name"].as_str()).collect();
+    let text =
+        |variable: &'_ Value, key: &str| variable[key].as_str().unwrap_or_default().to_owned();
+    let owned: Vec<(String, String)> =
+        variables.iter().map(|v| (text(v, "name"), text(v, "expression"))).collect();
+    let names: Vec<(&str, &str)> = owned.iter().map(|(n, e)| (n.as_str(), e.as_str())).collect();
     let mut expressions = Vec::new();
     for (n, variable) in variables.iter().enumerate() {
         expressions.push((format!("spec.variables[{n}].expression"), &variable["expression"], n));
@@ -81,7 +85,7 @@ fn check(registry: &Registry, spec: &Value) -> Vec<Value> {
             let schema = resource.schema.get()?;
             let scope = ExpressionScope {
                 object: Some(schema),
-                variables: &names[..visible],
+                variables: Some(&names[..visible]),
                 has_params: true,
                 has_authorizer: true,
             };

@@ -81,6 +81,12 @@ async fn invocations<'p>(
                 continue;
             }
         };
+        if !policy.bindings.is_empty()
+            && let Err(fault) = params::known(attributes, definition)
+        {
+            misfits.push(misfit(None, &fault));
+            continue;
+        }
         let mut subject = None;
         for binding in &policy.bindings {
             match binding.matches(attributes, object).await {

@@ -38,6 +38,19 @@ pub(super) async fn collect(
     Ok(found.into_iter().map(Some).collect())
 }
 
+/// Refuses parameters of a kind that is not served.
+pub(super) fn known(attributes: &Attributes<'_>, definition: &Definition) -> Result<(), String> {
+    let Some(kind) = &definition.param_kind else { return Ok(()) };
+    let (group, version) = kind.api_version.split_once('/').unwrap_or(("", &kind.api_version));
+    match attributes.core.registry().by_kind(group, version, &kind.kind) {
+        Some(_) => Ok(()),
+        None => Err(format!(
+            "failed to find resource referenced by paramKind: '{}, Kind={}'",
+            kind.api_version, kind.kind
+        )),
+    }
+}
+
 /// Where the parameters are: where the binding says, or where the request is.
 fn namespace<'a>(
     attributes: &Attributes<'a>,

@@ -164,7 +164,9 @@ pub(crate) fn template_metadata(causes: &mut Causes, at: &At<'_>, metadata: &Val
     for (field, value) in members(metadata) {
         let set = !is_empty(value) && *value != 0;
         if set && !matches!(field.as_str(), "annotations" | "labels") {
-            causes.forbidden(&at.field(field), "cannot be set");
+            // Upstream names the Go field, with its first letter in lower case.
+            let named = if field == "uid" { "uID" } else { field };
+            causes.forbidden(&at.field(named), "cannot be set");
         }
     }
 }

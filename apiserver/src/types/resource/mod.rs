@@ -2,13 +2,15 @@
 //!
 //! Source: upstream's `pkg/apis/resource/validation`; KEP-4381.
 
+mod access;
 mod request;
 mod slice;
+mod status;
 
 use schema::Cause;
 use serde_json::{Value, json};
 
-use super::check::{At, Causes, default, items, items_mut, part, text};
+use super::check::{At, Causes, default, ensure, is_empty, items, items_mut, part, remove, text};
 use super::{Ctx, Strategy, pod};
 use crate::registry::Selectable;
 use crate::status::ApiError;
@@ -22,9 +24,8 @@ impl Strategy for Claims {
     }
 
     fn default(&self, obj: &mut Value) {
-        if let Some(spec) = part(obj, "spec") {
-            counts(spec);
-        }
+        ensure(obj, "spec");
+        devices(&mut obj["spec"]);
     }
 
     fn validate(&self, obj: &Value, old: Option<&Value>, subresource: Option<&str>) -> Vec<Cause> {
@@ -34,14 +35,34 @@ impl Strategy for Claims {
             (Some(old), None) => {
                 causes.immutable(&At::new("spec"), &obj["spec"], &old["spec"]);
             }
-            (Some(old), Some(_)) => request::status(&mut causes, obj, old),
+            (Some(old), Some(_)) => status::status(&mut causes, obj, old),
         }
         causes.0
     }
 
-    fn prepare_create(&self, _ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {
+    fn reads(&self) -> &'static [&'static str] {
+        &["namespaces"]
+    }
+
+    fn prepare_create(&self, ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {
         obj["status"] = json!({});
-        Ok(())
+        access::check(ctx, obj, access::of_requests(&obj["spec"]["devices"]))
+    }
+
+    fn prepare_update(
+        &self,
+        ctx: &Ctx<'_>,
+        obj: &mut Value,
+        old: &Value,
+        subresource: Option<&str>,
+    ) -> Result<(), ApiError> {
+        if subresource.is_none() {
+            return Ok(());
+        }
+        status::drop_freed_devices(obj, old);
+        let had = access::of_results(&old["status"]).is_some();
+        let wants = access::of_results(&obj["status"]).filter(|_| !had);
+        access::check(ctx, obj, wants)
     }
 }
 
@@ -50,9 +71,17 @@ pub(super) struct Templates;
 
 impl Strategy for Templates {
     fn default(&self, obj: &mut Value) {
-        if let Some(spec) = part(obj, "spec").and_then(|template| part(template, "spec")) {
-            counts(spec);
-        }
+        ensure(obj, "spec");
+        ensure(&mut obj["spec"], "spec");
+        devices(&mut obj["spec"]["spec"]);
+    }
+
+    fn reads(&self) -> &'static [&'static str] {
+        &["namespaces"]
+    }
+
+    fn prepare_create(&self, ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {
+        access::check(ctx, obj, access::of_requests(&obj["spec"]["spec"]["devices"]))
     }
 
     fn validate(&self, obj: &Value, old: Option<&Value>, _subresource: Option<&str>) -> Vec<Cause> {
@@ -104,6 +133,19 @@ impl Strategy for Classes {
 pub(super) struct Slices;
 
 impl Strategy for Slices {
+    fn default(&self, obj: &mut Value) {
+        let Some(spec) = part(obj, "spec") else { return };
+        for device in items_mut(spec, "devices") {
+            let capacity = part(device, "capacity").and_then(Value::as_object_mut);
+            for (_, amount) in capacity.into_iter().flatten() {
+                default(amount, "value", "0");
+            }
+            for taint in items_mut(device, "taints") {
+                default(taint, "timeAdded", crate::write::now());
+            }
+        }
+    }
+
     fn validate(&self, obj: &Value, old: Option<&Value>, _subresource: Option<&str>) -> Vec<Cause> {
         let mut causes = Causes::default();
         slice::spec(&mut causes, &obj["spec"], old.map(|old| &old["spec"]));
@@ -119,9 +161,13 @@ impl Strategy for Slices {
     }
 }
 
-/// One device, where an exact number is asked for and none is said.
-fn counts(spec: &mut Value) {
-    let Some(devices) = part(spec, "devices") else { return };
+/// What devices are asked for: a list, or null; and one of them where an exact number is asked for and none is said.
+fn devices(spec: &mut Value) {
+    ensure(spec, "devices");
+    let devices = &mut spec["devices"];
+    if is_empty(&devices["requests"]) {
+        devices["requests"] = Value::Null;
+    }
     for request in items_mut(devices, "requests") {
         if let Some(exactly) = part(request, "exactly") {
             count(exactly);
@@ -131,6 +177,9 @@ fn counts(spec: &mut Value) {
 }
 
 fn count(request: &mut Value) {
+    if request["count"] == 0 {
+        remove(request, "count"); // None and zero are one.
+    }
     if text(request, "allocationMode") == "ExactCount" {
         default(request, "count", 1);
     }

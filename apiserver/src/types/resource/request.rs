@@ -6,7 +6,7 @@ use schema::Cause;
 use serde_json::Value;
 
 use super::super::check::{At, Causes, is_empty, items, text};
-use super::super::{pod, sources, words};
+use super::super::{sources, words};
 
 /// Most entries of most lists of a claim.
 const ENTRIES: usize = 32;
@@ -14,16 +14,16 @@ const ENTRIES: usize = 32;
 const ALTERNATIVES: usize = 8;
 /// Most letters of a CEL expression, and most bytes of a driver's parameters.
 const EXPRESSION: usize = 10 * 1024;
-/// Most users of a claim.
-const USERS: usize = 256;
+/// What a CEL expression may cost, by its estimate.
+const COST: u64 = 1_000_000;
 
 const REFERENCE: &str = "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'";
 
 /// Requests of a claim, by their names, with those of their alternatives.
-struct Names<'v>(HashMap<&'v str, HashSet<&'v str>>);
+pub(super) struct Names<'v>(HashMap<&'v str, HashSet<&'v str>>);
 
 impl<'v> Names<'v> {
-    fn of(devices: &'v Value) -> Self {
+    pub(super) fn of(devices: &'v Value) -> Self {
         let alternatives = |request: &'v Value| {
             items(&request["firstAvailable"]).iter().map(|sub| text(sub, "name")).collect()
         };
@@ -87,7 +87,7 @@ pub(super) fn claim(causes: &mut Causes, at: &At<'_>, spec: &Value) {
 }
 
 fn request(causes: &mut Causes, at: &At<'_>, request: &Value) {
-    name(causes, &at.field("name"), &request["name"]);
+    causes.faults(&at.field("name"), text(request, "name"), words::label(text(request, "name")));
     let (exactly, alternatives) = (&request["exactly"], &request["firstAvailable"]);
     match (exactly.is_null(), is_empty(alternatives)) {
         (true, true) => {
@@ -112,6 +112,7 @@ fn request(causes: &mut Causes, at: &At<'_>, request: &Value) {
     }
 }
 
+/// The name of an alternative; that of a request may be missing in other words.
 fn name(causes: &mut Causes, at: &At<'_>, name: &Value) {
     if causes.present(at, name, "") {
         causes.label(at, name);
@@ -161,9 +162,6 @@ fn device_toleration(causes: &mut Causes, at: &At<'_>, toleration: &Value) {
         "" => causes.required(&at.field("operator"), ""),
         _ => causes.not_supported(&at.field("operator"), &operator.into(), &["Equal", "Exists"]),
     }
-    if key.is_empty() && operator == "Equal" {
-        causes.required(&at.field("key"), "required for operator `Equal`");
-    }
     let effects = ["NoExecute", "NoSchedule", "None"];
     causes.one_of(&at.field("effect"), &toleration["effect"], &effects);
 }
@@ -184,8 +182,14 @@ pub(super) fn selectors(causes: &mut Causes, at: &At<'_>, selectors: &Value) {
         let at = at.field("expression");
         if expression.len() > EXPRESSION {
             causes.0.push(Cause::too_long(at.to_string(), EXPRESSION as u64));
-        } else if let Err(fault) = schema::cel::compile(expression) {
-            causes.invalid(&at, &expression.into(), &fault);
+        } else {
+            match schema::cel::device_selector(expression) {
+                Err(fault) => causes.invalid(&at, &expression.into(), &fault),
+                Ok(cost) if cost > COST => {
+                    causes.forbidden(&at, "too complex, exceeds cost limit");
+                }
+                Ok(_) => (),
+            }
         }
     }
 }
@@ -198,14 +202,17 @@ pub(super) fn configuration(causes: &mut Causes, at: &At<'_>, config: &Value) {
         return causes.required(&at, "");
     }
     sources::driver_name(causes, &at.field("driver"), &opaque["driver"]);
-    let parameters = &opaque["parameters"];
-    let at = at.field("parameters");
-    if parameters.is_null() {
-        causes.required(&at, "");
-    } else if parameters.to_string().len() > EXPRESSION {
+    raw(causes, &at.field("parameters"), &opaque["parameters"]);
+}
+
+/// What only a driver understands: an object that is not too long.
+pub(super) fn raw(causes: &mut Causes, at: &At<'_>, data: &Value) {
+    if data.is_null() {
+        causes.required(at, "");
+    } else if data.to_string().len() > EXPRESSION {
         causes.0.push(Cause::too_long(at.to_string(), EXPRESSION as u64));
-    } else if !parameters.is_object() {
-        causes.invalid(&at, &"<value omitted>".into(), "must be a valid JSON object");
+    } else if !data.is_object() {
+        causes.invalid(at, &"<value omitted>".into(), "must be a valid JSON object");
     }
 }
 
@@ -214,11 +221,11 @@ fn constraint(causes: &mut Causes, at: &At<'_>, constraint: &Value, names: &Name
     let fields = ["matchAttribute", "distinctAttribute"];
     match fields.into_iter().find_map(|field| Some((field, constraint[field].as_str()?))) {
         Some((field, name)) => fully_qualified(causes, &at.field(field), name),
-        None => causes.required(&at.field("matchAttribute"), ""),
+        None => causes.required(at, "exactly one of \"matchAttribute\" or \"distinctAttribute\" is required, but multiple fields are set"),
     }
 }
 
-fn references(causes: &mut Causes, at: &At<'_>, references: &Value, names: &Names<'_>) {
+pub(super) fn references(causes: &mut Causes, at: &At<'_>, references: &Value, names: &Names<'_>) {
     if !fits(causes, at, references, ENTRIES) {
         return;
     }
@@ -229,7 +236,7 @@ fn references(causes: &mut Causes, at: &At<'_>, references: &Value, names: &Name
     unique(causes, at, all());
 }
 
-fn reference(causes: &mut Causes, at: &At<'_>, name: &str, names: &Names<'_>) {
+pub(super) fn reference(causes: &mut Causes, at: &At<'_>, name: &str, names: &Names<'_>) {
     let segments: Vec<&str> = name.split('/').collect();
     if segments.len() <= 2 {
         for segment in segments {
@@ -293,100 +300,5 @@ pub(super) fn pool_name(causes: &mut Causes, at: &At<'_>, name: &Value) {
     }
     for part in name.split('/') {
         causes.faults(at, part, words::subdomain(part));
-    }
-}
-
-/// `status` of a claim that takes the place of another.
-pub(super) fn status(causes: &mut Causes, new: &Value, old: &Value) {
-    let at = At::new("status");
-    let (status, before) = (&new["status"], &old["status"]);
-    let users = &status["reservedFor"];
-    let list = at.field("reservedFor");
-    if fits(causes, &list, users, USERS) {
-        for (n, user) in items(users).iter().enumerate() {
-            let at = list.index(n);
-            for field in ["resource", "name", "uid"] {
-                causes.present(&at.field(field), &user[field], "");
-            }
-        }
-        unique(causes, &list, items(users).iter().map(|user| text(user, "uid")));
-    }
-    let (allocation, allocated) = (&status["allocation"], &before["allocation"]);
-    if !items(users).is_empty() {
-        let added =
-            || items(users).iter().any(|user| !items(&before["reservedFor"]).contains(user));
-        if allocation.is_null() {
-            causes.forbidden(&list, "may not be specified when `allocated` is not set");
-        } else if !new["metadata"]["deletionTimestamp"].is_null() && added() {
-            let detail = "new entries may not be added while `deallocationRequested` or `deletionTimestamp` are set";
-            causes.forbidden(&list, detail);
-        }
-    }
-    if status["devices"] != before["devices"] {
-        devices(causes, &at.field("devices"), status);
-    }
-    let at = at.field("allocation");
-    if !allocation.is_null() && !allocated.is_null() {
-        causes.immutable(&at, allocation, allocated);
-    } else if !allocation.is_null() {
-        self::allocation(causes, &at, allocation, &Names::of(&new["spec"]["devices"]));
-    }
-}
-
-/// What drivers say of devices that were allocated.
-fn devices(causes: &mut Causes, at: &At<'_>, status: &Value) {
-    const CONDITIONS: usize = 8;
-    let key = |device: &Value| {
-        ["driver", "pool", "device", "shareID"].map(|field| text(device, field).to_owned())
-    };
-    let allocated: Vec<_> =
-        items(&status["allocation"]["devices"]["results"]).iter().map(key).collect();
-    let mut seen = HashSet::new();
-    for (n, device) in items(&status["devices"]).iter().enumerate() {
-        let at = at.index(n);
-        sources::driver_name(causes, &at.field("driver"), &device["driver"]);
-        pool_name(causes, &at.field("pool"), &device["pool"]);
-        let name = text(device, "device");
-        causes.faults(&at.field("device"), name, words::label(name));
-        let key = key(device);
-        if !allocated.contains(&key) {
-            causes.invalid(&at, device, "must be an allocated device in the claim");
-        }
-        if !seen.insert(key) {
-            causes.duplicate(&at, device);
-        }
-        let conditions = at.field("conditions");
-        fits(causes, &conditions, &device["conditions"], CONDITIONS);
-        causes.conditions(&conditions, &device["conditions"]);
-    }
-}
-
-fn allocation(causes: &mut Causes, at: &At<'_>, allocation: &Value, names: &Names<'_>) {
-    let devices = &allocation["devices"];
-    let devices_at = at.field("devices");
-    let list = devices_at.field("results");
-    if fits(causes, &list, &devices["results"], ENTRIES) {
-        for (n, result) in items(&devices["results"]).iter().enumerate() {
-            let at = list.index(n);
-            reference(causes, &at.field("request"), text(result, "request"), names);
-            sources::driver_name(causes, &at.field("driver"), &result["driver"]);
-            pool_name(causes, &at.field("pool"), &result["pool"]);
-            causes.label(&at.field("device"), &result["device"]);
-        }
-    }
-    let list = devices_at.field("config");
-    if fits(causes, &list, &devices["config"], 2 * ENTRIES) {
-        for (n, config) in items(&devices["config"]).iter().enumerate() {
-            let at = list.index(n);
-            let source = &config["source"];
-            if causes.present(&at.field("source"), source, "") {
-                causes.one_of(&at.field("source"), source, &["FromClaim", "FromClass"]);
-            }
-            references(causes, &at.field("requests"), &config["requests"], names);
-            configuration(causes, &at, config);
-        }
-    }
-    if !allocation["nodeSelector"].is_null() {
-        pod::node_selector(causes, &at.field("nodeSelector"), &allocation["nodeSelector"]);
     }
 }

@@ -7,6 +7,7 @@ use schema::Cause;
 use serde_json::Value;
 
 use super::super::check::{At, Causes, flag, is_empty, items, members, text};
+use super::super::words;
 use super::super::{pod, sources};
 use super::request::{fits, pool_name, qualified_name, unique};
 
@@ -16,6 +17,12 @@ const DEVICES: (usize, usize) = (128, 64);
 const ATTRIBUTES: usize = 32;
 /// Most sets of counters of a slice, and most counters of one.
 const COUNTERS: (usize, usize) = (8, 32);
+/// Most taints of a device.
+const TAINTS: usize = 16;
+/// Most sets of counters that a device takes from.
+const CONSUMED: usize = 2;
+/// Most conditions that a binding waits for, or fails by.
+const CONDITIONS: usize = 4;
 /// Most letters of an attribute's value.
 const VALUE: u64 = 64;
 
@@ -60,6 +67,7 @@ pub(super) fn spec(causes: &mut Causes, spec: &Value, old: Option<&Value>) {
         for (n, set) in items(&spec["sharedCounters"]).iter().enumerate() {
             counters(causes, &list.index(n), set, "name");
         }
+        unique(causes, &list, items(&spec["sharedCounters"]).iter().map(|set| text(set, "name")));
     }
 }
 
@@ -112,7 +120,10 @@ fn nodes(causes: &mut Causes, at: &At<'_>, spec: &Value, ways: &[&str], needed: 
         1 => (),
         _ => {
             let shown = format!("{{{}}}", set.join(", "));
-            let why = format!("{needed}, but multiple fields are set");
+            let why = match ways.len() == NODES.len() {
+                true => format!("{needed}, but multiple fields are set"),
+                false => needed.to_owned(),
+            };
             causes.invalid(at, &shown.into(), &why);
         }
     }
@@ -141,9 +152,20 @@ fn device(causes: &mut Causes, at: &At<'_>, device: &Value, selects_nodes: bool)
             causes.forbidden(&at.field("requestPolicy"), detail);
         }
     }
+    let list = at.field("taints");
+    let taints = items(&device["taints"]);
+    if fits(causes, &list, &device["taints"], TAINTS) {
+        for (n, taint) in taints.iter().enumerate() {
+            self::taint(causes, &list.index(n), taint);
+        }
+    }
     let list = at.field("consumesCounters");
-    for (n, set) in items(&device["consumesCounters"]).iter().enumerate() {
-        counters(causes, &list.index(n), set, "counterSet");
+    let consumed = items(&device["consumesCounters"]);
+    if fits(causes, &list, &device["consumesCounters"], CONSUMED) {
+        for (n, set) in consumed.iter().enumerate() {
+            counters(causes, &list.index(n), set, "counterSet");
+        }
+        unique(causes, &list, consumed.iter().map(|set| text(set, "counterSet")));
     }
     if selects_nodes {
         nodes(
@@ -155,6 +177,52 @@ fn device(causes: &mut Causes, at: &At<'_>, device: &Value, selects_nodes: bool)
         );
     } else if NODES[..3].iter().any(|way| !device[*way].is_null()) {
         causes.invalid(at, &Value::Null, "`nodeName`, `nodeSelector` and `allNodes` can only be set if `perDeviceNodeSelection` is set to true in the ResourceSlice spec");
+    }
+    binding(causes, at, device);
+}
+
+/// What must have come true before a pod is bound, and what means that it will not.
+pub(super) fn binding(causes: &mut Causes, at: &At<'_>, device: &Value) {
+    const FIELDS: [&str; 2] = ["bindingConditions", "bindingFailureConditions"];
+    let lists = FIELDS.map(|field| items(&device[field]));
+    for (field, list) in FIELDS.iter().zip(lists) {
+        let at = at.field(field);
+        if fits(causes, &at, &device[*field], CONDITIONS) {
+            for (n, condition) in list.iter().enumerate() {
+                let condition = condition.as_str().unwrap_or_default();
+                causes.faults(&at.index(n), condition, words::qualified(condition));
+            }
+        }
+    }
+    for (own, field) in FIELDS.iter().enumerate() {
+        let at = at.field(field);
+        for (n, condition) in lists[own].iter().enumerate() {
+            if lists[own][..n].contains(condition) {
+                causes.duplicate(&at.index(n), condition);
+            }
+            if own == 1 && lists[0].contains(condition) {
+                let detail = "bindingFailureConditions must not overlap with bindingConditions";
+                causes.invalid(&at.index(n), condition, detail);
+            }
+        }
+    }
+    for (field, other, own, others) in
+        [(FIELDS[0], FIELDS[1], lists[0], lists[1]), (FIELDS[1], FIELDS[0], lists[1], lists[0])]
+    {
+        if own.is_empty() && !others.is_empty() {
+            let detail = format!("{field} are required to use {other}");
+            causes.invalid(&at.field(field), &device[field], &detail);
+        }
+    }
+}
+
+fn taint(causes: &mut Causes, at: &At<'_>, taint: &Value) {
+    let (key, value) = (text(taint, "key"), text(taint, "value"));
+    causes.faults(&at.field("key"), key, words::qualified(key));
+    causes.faults(&at.field("value"), value, words::label_value(value));
+    if causes.present(&at.field("effect"), &taint["effect"], "") {
+        let effects = ["NoExecute", "NoSchedule", "None"];
+        causes.one_of(&at.field("effect"), &taint["effect"], &effects);
     }
 }
 
