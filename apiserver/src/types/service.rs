@@ -123,13 +123,14 @@ impl Strategy for Services {
         }
         self.catch_up(ctx);
         let uid = text(&obj["metadata"], "uid").to_owned();
-        let result = families(&mut obj["spec"])
-            .and_then(|()| self.allocate(ctx, &uid, &mut obj["spec"], None));
-        result.map_err(|cause| {
+        let result = families(&mut obj["spec"]).and_then(|()| {
+            self.allocate(ctx, &uid, &mut obj["spec"], None).map_err(|cause| vec![cause])
+        });
+        result.map_err(|causes| {
             if !ctx.dry_run {
                 self.allocator.give_back(&uid);
             }
-            invalid(obj, vec![cause])
+            invalid(obj, causes)
         })
     }
 
@@ -144,6 +145,9 @@ impl Strategy for Services {
             return Ok(());
         }
         carry_over(&mut obj["spec"], &old["spec"]);
+        if kind(&obj["spec"]) != "LoadBalancer" {
+            obj["status"]["loadBalancer"] = json!({});
+        }
         refuse(obj, validate::cluster_addresses(&obj["spec"], Some(&old["spec"])))?;
         let mut early = Causes::default();
         validate::spec(&mut early, &obj["spec"], Some(&old["spec"]));
@@ -154,8 +158,11 @@ impl Strategy for Services {
         self.catch_up(ctx);
         let uid = text(&old["metadata"], "uid").to_owned();
         families(&mut obj["spec"])
-            .and_then(|()| self.allocate(ctx, &uid, &mut obj["spec"], Some(&old["spec"])))
-            .map_err(|cause| invalid(obj, vec![cause]))
+            .and_then(|()| {
+                self.allocate(ctx, &uid, &mut obj["spec"], Some(&old["spec"]))
+                    .map_err(|cause| vec![cause])
+            })
+            .map_err(|causes| invalid(obj, causes))
     }
 
     fn validate(&self, obj: &Value, old: Option<&Value>, subresource: Option<&str>) -> Vec<Cause> {
@@ -275,7 +282,7 @@ fn both_names(spec: &mut Value) {
 }
 
 /// Both names of the addresses, and the families that fit; the cluster has IPv4 only.
-fn families(spec: &mut Value) -> Result<(), Cause> {
+fn families(spec: &mut Value) -> Result<(), Vec<Cause>> {
     if kind(spec) == "ExternalName" {
         return Ok(());
     }
@@ -285,11 +292,8 @@ fn families(spec: &mut Value) -> Result<(), Cause> {
     });
     if let Some(n) = v6 {
         let field = format!("spec.clusterIPs[{n}]");
-        return Err(Cause::invalid(
-            field,
-            &spec["clusterIPs"],
-            "IPv6 is not configured on this cluster",
-        ));
+        let detail = "IPv6 is not configured on this cluster";
+        return Err(vec![Cause::invalid(field, &spec["clusterIPs"], detail)]);
     }
     let headless_without_selector = is_headless(spec) && is_empty(&spec["selector"]);
     if headless_without_selector {
@@ -307,15 +311,19 @@ fn families(spec: &mut Value) -> Result<(), Cause> {
         && matches!(text(spec, "ipFamilyPolicy"), "" | "SingleStack")
     {
         let detail = "must be 'RequireDualStack' or 'PreferDualStack' when multiple IP families are specified";
-        return Err(Cause::invalid("spec.ipFamilyPolicy", &"SingleStack".into(), detail));
+        return Err(vec![Cause::invalid("spec.ipFamilyPolicy", &"SingleStack".into(), detail)]);
     }
+    let mut causes = Vec::new();
     if let Some(n) = items(&spec["ipFamilies"]).iter().position(|f| f == "IPv6") {
         let field = format!("spec.ipFamilies[{n}]");
-        return Err(Cause::invalid(field, &"IPv6".into(), "not configured on this cluster"));
+        causes.push(Cause::invalid(field, &"IPv6".into(), "not configured on this cluster"));
     }
     if text(spec, "ipFamilyPolicy") == "RequireDualStack" {
         let detail = "this cluster is not configured for dual-stack services";
-        return Err(Cause::invalid("spec.ipFamilyPolicy", &spec["ipFamilyPolicy"], detail));
+        causes.push(Cause::invalid("spec.ipFamilyPolicy", &spec["ipFamilyPolicy"], detail));
+    }
+    if !causes.is_empty() {
+        return Err(causes);
     }
     if is_empty(&spec["ipFamilyPolicy"]) {
         spec["ipFamilyPolicy"] = "SingleStack".into();
@@ -330,8 +338,7 @@ fn families(spec: &mut Value) -> Result<(), Cause> {
 fn carry_over(spec: &mut Value, old: &Value) {
     let has_ip = |spec: &Value| kind(spec) != "ExternalName";
     if has_ip(spec) && has_ip(old) {
-        let given = !is_empty(&spec["clusterIP"]);
-        if !given {
+        if is_empty(&spec["clusterIP"]) {
             copy(spec, old, "clusterIP");
         }
         let (one, many) = (spec["clusterIP"].clone(), spec["clusterIPs"].clone());
@@ -340,8 +347,6 @@ fn carry_over(spec: &mut Value, old: &Value) {
             copy(spec, old, "clusterIPs");
         } else if !same && (is_empty(&many) || many == old["clusterIPs"]) {
             spec["clusterIPs"] = json!([one]);
-        } else if same && given && many != old["clusterIPs"] {
-            spec["clusterIP"] = many[0].clone();
         }
         for field in ["ipFamilies", "ipFamilyPolicy"] {
             if is_empty(&spec[field]) {
@@ -378,9 +383,10 @@ fn carry_over(spec: &mut Value, old: &Value) {
                 remove(port, "nodePort");
             }
         }
-        if !has_external(spec) && spec["externalTrafficPolicy"] == old["externalTrafficPolicy"] {
-            remove(spec, "externalTrafficPolicy");
-        }
+    }
+    let same = spec["externalTrafficPolicy"] == old["externalTrafficPolicy"];
+    if has_external(old) && !has_external(spec) && same {
+        remove(spec, "externalTrafficPolicy");
     }
     if wants_health_check(spec) && wants_health_check(old) {
         if spec["healthCheckNodePort"].as_i64().unwrap_or_default() == 0 {
@@ -544,7 +550,7 @@ mod tests {
         );
         let refused = families(&mut json!({"clusterIP": "2001:db8::5"})).unwrap_err();
         assert_eq!(
-            refused.to_string(),
+            refused[0].to_string(),
             "spec.clusterIPs[0]: Invalid value: [\"2001:db8::5\"]: IPv6 is not configured on this cluster"
         );
         assert!(families(&mut json!({"ipFamilyPolicy": "RequireDualStack"})).is_err());
