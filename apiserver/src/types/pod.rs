@@ -218,18 +218,28 @@ fn ephemeral_update(causes: &mut Causes, new: &Value, old: &Value) {
     }
 }
 
-/// The old pod with the resources of the new one's containers.
+/// The old pod with the resources of the new one's containers; other containers are left to validation.
 fn with_resources(old: &Value, new: &Value) -> Value {
+    const LISTS: [&str; 2] = ["initContainers", "containers"];
+    let names = |pod: &Value, list: &str| -> Vec<Value> {
+        items(&pod["spec"][list]).iter().map(|container| container["name"].clone()).collect()
+    };
+    if LISTS.iter().any(|list| names(old, list).len() != names(new, list).len()) {
+        return new.clone();
+    }
     let mut next = old.clone();
-    copy(&mut next["metadata"], &new["metadata"], "resourceVersion");
-    for list in ["initContainers", "containers"] {
-        for container in items_mut(&mut next["spec"], list) {
-            let name = container["name"].clone();
-            let theirs = items(&new["spec"][list]).iter().find(|c| c["name"] == name);
-            if let Some(theirs) = theirs {
-                copy(container, theirs, "resources");
-                copy(container, theirs, "resizePolicy");
-            }
+    for field in ["resourceVersion", "managedFields"] {
+        copy(&mut next["metadata"], &new["metadata"], field);
+    }
+    for list in LISTS {
+        if names(old, list) != names(new, list) {
+            copy(&mut next["spec"], &new["spec"], list);
+            continue;
+        }
+        let theirs = items(&new["spec"][list]);
+        for (container, theirs) in items_mut(&mut next["spec"], list).zip(theirs) {
+            copy(container, theirs, "resources");
+            copy(container, theirs, "resizePolicy");
         }
     }
     copy(&mut next["spec"], &new["spec"], "resources");

@@ -259,7 +259,8 @@ fn restart(causes: &mut Causes, at: &At<'_>, container: &Value) {
     }
     for (n, rule) in rules.iter().enumerate() {
         let at = at.index(n);
-        causes.one_of(&at.field("action"), &rule["action"], &["Restart", "RestartAllContainers"]);
+        let action = text(rule, "action");
+        causes.one_of(&at.field("action"), &action.into(), &["Restart", "RestartAllContainers"]);
         let codes = &rule["exitCodes"];
         let at = at.field("exitCodes");
         if codes.is_null() {

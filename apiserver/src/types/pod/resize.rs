@@ -33,7 +33,9 @@ pub(super) fn update(causes: &mut Causes, new: &Value, old: &Value) {
             let entry = list_at.index(n);
             let at_resources = entry.field("resources");
             removed(causes, &at_resources, &now["resources"], &then["resources"], "resource");
-            let fixed = fixed(&now["resources"]) != fixed(&then["resources"]);
+            let fixed = fixed(&now["resources"]) != fixed(&then["resources"])
+                || now["resizePolicy"] != then["resizePolicy"]
+                || now["resources"]["claims"] != then["resources"]["claims"];
             match list {
                 "containers" if fixed => {
                     causes.forbidden(&at, "only cpu and memory resources are mutable");

@@ -227,6 +227,7 @@ pub(super) fn pod(causes: &mut Causes, at: &At<'_>, spec: &Value) {
         return causes.forbidden(&at, "may not be set for a windows pod");
     }
     if !resources["claims"].is_null() {
+        claims(causes, &at.field("claims"), &resources["claims"], &spec["resourceClaims"]);
         causes.forbidden(&at.field("claims"), "claims may not be set for Resources at pod-level");
     }
     requirements(causes, &at, resources, pod_name);
