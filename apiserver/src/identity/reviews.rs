@@ -266,6 +266,7 @@ fn rules_review(ctx: &Context<'_>, body: &Value) -> Result<Value, ApiError> {
         resources.push(shown);
     }
     let mut answer = body.clone();
+    answer["metadata"] = json!({});
     answer["spec"] = json!({});
     let incomplete = !list.gaps.is_empty();
     answer["status"] =

@@ -77,7 +77,9 @@ pub(super) fn check_options(language: Language, options: &WriteOptions) -> Resul
 pub(super) fn engine_fault(fault: PatchError, shown: &str) -> ApiError {
     match fault {
         PatchError::Decode(_) | PatchError::Format(_) => ApiError::BadRequest(fault.to_string()),
-        PatchError::TooManyOperations(_) => ApiError::TooLarge(fault.to_string()),
+        PatchError::TooManyOperations(_) => {
+            ApiError::TooLarge(format!("Request entity too large: {fault}"))
+        }
         PatchError::Unprocessable => ApiError::PatchFailed,
         PatchError::Strategic(text) => ApiError::Unknown(text),
         PatchError::Restore(text) => not_a_result(shown, &text),
@@ -163,11 +165,24 @@ fn merged(
         }
     }
     .map_err(|fault| engine_fault(fault, &shown_patch(language, patch)))?;
+    check_root(&object)?;
     if object["metadata"]["resourceVersion"] == old["metadata"]["resourceVersion"] {
         // The patch does not insist on a version, so that it can be tried again.
         super::metadata(&mut object).remove("resourceVersion");
     }
     Ok(object)
+}
+
+/// Refuses a patch that leaves no object.
+fn check_root(object: &Value) -> Result<(), ApiError> {
+    match object {
+        Value::Object(_) => Ok(()),
+        Value::Array(_) => Err(not_a_result(
+            &object.to_string(),
+            "couldn't get version/kind; json parse error: json: cannot unmarshal array into Go value of type struct { APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }",
+        )),
+        _ => Err(ApiError::PatchFailed),
+    }
 }
 
 /// What a refusal shows of a patch that could be read: itself, or what it made.

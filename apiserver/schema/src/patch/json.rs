@@ -64,12 +64,28 @@ fn operation(value: Value) -> Result<Operation, PatchError> {
         Value::Number(_) => "number",
         Value::Bool(_) => "bool",
         Value::Object(_) | Value::Null => {
+            for field in ["op", "path", "from"] {
+                texts(field, &value[field])?;
+            }
             let fault = |error: serde_json::Error| PatchError::Decode(error.to_string());
             return serde_json::from_value(value).map_err(fault);
         }
     };
     Err(PatchError::Decode(format!(
         "json: cannot unmarshal {kind} into Go value of type handlers.jsonPatchOp"
+    )))
+}
+
+fn texts(field: &str, value: &Value) -> Result<(), PatchError> {
+    let kind = match value {
+        Value::Null | Value::String(_) => return Ok(()),
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+        Value::Number(_) => "number",
+        Value::Bool(_) => "bool",
+    };
+    Err(PatchError::Decode(format!(
+        "json: cannot unmarshal {kind} into Go struct field jsonPatchOp.{field} of type string"
     )))
 }
 
@@ -91,7 +107,7 @@ fn run(document: &mut Value, operation: Operation) -> Option<()> {
         }
         "copy" => {
             let from = segments(operation.from.as_deref()?)?;
-            let value = get(document, &from)?.clone();
+            let value = copied(document, &from)?;
             add(document, &path, value)
         }
         "test" => {
@@ -110,6 +126,15 @@ fn segments(pointer: &str) -> Option<Vec<String>> {
     }
     let parts = pointer.split_once('/')?.1.split('/');
     Some(parts.map(|part| part.replace("~1", "/").replace("~0", "~")).collect())
+}
+
+/// What is at a place; recorded: a field that is absent is null.
+fn copied(document: &Value, from: &[String]) -> Option<Value> {
+    if let Some(value) = get(document, from) {
+        return Some(value.clone());
+    }
+    let (_, parents) = from.split_last()?;
+    get(document, parents)?.is_object().then_some(Value::Null)
 }
 
 fn get<'a>(document: &'a Value, path: &[String]) -> Option<&'a Value> {

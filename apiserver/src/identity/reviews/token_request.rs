@@ -132,6 +132,9 @@ fn bind(
             )));
         }
     };
+    if name.is_empty() {
+        return Err(ApiError::BadRequest("Name parameter required.".to_owned()));
+    }
     let object = ctx.objects.object(resource, namespace, name);
     let object = object.ok_or_else(|| not_found(resource, name))?;
     let uid = text(&object, "/metadata/uid").to_owned();
