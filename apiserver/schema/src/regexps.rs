@@ -1,23 +1,42 @@
-//! What is wrong with a regular expression, as Go's `regexp` says it.
+//! Regular expressions as Go's `regexp` has them: what is wrong with one in its words, and one that runs here.
 //!
-//! Expressions run with another library, whose words for faults differ and which takes a little more.
+//! They run with another library, which reads some of them otherwise, so they are written anew for it. Go's classes are
+//! of ASCII, `[` stands for itself in brackets, `\Q…\E` quotes, and a name may stand twice.
 //!
 //! Source: the syntax and the error texts in the documentation of Go's `regexp/syntax`.
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
 
 use regex::Regex;
 
 /// Most repetitions that `{n,m}` may ask for.
 const REPETITIONS: u32 = 1000;
+/// How deep groups may stand in groups.
+const NESTING: usize = 1000;
+/// Longest `{n,m}`, and longest name of a class, that is looked for.
+const LONGEST: usize = 64;
 /// Names of character classes inside of brackets.
 const CLASSES: [&str; 14] = [
     "alnum", "alpha", "ascii", "blank", "cntrl", "digit", "graph", "lower", "print", "punct",
     "space", "upper", "word", "xdigit",
 ];
+/// Classes that a backslash and a letter stand for; the capital letter stands for all else.
+const SHORTHANDS: [(char, &str); 3] = [('d', "0-9"), ('s', r"\t\n\f\r "), ('w', "0-9A-Za-z_")];
 
 /// The first fault, without `error parsing regexp: `.
 pub(crate) fn fault(pattern: &str) -> Option<String> {
-    let mut scan = Scan { whole: pattern, at: 0, open: 0, has_operand: false };
-    scan.run().err().map(|(what, text)| format!("{what}: `{text}`"))
+    Scan::new(pattern).run().err().map(|(what, text)| format!("{what}: `{text}`"))
+}
+
+/// The expression, ready to run.
+///
+/// # Errors
+/// The first fault, as [`fault`] has it, or that it is too large to run.
+pub(crate) fn compile(pattern: &str) -> Result<Regex, String> {
+    let mut scan = Scan::new(pattern);
+    scan.run().map_err(|(what, text)| format!("{what}: `{text}`"))?;
+    Regex::new(&scan.out).map_err(|_| format!("expression too large: `{pattern}`"))
 }
 
 /// What is wrong, and the part of the expression that is.
@@ -30,9 +49,18 @@ struct Scan<'p> {
     open: usize,
     /// Whether there is something to repeat.
     has_operand: bool,
+    /// Names of Unicode's classes that are known to be right.
+    known: HashSet<&'p str>,
+    /// The expression for the library that runs it.
+    out: String,
 }
 
 impl<'p> Scan<'p> {
+    fn new(whole: &'p str) -> Self {
+        let (known, out) = (HashSet::new(), String::with_capacity(whole.len()));
+        Self { whole, at: 0, open: 0, has_operand: false, known, out }
+    }
+
     fn rest(&self) -> &'p str {
         &self.whole[self.at..]
     }
@@ -51,6 +79,19 @@ impl<'p> Scan<'p> {
         let found = self.rest().starts_with(text);
         self.at += if found { text.len() } else { 0 };
         found
+    }
+
+    /// Writes what was read since `start` as it is.
+    fn copy(&mut self, start: usize) {
+        self.out.push_str(&self.whole[start..self.at]);
+    }
+
+    /// Writes a character that stands for itself.
+    fn literal(&mut self, c: char) {
+        match c.is_ascii() && !c.is_ascii_alphanumeric() {
+            true => _ = write!(self.out, r"\x{{{:x}}}", u32::from(c)), // Writing to a string cannot fail.
+            false => self.out.push(c),
+        }
     }
 
     fn run(&mut self) -> Result<(), Fault<'p>> {
@@ -75,6 +116,7 @@ impl<'p> Scan<'p> {
                         continue;
                     }
                     self.next();
+                    self.literal(c);
                 }
                 '(' => {
                     self.group()?;
@@ -83,15 +125,23 @@ impl<'p> Scan<'p> {
                 ')' => {
                     self.next();
                     self.open = self.open.checked_sub(1).ok_or(("unexpected )", self.whole))?;
+                    self.copy(start);
                 }
                 '|' => {
                     self.next();
+                    self.copy(start);
                     self.has_operand = false;
                     continue;
                 }
                 '[' => self.class()?,
-                '\\' => self.escape()?,
-                _ => _ = self.next(),
+                '\\' => {
+                    self.escape()?;
+                    continue;
+                }
+                _ => {
+                    self.next();
+                    self.copy(start);
+                }
             }
             self.has_operand = true;
         }
@@ -108,12 +158,13 @@ impl<'p> Scan<'p> {
         if !self.has_operand {
             return Err(("missing argument to repetition operator", operator));
         }
+        self.copy(start);
         Ok(start)
     }
 
     /// `{n}`, `{n,}` or `{n,m}`; anything else stands for itself.
     fn bounds(&mut self) -> Option<[Option<u32>; 2]> {
-        let (inner, _) = self.rest().strip_prefix('{')?.split_once('}')?;
+        let inner = self.until("{", "}")?;
         let number = |text: &str| {
             let is_number = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
             is_number.then(|| text.parse().unwrap_or(u32::MAX))
@@ -127,13 +178,31 @@ impl<'p> Scan<'p> {
         Some(bounds)
     }
 
+    /// What stands between two texts here, if it is short; nothing is read.
+    fn until(&self, begin: &str, end: &str) -> Option<&'p str> {
+        let rest = self.rest().strip_prefix(begin)?;
+        let near = rest.char_indices().map(|(at, _)| at).take_while(|at| *at <= LONGEST).last()?;
+        let at = rest.as_bytes()[..rest.len().min(near + end.len())]
+            .windows(end.len())
+            .position(|window| window == end.as_bytes())?;
+        rest.get(..at)
+    }
+
+    fn open_group(&mut self) -> Result<(), Fault<'p>> {
+        self.open += 1;
+        self.has_operand = false;
+        match self.open > NESTING {
+            true => Err(("expression nests too deeply", self.whole)),
+            false => Ok(()),
+        }
+    }
+
     fn group(&mut self) -> Result<(), Fault<'p>> {
         let start = self.at;
         self.next();
         if !self.take("?") {
-            self.open += 1;
-            self.has_operand = false;
-            return Ok(());
+            self.copy(start);
+            return self.open_group();
         }
         if self.take("P<") || self.take("<") {
             let name = self.rest().split_once('>').map(|(name, _)| name);
@@ -144,9 +213,8 @@ impl<'p> Scan<'p> {
             if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
                 return Err(("invalid named capture", &self.whole[start..self.at]));
             }
-            self.open += 1;
-            self.has_operand = false;
-            return Ok(());
+            self.out.push('(');
+            return self.open_group();
         }
         let (mut negated, mut flagged) = (false, false);
         while let Some(c) = self.next() {
@@ -154,11 +222,11 @@ impl<'p> Scan<'p> {
                 'i' | 'm' | 's' | 'U' => flagged = true,
                 '-' if !negated => (negated, flagged) = (true, false),
                 ':' | ')' if !negated || flagged => {
-                    if c == ':' {
-                        self.open += 1;
-                        self.has_operand = false;
+                    // `(?)` and `(?:` set nothing.
+                    if c == ':' || flagged {
+                        self.copy(start);
                     }
-                    return Ok(());
+                    return if c == ':' { self.open_group() } else { Ok(()) };
                 }
                 _ => {
                     let text = &self.whole[start..self.at];
@@ -171,23 +239,50 @@ impl<'p> Scan<'p> {
 
     /// What a backslash begins, outside of brackets.
     fn escape(&mut self) -> Result<(), Fault<'p>> {
+        let start = self.at;
         if self.take(r"\Q") {
-            let end = self.rest().find(r"\E").map_or(self.whole.len(), |n| self.at + n + 2);
-            self.at = end;
+            let rest = self.rest();
+            let (quoted, length) = match rest.find(r"\E") {
+                Some(end) => (&rest[..end], end + 2),
+                None => (rest, rest.len()),
+            };
+            self.at += length;
+            quoted.chars().for_each(|c| self.literal(c));
+            self.has_operand |= !quoted.is_empty();
             return Ok(());
         }
-        if [r"\A", r"\b", r"\B", r"\z"].iter().any(|text| self.take(text)) {
-            return Ok(());
+        if self.take(r"\b") {
+            self.out.push_str(r"(?-u:\b)");
+        } else if [r"\A", r"\B", r"\z"].iter().any(|text| self.take(text)) {
+            self.copy(start);
+        } else if !self.shorthand(false)? {
+            let c = self.letter()?;
+            self.literal(c);
         }
-        if self.shorthand()? { Ok(()) } else { self.letter() }
+        self.has_operand = true;
+        Ok(())
     }
 
     /// A class with a name of one letter, or of Unicode.
-    fn shorthand(&mut self) -> Result<bool, Fault<'p>> {
-        let start = self.at;
-        if [r"\d", r"\D", r"\s", r"\S", r"\w", r"\W"].iter().any(|text| self.take(text)) {
-            return Ok(true);
+    fn shorthand(&mut self, in_brackets: bool) -> Result<bool, Fault<'p>> {
+        for (letter, class) in SHORTHANDS {
+            for (letter, not) in [(letter, ""), (letter.to_ascii_uppercase(), "^")] {
+                if !self.take(&format!("\\{letter}")) {
+                    continue;
+                }
+                match in_brackets && not.is_empty() {
+                    true => self.out.push_str(class),
+                    false => _ = write!(self.out, "[{not}{class}]"), // As above.
+                }
+                return Ok(true);
+            }
         }
+        self.unicode()
+    }
+
+    /// `\pL`, `\p{Greek}` and their opposites.
+    fn unicode(&mut self) -> Result<bool, Fault<'p>> {
+        let start = self.at;
         if !(self.take(r"\p") || self.take(r"\P")) {
             return Ok(false);
         }
@@ -205,46 +300,63 @@ impl<'p> Scan<'p> {
             other => other.is_some(),
         };
         let text = &self.whole[start..self.at];
-        match named && Regex::new(text).is_ok() {
-            true => Ok(true),
-            false => Err(("invalid character class range", text)),
+        let is_known = self.known.contains(text);
+        if !is_known && !(named && text.len() <= LONGEST && Regex::new(text).is_ok()) {
+            return Err(("invalid character class range", text));
         }
+        self.known.insert(text);
+        self.copy(start);
+        Ok(true)
     }
 
     /// A character that a backslash stands before.
-    fn letter(&mut self) -> Result<(), Fault<'p>> {
+    fn letter(&mut self) -> Result<char, Fault<'p>> {
         let start = self.at;
         self.next();
         let Some(c) = self.next() else {
             return Err(("trailing backslash at end of expression", ""));
         };
-        let is_octal = |c: Option<char>| c.is_some_and(|c| ('0'..='7').contains(&c));
-        let is_good = match c {
-            '1'..='7' => is_octal(self.peek()),
-            '0' | 'a' | 'f' | 'n' | 'r' | 't' | 'v' => true,
+        let octal = |c: Option<char>| c.and_then(|c| c.to_digit(8));
+        let found = match c {
+            '1'..='7' if octal(self.peek()).is_none() => None,
+            '0'..='7' => {
+                let mut code = octal(Some(c)).unwrap_or_default();
+                for _ in 0..2 {
+                    let Some(digit) = octal(self.peek()) else { break };
+                    self.next();
+                    code = code * 8 + digit;
+                }
+                char::from_u32(code)
+            }
+            'a' => Some('\x07'),
+            'f' => Some('\x0c'),
+            'n' => Some('\n'),
+            'r' => Some('\r'),
+            't' => Some('\t'),
+            'v' => Some('\x0b'),
             'x' => self.hex(),
-            c => c.is_ascii() && !c.is_ascii_alphanumeric(),
+            c => (c.is_ascii() && !c.is_ascii_alphanumeric()).then_some(c),
         };
-        match is_good {
-            true => Ok(()),
-            false => Err(("invalid escape sequence", &self.whole[start..self.at])),
-        }
+        found.ok_or(("invalid escape sequence", &self.whole[start..self.at]))
     }
 
-    fn hex(&mut self) -> bool {
+    fn hex(&mut self) -> Option<char> {
         let braced = self.take("{");
-        let mut n_digits = 0;
+        let (mut code, mut n_digits) = (0_u32, 0);
         while let Some(c) = self.next() {
-            match c {
-                '}' if braced => return n_digits > 0,
-                c if c.is_ascii_hexdigit() => n_digits += 1,
-                _ => return false,
+            match c.to_digit(16) {
+                None if c == '}' && braced && n_digits > 0 => return char::from_u32(code),
+                None => return None,
+                Some(digit) => {
+                    code = code.checked_mul(16)?.checked_add(digit)?;
+                    n_digits += 1;
+                }
             }
             if !braced && n_digits == 2 {
-                return true;
+                return char::from_u32(code);
             }
         }
-        false
+        None
     }
 
     /// What is in brackets.
@@ -252,50 +364,49 @@ impl<'p> Scan<'p> {
         let start = self.at;
         self.next();
         self.take("^");
+        self.copy(start);
         let mut is_first = true;
         while is_first || self.peek() != Some(']') {
             is_first = false;
-            if self.named()? || self.shorthand()? {
+            if self.named()? || self.shorthand(true)? {
                 continue;
             }
             let from = self.at;
             let low = self.member(start)?;
+            self.literal(low);
             let rest = self.rest();
             if rest.len() >= 2 && rest.starts_with('-') && !rest[1..].starts_with(']') {
                 self.next();
-                if self.member(start)? < low {
+                let high = self.member(start)?;
+                if high < low {
                     return Err(("invalid character class range", &self.whole[from..self.at]));
                 }
+                self.out.push('-');
+                self.literal(high);
             }
         }
         self.next();
+        self.out.push(']');
         Ok(())
     }
 
     /// `[:name:]`.
     fn named(&mut self) -> Result<bool, Fault<'p>> {
-        let Some(name) = self.rest().strip_prefix("[:").and_then(|rest| rest.split_once(":]"))
-        else {
-            return Ok(false);
-        };
-        let name = name.0;
+        let Some(name) = self.until("[:", ":]") else { return Ok(false) };
         let start = self.at;
         self.at += name.len() + 4;
-        match CLASSES.contains(&name.strip_prefix('^').unwrap_or(name)) {
-            true => Ok(true),
-            false => Err(("invalid character class range", &self.whole[start..self.at])),
+        if !CLASSES.contains(&name.strip_prefix('^').unwrap_or(name)) {
+            return Err(("invalid character class range", &self.whole[start..self.at]));
         }
+        self.copy(start);
+        Ok(true)
     }
 
     /// One character of the brackets that opened at `start`.
     fn member(&mut self, start: usize) -> Result<char, Fault<'p>> {
-        let from = self.at;
         match self.peek() {
             None => Err(("missing closing ]", &self.whole[start..])),
-            Some('\\') => {
-                self.letter()?;
-                Ok(self.whole[from + 1..].chars().next().unwrap_or_default())
-            }
+            Some('\\') => self.letter(),
             Some(c) => {
                 self.next();
                 Ok(c)
@@ -306,7 +417,7 @@ impl<'p> Scan<'p> {
 
 #[cfg(test)]
 mod tests {
-    use super::fault;
+    use super::{compile, fault};
 
     #[track_caller]
     fn check(pattern: &str, expected: &str) {
@@ -344,5 +455,34 @@ mod tests {
         ] {
             check(pattern, "");
         }
+    }
+
+    #[test]
+    fn what_runs_is_what_go_means() {
+        let check = |pattern: &str, matches: &[&str], others: &[&str]| {
+            let regex = compile(pattern).unwrap();
+            assert!(matches.iter().all(|text| regex.is_match(text)), "{pattern}");
+            assert!(!others.iter().any(|text| regex.is_match(text)), "{pattern}");
+        };
+        check(r"^[^[]+$", &["a&]"], &["a[b"]);
+        check(r"^[a&&b]$", &["a", "b", "&"], &["c", ""]);
+        check(r"^a{,3}$", &["a{,3}"], &["a", "aaa"]);
+        check(r"^\Qa.b\E*$", &["a.", "a.bb"], &["axb"]);
+        check(r"^\Q\E\12\x41$", &["\nA"], &["A"]);
+        check(r"^[\t-\r \x20-Z]+$", &["\t\n A"], &["a"]);
+        check(r"^(?P<n>a)(?P<n>b)$", &["ab"], &["a"]);
+        check(r"^\d\w[\d\W]$", &["1a2", "1a-"], &["1ab", "\u{661}a2"]);
+        check(r"^[]a-]+$", &["]-a"], &["b"]);
+        check(r"^(?i)k[[:^alpha:]]$", &["K1"], &["Kk"]);
+    }
+
+    #[test]
+    fn long_expressions_are_read_once() {
+        let of = |part: &str| part.repeat(1 << 16);
+        assert_eq!(fault(&of("{")), None);
+        assert!(fault(&format!("[{}", of("[:"))).unwrap().starts_with("missing closing ]"));
+        assert_eq!(fault(&of(r"\pL")), None);
+        assert!(fault(&of("(")).unwrap().starts_with("expression nests too deeply"));
+        assert!(compile("((((a{99}){99}){99}){99})").unwrap_err().starts_with("expression too"));
     }
 }

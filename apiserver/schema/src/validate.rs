@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use crate::cause::Cause;
 use crate::node::{Kind, ListType, Name, Node, Rules};
 use crate::path::Path;
-use crate::{formats, quantity};
+use crate::{formats, quantity, regexps};
 
 /// Causes that one object answers with; more help nobody.
 const MAX_CAUSES: usize = 200;
@@ -404,7 +404,7 @@ fn regex(pattern: &Name) -> Option<Arc<Regex>> {
     if known.len() >= KEPT {
         known.clear();
     }
-    let regex = Regex::new(pattern).ok().map(Arc::new);
+    let regex = regexps::compile(pattern).ok().map(Arc::new);
     known.insert(pattern.clone(), regex.clone());
     regex
 }

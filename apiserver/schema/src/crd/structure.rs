@@ -256,7 +256,7 @@ impl Checker {
 
     pub(super) fn patterns(&mut self, map: &Object, path: &str) {
         let Some(pattern) = map.get("pattern").and_then(Value::as_str) else { return };
-        let Some(reason) = regexps::fault(pattern) else { return };
+        let Err(reason) = regexps::compile(pattern) else { return };
         let detail = format!(
             "must be a valid regular expression, but isn't: error parsing regexp: {reason}"
         );
