@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::handlers::negotiate::takes_gzip;
 use crate::status::ApiError;
 
 /// Documents with more bytes than this are sent compressed to those who ask for it, as upstream has it.
@@ -70,14 +71,14 @@ impl Text {
 impl Document {
     /// The document, or only that it is the one the client has.
     pub(super) fn answer(&self, kind: &'static str, headers: &HeaderMap) -> Response {
-        let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
         let etag = format!("\"{}\"", self.hash);
-        let has_it = text(header::IF_NONE_MATCH).is_some_and(|known| known == etag);
-        let unpacks = text(header::ACCEPT_ENCODING).is_some_and(|list| list.contains("gzip"));
+        let known = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
+        let is_it = |one: &str| one.trim().trim_start_matches("W/") == etag;
+        let has_it = known.is_some_and(|list| list.split(',').any(is_it));
         let mut response = if has_it {
             StatusCode::NOT_MODIFIED.into_response()
         } else {
-            match self.text.for_client(unpacks) {
+            match self.text.for_client(takes_gzip(headers)) {
                 Ok((body, encoding)) => {
                     let mut response =
                         (StatusCode::OK, [(header::CONTENT_TYPE, kind)], body).into_response();

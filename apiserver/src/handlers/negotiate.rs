@@ -165,7 +165,8 @@ fn is_for_people(headers: &HeaderMap, query: &Query) -> bool {
     query.flag("pretty").unwrap_or(for_people)
 }
 
-fn takes_gzip(headers: &HeaderMap) -> bool {
+/// Whether a client can unpack answers.
+pub(crate) fn takes_gzip(headers: &HeaderMap) -> bool {
     headers
         .get(header::ACCEPT_ENCODING)
         .and_then(|v| v.to_str().ok())

@@ -109,10 +109,10 @@ pub fn root_paths<'a>(groups: &'a [&'a str]) -> impl Iterator<Item = String> + '
     paths::root_paths(groups)
 }
 
-/// The document at one of [`root_paths`].
+/// The document at a path, if it is one of the [`root_paths`] with these groups.
 #[must_use]
-pub fn v3_root(path: &str) -> Option<Value> {
-    let operation = paths::of_document(path)?;
+pub fn v3_root(path: &str, groups: &[&str]) -> Option<Value> {
+    let operation = paths::of_document(path, groups)?;
     let mut document = document_v3(Definitions::new(Dialect::V3), &[operation]);
     add_security(&mut document);
     Some(document)
@@ -127,7 +127,8 @@ pub fn v2(resources: &[Resource<'_>]) -> Value {
     let groups: BTreeSet<&str> = versions.iter().map(|(group, _)| *group).collect();
     let groups: Vec<&str> = groups.into_iter().collect();
     operations.extend(versions.iter().map(|(group, version)| paths::of_version(group, version)));
-    operations.extend(paths::root_paths(&groups).filter_map(|path| paths::of_document(&path)));
+    let roots = paths::root_paths(&groups);
+    operations.extend(roots.filter_map(|path| paths::of_document(&path, &groups)));
     definitions.of_operations(&operations);
     json!({
         "swagger": "2.0",

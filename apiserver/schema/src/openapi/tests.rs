@@ -239,12 +239,15 @@ fn what_all_operations_take_is_said_of_the_path() {
 
 #[test]
 fn documents_about_documents_are_described() {
-    let paths: Vec<String> = root_paths(&["", "apps"]).collect();
+    let groups = ["", "apps"];
+    let paths: Vec<String> = root_paths(&groups).collect();
     assert_eq!(paths.last().unwrap(), "apis/apps");
     for path in &paths {
-        let document = v3_root(path).unwrap();
+        let document = v3_root(path, &groups).unwrap();
         check_references(&document, &document);
         assert!(document["paths"][format!("/{path}/")]["get"].is_object(), "{path}");
     }
-    assert!(v3_root("nonsense").is_none());
+    for path in ["nonsense", "apis/", "apis/batch", "apis/apps/v1/x"] {
+        assert!(v3_root(path, &groups).is_none(), "{path}");
+    }
 }

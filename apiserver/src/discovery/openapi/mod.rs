@@ -135,8 +135,7 @@ fn v3(made: &Made, path: &str) -> Option<Value> {
     let (group, version) = match path.split('/').collect::<Vec<_>>()[..] {
         ["api", version] => ("", version),
         ["apis", group, version] => (group, version),
-        ["apis", group] if !known_groups(made).contains(&group) => return None,
-        _ => return openapi::v3_root(path),
+        _ => return openapi::v3_root(path, &known_groups(made)),
     };
     let group = made.groups.iter().find(|one| one.name == group)?;
     let version = group.versions.iter().find(|one| one.name == version)?;

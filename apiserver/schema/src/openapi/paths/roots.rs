@@ -15,8 +15,8 @@ pub(in super::super) fn root_paths<'a>(groups: &'a [&'a str]) -> impl Iterator<I
     fixed.map(str::to_owned).into_iter().chain(groups.map(|group| format!("apis/{group}")))
 }
 
-/// The operation at one of [`root_paths`].
-pub(in super::super) fn of_document(path: &str) -> Option<Operation> {
+/// The operation at a path, if it is one of the [`root_paths`] with these groups.
+pub(in super::super) fn of_document(path: &str, groups: &[&str]) -> Option<Operation> {
     let (id, tag) = match path {
         ".well-known/openid-configuration" => {
             let id = "getServiceAccountIssuerOpenIDConfiguration";
@@ -32,8 +32,11 @@ pub(in super::super) fn of_document(path: &str) -> Option<Operation> {
         }
         "api" => return Some(objects(path, "getCoreAPIVersions".into(), "core", "APIVersions")),
         "apis" => return Some(objects(path, "getAPIVersions".into(), "apis", "APIGroupList")),
-        group => {
-            let tag = names::group(group.strip_prefix("apis/")?);
+        path => {
+            let group = path
+                .strip_prefix("apis/")
+                .filter(|group| !group.is_empty() && groups.contains(group))?;
+            let tag = names::group(group);
             (format!("get{}APIGroup", title(&tag)), tag)
         }
     };
