@@ -12,6 +12,7 @@ pub mod options;
 mod roles;
 mod stall;
 mod ties;
+mod websocket;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};

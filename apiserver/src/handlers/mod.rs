@@ -9,7 +9,6 @@ pub mod read;
 pub mod respond;
 pub mod selector;
 mod token;
-mod websocket;
 
 use std::sync::Arc;
 
@@ -22,7 +21,6 @@ use http::{HeaderMap, Method, header};
 use accept::error_format;
 use negotiate::Output;
 use options::Query;
-use websocket::Handshake;
 
 use crate::admission;
 use crate::registry::facts::FACTS;
@@ -63,7 +61,7 @@ impl Call<'_> {
 
 /// Answers a request whose [`RequestInfo`] and [`User`] are in its extensions.
 pub async fn handle(State(core): State<Arc<Core>>, request: Request) -> Response {
-    let (mut parts, body) = request.into_parts();
+    let (parts, body) = request.into_parts();
     let info = parts.extensions.get::<RequestInfo>().cloned().unwrap_or_default();
     let user = parts.extensions.get::<User>().cloned().unwrap_or_else(User::anonymous);
     if let Some(backend) = core.aggregator.find(&info.path) {
@@ -78,10 +76,6 @@ pub async fn handle(State(core): State<Arc<Core>>, request: Request) -> Response
     }
     let query = Query::parse(parts.uri.query());
     let accept = parts.headers.get(header::ACCEPT).cloned();
-    let handshake = match Handshake::take(&mut parts, &info) {
-        Ok(handshake) => handshake,
-        Err(error) => return respond::error(error, error_format(accept.as_ref())),
-    };
     let registry = core.registry();
     let found = registry.get(&info.group, &info.version, &info.resource);
     let answered = match found {
@@ -95,10 +89,7 @@ pub async fn handle(State(core): State<Arc<Core>>, request: Request) -> Response
     if has_route && let Some(text) = found.and_then(|r| r.deprecation.as_ref()) {
         respond::warn(&mut response, std::slice::from_ref(text));
     }
-    match handshake {
-        Some(handshake) => handshake.carry(response),
-        None => response,
-    }
+    response
 }
 
 #[expect(

@@ -10,14 +10,14 @@ use std::time::Instant;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt as _;
 use http::request::Parts;
 use http_body_util::BodyExt as _;
 use jiff::Timestamp;
 
-use super::{Core, browsers, deadline};
+use super::{Core, browsers, deadline, websocket};
 use crate::audit::layer::AuditId;
 use crate::discovery::metrics::Labels;
 use crate::identity::{Peer, access, authn};
@@ -33,6 +33,7 @@ pub(super) fn layers(router: Router, core: &Arc<Core>) -> Router {
         .layer(from_fn_with_state(core.clone(), impersonate))
         .layer(from_fn_with_state(core.clone(), deadline::layer))
         .layer(from_fn_with_state(core.clone(), audit::layer::layer))
+        .layer(from_fn(websocket::layer))
         .layer(from_fn_with_state(core.clone(), authenticate))
         .layer(from_fn_with_state(core.clone(), describe))
         .layer(from_fn_with_state(core.clone(), browsers::layer))

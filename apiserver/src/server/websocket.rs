@@ -1,8 +1,12 @@
 //! Watches and logs over WebSocket, which is how browsers read streams.
 //!
-//! The answer is made as for any other client; here it only gets another envelope. Source: upstream's `wsstream`, and
-//! `HandleWS` of its watch server.
+//! The answer is made as for any other client, with all that counts and bounds it; here, outside of that, it only gets
+//! another envelope. Source: upstream's `wsstream`, and `HandleWS` of its watch server.
 
+use axum::body::Body;
+use axum::extract::Request;
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -17,9 +21,6 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tracing::debug;
 
-use axum::body::Body;
-use axum::response::Response;
-
 use crate::protobuf;
 use crate::request::RequestInfo;
 use crate::status::ApiError;
@@ -30,8 +31,18 @@ const LOG_PROTOCOLS: [&str; 2] = ["binary.k8s.io", "base64.binary.k8s.io"];
 /// Most bytes of a message of a client, which has nothing to say.
 const MAX_HEARD: usize = 4096;
 
+/// Answers over a WebSocket where a client asks for that.
+pub(super) async fn layer(request: Request, next: Next) -> Response {
+    let (mut parts, body) = request.into_parts();
+    match Handshake::take(&mut parts) {
+        Ok(None) => next.run(Request::from_parts(parts, body)).await,
+        Ok(Some(handshake)) => handshake.carry(next.run(Request::from_parts(parts, body)).await),
+        Err(error) => error.into_response(),
+    }
+}
+
 /// A client's wish to get the answer over a WebSocket.
-pub(super) struct Handshake {
+struct Handshake {
     upgrade: OnUpgrade,
     accept: HeaderValue,
     protocol: Option<HeaderValue>,
@@ -54,7 +65,8 @@ impl Handshake {
     ///
     /// # Errors
     /// The client speaks none of the protocols, or it is no handshake.
-    pub(super) fn take(parts: &mut Parts, info: &RequestInfo) -> Result<Option<Self>, ApiError> {
+    fn take(parts: &mut Parts) -> Result<Option<Self>, ApiError> {
+        let Some(info) = parts.extensions.get::<RequestInfo>() else { return Ok(None) };
         let is_log = info.resource == "pods" && info.subresource == "log";
         if !(is_log || info.verb == "watch") || !is_asked_for(&parts.headers) {
             return Ok(None);
@@ -77,7 +89,7 @@ impl Handshake {
     }
 
     /// Switches protocols, and sends the body of an answer; refusals stay what they are.
-    pub(super) fn carry(self, answer: Response) -> Response {
+    fn carry(self, answer: Response) -> Response {
         if answer.status() != StatusCode::OK {
             return answer;
         }
