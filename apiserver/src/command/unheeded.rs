@@ -89,14 +89,19 @@ impl clap::Args for Unheeded {
 }
 
 fn unheeded(flag: &'static str, why: &'static str) -> Arg {
-    Arg::new(flag)
+    let arg = Arg::new(flag)
         .long(flag)
         .action(ArgAction::Append)
         .num_args(0..=1)
         .default_missing_value("true")
         .help(format!("Without effect: {why}"))
         .help_heading("Taken, and without effect")
-        .hide_short_help(true)
+        .hide_short_help(true);
+    match flag {
+        // `none` would leave it to somebody else to write the addresses down.
+        "endpoint-reconciler-type" => arg.value_parser(["lease", "master-count"]),
+        _ => arg,
+    }
 }
 
 #[cfg(test)]
@@ -115,5 +120,7 @@ mod tests {
         let words =
             ["--profiling=false", "--watch-cache", "--storage-media-type", "application/json"];
         assert_eq!(given(&words), ["profiling", "storage-media-type", "watch-cache"]);
+        let command = Unheeded::augment_args(Command::new("x").no_binary_name(true));
+        assert!(command.try_get_matches_from(["--endpoint-reconciler-type=none"]).is_err());
     }
 }

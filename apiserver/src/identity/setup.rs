@@ -140,7 +140,9 @@ pub fn front_proxy(
     let files = vec![certificate.clone(), key];
     let made = Watched::new("proxy-client-certificate", files, move |texts| {
         let made = pki::Credential { certificate: texts[0].clone(), key: texts[1].clone() };
-        pki::to_der(&made).map_err(|error| Problem::new(&certificate, with_cause(&error)))?;
+        // A certificate without its own key would be of no use.
+        Serving::of_pem(&made.certificate, &made.key)
+            .map_err(|error| Problem::new(&certificate, with_cause(&error)))?;
         Ok(made)
     })?;
     let made = Arc::new(made);
