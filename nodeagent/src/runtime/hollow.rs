@@ -342,10 +342,17 @@ impl Runtime for Hollow {
 
     fn update_container<'a>(
         &'a self,
-        _: &'a ContainerId,
+        id: &'a ContainerId,
         _: &'a Resources,
+        labels: &'a BTreeMap<String, String>,
     ) -> BoxFuture<'a, Result<()>> {
-        async { Ok(()) }.boxed()
+        async move {
+            let mut containers = self.containers.lock();
+            let container = containers.get_mut(id).ok_or_else(|| not_found("container", &id.0))?;
+            container.status.labels.extend(labels.clone());
+            Ok(())
+        }
+        .boxed()
     }
 
     fn exec<'a>(

@@ -14,6 +14,7 @@ mod secrets;
 mod spec;
 mod status;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -119,11 +120,15 @@ pub trait Runtime: Send + Sync + 'static {
         id: &'a ContainerId,
     ) -> BoxFuture<'a, Result<Option<ContainerStatus>>>;
 
-    /// Changes the limits of a running container.
+    /// Changes the limits of a running container, then the labels that go with them.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is no such container, or it has ended.
     fn update_container<'a>(
         &'a self,
         id: &'a ContainerId,
         resources: &'a Resources,
+        labels: &'a BTreeMap<String, String>,
     ) -> BoxFuture<'a, Result<()>>;
 
     /// Starts a process in a running container and hands out its streams.

@@ -52,6 +52,24 @@ pub struct Resources {
     pub pids_limit: Option<u64>,
 }
 
+impl Resources {
+    /// What is enough for both: the larger of each figure, where no limit is the largest.
+    #[must_use]
+    pub fn at_least(self, other: Self) -> Self {
+        Self {
+            cpu_request: self.cpu_request.max(other.cpu_request),
+            cpu_limit: self.cpu_limit.zip(other.cpu_limit).map(|(a, b)| a.max(b)),
+            memory_limit: self.memory_limit.zip(other.memory_limit).map(|(a, b)| a.max(b)),
+            pids_limit: self.pids_limit.zip(other.pids_limit).map(|(a, b)| a.max(b)),
+        }
+    }
+
+    /// Whether nothing of `other` needs more than this.
+    pub fn covers(self, other: Self) -> bool {
+        self.at_least(other) == self
+    }
+}
+
 /// Resolver configuration of a pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dns {

@@ -112,8 +112,11 @@ async fn limits_reach_the_cgroups_and_can_change() {
         pids_limit: Some(50),
         ..Resources::default()
     };
-    world.runtime().update_container(&id, &resources).await.unwrap();
+    let labels = [("improv.dev/x".to_owned(), "{\"a\":1}".to_owned())].into();
+    world.runtime().update_container(&id, &resources, &labels).await.unwrap();
     world.runtime().update_sandbox(&uid("p"), &resources).await.unwrap();
+    let known = world.runtime().container(&id).await.unwrap().unwrap().labels;
+    assert_eq!(known, labels);
     let pod = format!("{}/burstable/pod{}", world.options.cgroup_base, uid("p"));
     let limit = |group: &str| {
         let root = std::path::Path::new("/sys/fs/cgroup");

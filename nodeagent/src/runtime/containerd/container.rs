@@ -1,7 +1,7 @@
 //! The life of a container: record, snapshot, task, in this order, so that the garbage collector never takes a
 //! snapshot that nothing refers to yet; and back.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -450,6 +450,7 @@ impl Inner {
         &self,
         id: &ContainerId,
         resources: &Resources,
+        labels: &BTreeMap<String, String>,
     ) -> Result<(), Error> {
         let value = oci::resources(resources, self.node.swap).to_string().into_bytes();
         let request = UpdateTaskRequest {
@@ -458,9 +459,29 @@ impl Inner {
             ..Default::default()
         };
         match self.client.tasks().update(self.client.request(request)).await {
-            Ok(_) => Ok(()),
+            Ok(_) => self.relabel(id, labels).await,
             Err(status) if status.code() == Code::NotFound => Err(not_found(id)),
             Err(status) => Err(failed("update a container")(status)),
+        }
+    }
+
+    /// Sets labels that the pod side gave; the others stay.
+    async fn relabel(
+        &self,
+        id: &ContainerId,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<(), Error> {
+        if labels.is_empty() {
+            return Ok(());
+        }
+        let labels = labels::of_user(labels);
+        let paths = labels.keys().map(|key| format!("labels.{key}")).collect();
+        let container = Some(Container { id: id.0.clone(), labels, ..Default::default() });
+        let update = UpdateContainerRequest { container, update_mask: Some(FieldMask { paths }) };
+        match self.client.containers().update(self.client.request(update)).await {
+            Ok(_) => Ok(()),
+            Err(status) if status.code() == Code::NotFound => Err(not_found(id)),
+            Err(status) => Err(failed("label a container")(status)),
         }
     }
 }

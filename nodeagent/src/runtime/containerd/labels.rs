@@ -53,8 +53,7 @@ pub(super) fn of(
 ) -> HashMap<String, String> {
     let flags = [(spec.tty, 't'), (spec.stdin, 'i'), (spec.stdin_once, 'o')];
     let flags: String = flags.iter().filter(|(set, _)| *set).map(|(_, letter)| letter).collect();
-    let mut labels: HashMap<String, String> =
-        spec.labels.iter().map(|(k, v)| (format!("{USER}{k}"), v.clone())).collect();
+    let mut labels = of_user(&spec.labels);
     labels.extend(
         [
             (POD_UID, pod.uid.clone()),
@@ -70,6 +69,11 @@ pub(super) fn of(
         .map(|(key, value)| (key.to_owned(), value)),
     );
     labels
+}
+
+/// Labels that the pod side gave, as containerd keeps them.
+pub(super) fn of_user(labels: &BTreeMap<String, String>) -> HashMap<String, String> {
+    labels.iter().map(|(k, v)| (format!("{USER}{k}"), v.clone())).collect()
 }
 
 impl Record {

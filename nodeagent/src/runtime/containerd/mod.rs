@@ -14,7 +14,7 @@ mod sandbox;
 mod seccomp;
 mod users;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -290,8 +290,9 @@ impl Runtime for Containerd {
         &'a self,
         id: &'a ContainerId,
         resources: &'a Resources,
+        labels: &'a BTreeMap<String, String>,
     ) -> BoxFuture<'a, Result<()>> {
-        Box::pin(self.inner.update_container(id, resources))
+        Box::pin(self.inner.update_container(id, resources, labels))
     }
 
     fn exec<'a>(
