@@ -1,9 +1,11 @@
 //! Pods: what is wanted, what is seen, what to do, and what to report.
 
 pub mod adopt;
+pub mod allotment;
 pub mod context;
 pub mod dns;
 pub mod env;
+pub mod ledger;
 pub mod observed;
 pub mod plan;
 pub mod quantity;

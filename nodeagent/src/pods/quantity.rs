@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
+use super::ledger::Share;
 use crate::runtime::{Bytes, Millicores, Resources};
 
 /// A quantity in thousandths, rounded up; `None` if it is not one.
@@ -112,6 +113,46 @@ pub fn pod_resources(pod: &Pod) -> Resources {
     }
 }
 
+/// What a pod reserves on its node: what its containers need together, or more, if one of them needs more while it
+/// initialises beside the sidecars before it; and what its runtime needs for itself.
+///
+/// Source: KEP-753 (sidecars), KEP-2837 (pod-level resources).
+pub fn pod_requests(pod: &Pod) -> Share {
+    let Some(spec) = &pod.spec else { return Share::default() };
+    let mut together = Share::default();
+    for container in &spec.containers {
+        together = together.plus(requested(container.resources.as_ref()));
+    }
+    let (mut sidecars, mut starting) = (Share::default(), Share::default());
+    for container in spec.init_containers.iter().flatten() {
+        let own = requested(container.resources.as_ref());
+        let now = sidecars.plus(own);
+        if container.restart_policy.as_deref() == Some("Always") {
+            together = together.plus(own);
+            sidecars = now;
+        }
+        starting = starting.at_least(now);
+    }
+    let mut total = together.at_least(starting);
+    if let Some(whole) = &spec.resources {
+        let whole = requested(Some(whole));
+        total.cpu = if whole.cpu > 0 { whole.cpu } else { total.cpu };
+        total.memory = if whole.memory > 0 { whole.memory } else { total.memory };
+    }
+    total.plus(share(&spec.overhead))
+}
+
+fn requested(resources: Option<&ResourceRequirements>) -> Share {
+    resources.map(|r| share(&r.requests)).unwrap_or_default()
+}
+
+fn share(list: &Option<BTreeMap<String, Quantity>>) -> Share {
+    Share {
+        cpu: get(list, "cpu").and_then(millicores).unwrap_or(0),
+        memory: get(list, "memory").and_then(units).unwrap_or(0),
+    }
+}
+
 fn get<'a>(map: &'a Option<BTreeMap<String, Quantity>>, name: &str) -> Option<&'a Quantity> {
     map.as_ref()?.get(name)
 }
@@ -119,6 +160,28 @@ fn get<'a>(map: &'a Option<BTreeMap<String, Quantity>>, name: &str) -> Option<&'
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pod_reserves_what_it_needs_at_its_worst_moment() {
+        let c = |cpu: &str, policy: &str| {
+            serde_json::json!({"name": "c", "restartPolicy": policy,
+                "resources": {"requests": {"cpu": cpu, "memory": "1Ki"}}})
+        };
+        let of = |spec: serde_json::Value| {
+            let pod = serde_json::json!({"spec": spec});
+            let share = pod_requests(&serde_json::from_value(pod).unwrap());
+            (share.cpu, share.memory)
+        };
+        let main = [c("1", ""), c("500m", "")];
+        assert_eq!(of(serde_json::json!({"containers": main})), (1500, 2048));
+        let init = [c("100m", "Always"), c("2", ""), c("100m", "Always")];
+        let spec = serde_json::json!({"containers": main, "initContainers": init});
+        assert_eq!(of(spec.clone()), (2100, 4096));
+        let mut spec = spec;
+        spec["resources"] = serde_json::json!({"requests": {"cpu": "3"}});
+        spec["overhead"] = serde_json::json!({"cpu": "1m"});
+        assert_eq!(of(spec), (3001, 4096));
+    }
 
     #[test]
     fn quantities_are_rounded_up_to_thousandths() {
