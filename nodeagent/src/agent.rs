@@ -23,8 +23,10 @@ use crate::objects::Objects;
 use crate::pods::adopt::Legacy;
 use crate::pods::context::Context;
 use crate::pods::dns::Resolver;
+use crate::pods::ledger::Share;
 use crate::pods::observed::Wanted;
 use crate::pods::quantity::thousandths;
+use crate::pods::shares::Shares;
 use crate::pods::worker::{self, Handle};
 use crate::probes::action::Prober;
 use crate::runtime::{Dns, Runtime};
@@ -167,8 +169,16 @@ fn context(
 ) -> Context {
     let config = identity.config.clone();
     let own = std::fs::read_to_string(&config.resolv_conf).unwrap_or_default();
-    let allocatable = identity.allocatable();
+    let allocatable: BTreeMap<String, i128> = identity
+        .allocatable()
+        .into_iter()
+        .filter_map(|(k, v)| Some((k, thousandths(&v)?)))
+        .collect();
+    let amount = |name: &str, unit| {
+        allocatable.get(name).and_then(|a| u64::try_from(a / unit).ok()).unwrap_or(u64::MAX)
+    };
     Context {
+        shares: Shares::new(Share { cpu: amount("cpu", 1), memory: amount("memory", 1000) }),
         resolver: Resolver {
             cluster_dns: config.cluster_dns.iter().map(ToString::to_string).collect(),
             cluster_domain: config.cluster_domain.clone(),
@@ -178,10 +188,7 @@ fn context(
         recorder: Recorder::start(client.clone(), config.node_name.clone()),
         places: Places { disk: config.root_dir.clone(), memory: config.run_dir.clone() },
         host_ips: identity.ips.clone(),
-        allocatable: allocatable
-            .into_iter()
-            .filter_map(|(k, v)| Some((k, thousandths(&v)?)))
-            .collect(),
+        allocatable,
         memory_capacity: identity.machine.memory,
         privileged: nix::unistd::geteuid().is_root(),
         metrics: Arc::new(Metrics::default()),
@@ -313,6 +320,7 @@ async fn run_pods(ctx: Arc<Context>, pods: Pods) {
                     }
                 }
                 if std::mem::take(&mut first) {
+                    ctx.shares.complete();
                     let orphans = std::mem::take(&mut legacies);
                     let traces = std::mem::take(&mut traces).without(&present);
                     tokio::spawn(remove_leftovers(ctx.clone(), orphans, traces));

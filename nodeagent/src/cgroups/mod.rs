@@ -111,6 +111,22 @@ impl Cgroups {
         Ok(())
     }
 
+    /// Sets the limits of an existing group of a pod.
+    ///
+    /// The group of a container that has ended stays until the container is forgotten. v1 refuses a CPU quota below
+    /// those of the groups in it, so theirs are lifted: nothing runs there any more.
+    pub(crate) fn limit_pod(&self, path: &str, resources: &Resources) -> io::Result<()> {
+        if let Some(pod) = self.v1_folder("cpu", path) {
+            for group in fs::read_dir(pod)?.flatten().map(|entry| entry.path()) {
+                let ended = fs::read_to_string(group.join("cgroup.procs"));
+                if ended.is_ok_and(|processes| processes.is_empty()) {
+                    write_if_there(&group.join("cpu.cfs_quota_us"), "-1")?;
+                }
+            }
+        }
+        self.limit(path, resources)
+    }
+
     /// Removes a group and the groups below it, killing what still runs there.
     pub(crate) fn remove(&self, path: &str) -> io::Result<()> {
         for root in self.roots() {

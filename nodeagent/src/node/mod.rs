@@ -38,6 +38,10 @@ const RETRY: Duration = Duration::from_millis(100);
 const IMAGES_MAX: usize = 50;
 /// Namespace of the nodes' Leases.
 const LEASES: &str = "kube-node-lease";
+/// What pods may use here that older node agents cannot do.
+///
+/// Source: KEP-5328.
+const FEATURES: [&str; 1] = ["InPlacePodVerticalScalingInitContainers"];
 /// The Kubernetes version whose behaviour the agent has.
 pub const VERSION: &str = concat!("v1.36.2+improv.", env!("CARGO_PKG_VERSION"));
 
@@ -278,6 +282,7 @@ fn status(
     };
     NodeStatus {
         addresses: Some(addresses),
+        declared_features: Some(FEATURES.map(str::to_owned).to_vec()),
         capacity: Some(quantities(identity.capacity())),
         allocatable: Some(quantities(identity.allocatable())),
         conditions: Some(vec![

@@ -1,15 +1,19 @@
 //! Pods that ran before the agent did: the runtime remembers them, by labels.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::ContainerStatus as ApiStatus;
+use k8s_openapi::api::core::v1::{
+    ContainerStatus as ApiStatus, PodCondition, ResourceRequirements,
+};
 use k8s_openapi::jiff::Timestamp;
 
+use super::allotment::{Allotment, overlay};
 use super::observed::{
-    Attempt, AttemptState, Exit, Observed, RestartPolicy, Sandbox, Seen, Verdicts,
+    Asked, Attempt, AttemptState, Exit, Observed, RestartPolicy, Sandbox, Seen, Verdicts, Wanted,
 };
-use super::spec::{LABEL_CRASHES, LABEL_IMAGE, LABEL_IMAGE_ID};
-use super::status::ID_SCHEME;
+use super::spec::{LABEL_CRASHES, LABEL_IMAGE, LABEL_IMAGE_ID, LABEL_RESOURCES};
+use super::status::{ID_SCHEME, RESIZE_IN_PROGRESS, RESIZE_PENDING};
 use crate::runtime::{self, ContainerState, ContainerStatus};
 
 /// What the runtime has of one pod.
@@ -29,6 +33,7 @@ impl Legacy {
             let ips: Vec<_> = sandbox.ips.iter().map(ToString::to_string).collect();
             o.pod_ips = if ips.is_empty() { o.host_ips.clone() } else { ips.clone() };
             o.sandbox = Sandbox::Ready { id: sandbox.pod.uid.clone(), ips };
+            o.limits = None; // A resize may have been cut off.
         }
         let mut by_name: BTreeMap<&str, Vec<&ContainerStatus>> = BTreeMap::new();
         for container in &self.containers {
@@ -40,13 +45,41 @@ impl Legacy {
         for (name, mut attempts) in by_name {
             attempts.sort_by_key(|c| c.attempt);
             let known = api_status(o, name);
-            let mut seen = seen_from(&attempts, known.as_ref());
+            let wanted = o.wanted.container(name).and_then(|c| c.spec.resources.clone());
+            let mut seen = seen_from(&attempts, known.as_ref(), wanted.unwrap_or_default());
             if whole.is_none() {
                 lose(&mut seen, o.wanted.restart);
             }
             o.containers.insert(name.to_owned(), seen);
         }
+        recall_allotment(o);
     }
+}
+
+/// What containers have is what the node had allotted. If the API asks for something else, it is asked for again.
+fn recall_allotment(o: &mut Observed) {
+    let asked = Allotment::of(&o.wanted.pod);
+    let mut allotted = asked.clone();
+    let condition = |type_: &str| -> Option<PodCondition> {
+        let conditions = o.wanted.pod.status.as_ref()?.conditions.iter().flatten();
+        conditions.clone().find(|c| c.type_ == type_).cloned()
+    };
+    let begun = condition(RESIZE_IN_PROGRESS).and_then(|c| c.observed_generation);
+    let pending = condition(RESIZE_PENDING).is_some();
+    for (name, own) in &mut allotted.containers {
+        let seen = o.seen(name);
+        // One that has ended was not changed, but what it had is still allotted while others are asked for.
+        let attempt = seen.current.as_ref().or(seen.last.as_ref());
+        if let Some(attempt) = attempt.filter(|_| pending || seen.is_running()) {
+            *own = overlay(own, &attempt.resources);
+        }
+    }
+    o.resizing.generation = begun;
+    if asked.agrees_with(&allotted) {
+        return;
+    }
+    o.wanted = Arc::new(Wanted::new(Arc::new(allotted.put_into(&o.wanted.pod))));
+    o.asked = Some(Asked { allotment: asked, answer: None });
 }
 
 fn api_status(o: &Observed, name: &str) -> Option<ApiStatus> {
@@ -59,7 +92,11 @@ fn api_status(o: &Observed, name: &str) -> Option<ApiStatus> {
     all.into_iter().flatten().flatten().find(|s| s.name == name).cloned()
 }
 
-fn seen_from(attempts: &[&ContainerStatus], known: Option<&ApiStatus>) -> Seen {
+fn seen_from(
+    attempts: &[&ContainerStatus],
+    known: Option<&ApiStatus>,
+    wanted: ResourceRequirements,
+) -> Seen {
     let Some(newest) = attempts.last() else { return Seen::default() };
     let label = |name: &str| newest.labels.get(name).cloned().unwrap_or_default();
     let before: u32 = label(LABEL_CRASHES).parse().unwrap_or(0);
@@ -67,8 +104,8 @@ fn seen_from(attempts: &[&ContainerStatus], known: Option<&ApiStatus>) -> Seen {
     let same =
         known.filter(|k| k.container_id.as_deref() == Some(&format!("{ID_SCHEME}{}", newest.id)));
     Seen {
-        current: Some(attempt_from(newest)),
-        last: attempts.iter().rev().nth(1).map(|c| attempt_from(c)),
+        current: Some(attempt_from(newest, &wanted)),
+        last: attempts.iter().rev().nth(1).map(|c| attempt_from(c, &wanted)),
         attempts: newest.attempt + 1,
         crashes: before + u32::from(ended),
         verdicts: Verdicts {
@@ -80,12 +117,14 @@ fn seen_from(attempts: &[&ContainerStatus], known: Option<&ApiStatus>) -> Seen {
     }
 }
 
-fn attempt_from(container: &ContainerStatus) -> Attempt {
+fn attempt_from(container: &ContainerStatus, wanted: &ResourceRequirements) -> Attempt {
     let label = |name: &str| container.labels.get(name).cloned().unwrap_or_default();
     Attempt {
         id: container.id.0.clone(),
         image: label(LABEL_IMAGE),
         image_id: label(LABEL_IMAGE_ID),
+        // One from before this label has what the pod wants: it could not change.
+        resources: serde_json::from_str(&label(LABEL_RESOURCES)).unwrap_or_else(|_| wanted.clone()),
         state: match &container.state {
             // A postStart hook that was cut off is not run again.
             ContainerState::Running { started_at } => {
@@ -150,7 +189,7 @@ mod tests {
 
     use super::*;
     use crate::pods::observed::Wanted;
-    use crate::pods::plan::plan;
+    use crate::pods::plan::{Step, plan};
 
     fn container(name: &str, attempt: u32, state: ContainerState) -> ContainerStatus {
         ContainerStatus {
@@ -208,7 +247,27 @@ mod tests {
         assert_eq!(seen.current.as_ref().map(|a| a.id.as_str()), Some("a-2"));
         assert_eq!(seen.last.as_ref().and_then(|a| a.exit()).map(|e| e.code), Some(3));
         assert_eq!((seen.attempts, o.pod_ips.first().map(String::as_str)), (3, Some("10.1.0.2")));
-        assert_eq!(format!("{:?}", plan(&o)), "[MountVolumes]");
+        assert!(
+            matches!(&plan(&o)[..], [Step::MountVolumes, Step::Resize(r)] if r.changes.is_empty())
+        );
+    }
+
+    #[test]
+    fn other_resources_than_those_set_are_asked_for() {
+        let mut had = container("a", 0, running());
+        let set = r#"{"requests":{"cpu":"1"}}"#.to_owned();
+        had.labels.insert(LABEL_RESOURCES.to_owned(), set);
+        let o = adopt(true, vec![had.clone()]);
+        let cpu = |o: &Observed| {
+            let resources = o.wanted.container("a").and_then(|c| c.spec.resources.clone());
+            resources.and_then(|r| r.requests?.remove("cpu")).map(|q| q.0)
+        };
+        assert_eq!((cpu(&o).as_deref(), o.asked.is_some()), (Some("1"), true));
+        assert_eq!(plan(&o)[0], Step::Allot);
+        // One that has ended takes what is wanted when it starts again.
+        had.state = exited(1);
+        let o = adopt(true, vec![had]);
+        assert_eq!((cpu(&o), o.asked), (None, None));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use kube::runtime::reflector::Store;
 
 use super::dns::Resolver;
 use super::env::Facts;
+use super::shares::Shares;
 use crate::config::Config;
 use crate::events::Recorder;
 use crate::objects::Objects;
@@ -41,6 +42,8 @@ pub struct Context {
     pub host_ips: Vec<String>,
     /// What pods may use, in thousandths, by name.
     pub allocatable: BTreeMap<String, i128>,
+    /// Who holds how much of it.
+    pub shares: Shares,
     /// The node's memory in bytes.
     pub memory_capacity: u64,
     /// Whether the process may mount.

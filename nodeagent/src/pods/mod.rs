@@ -10,6 +10,7 @@ pub mod observed;
 pub mod plan;
 pub mod quantity;
 mod report;
+pub mod shares;
 pub mod spec;
 pub mod status;
 mod steps;

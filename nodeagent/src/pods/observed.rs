@@ -2,12 +2,21 @@
 //!
 //! Nothing here talks to anything. `Wanted` makes the pod's defaults explicit once, so that no rule needs an `unwrap`; `Observed` is what the worker knows about it now.
 
+mod resizing;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Container, ContainerRestartRule, EphemeralContainer, Pod};
+use k8s_openapi::api::core::v1::{
+    Container, ContainerRestartRule, EphemeralContainer, Pod, ResourceRequirements,
+};
 use k8s_openapi::jiff::Timestamp;
+
+pub use resizing::{Asked, Refusal, Resizing};
+
+use super::quantity::pod_resources;
+use crate::runtime::Resources;
 
 /// `terminationGracePeriodSeconds` when a pod has none.
 ///
@@ -263,7 +272,7 @@ pub struct Exit {
 }
 
 /// One container in the runtime.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Attempt {
     /// The runtime's id, without scheme.
     pub id: String,
@@ -271,6 +280,8 @@ pub struct Attempt {
     pub image: String,
     /// The image's name and digest as the runtime resolved them.
     pub image_id: String,
+    /// The resources that its cgroup has.
+    pub resources: ResourceRequirements,
     /// Running, or ended.
     pub state: AttemptState,
 }
@@ -379,6 +390,9 @@ pub struct Seen {
     pub verdicts: Verdicts,
     /// What is being done.
     pub busy: Option<Busy>,
+    /// The current attempt ends, or has ended, to make room for one as the pod wants it: that is no crash, and no
+    /// policy holds the next one back.
+    pub replaced: bool,
 }
 
 impl Seen {
@@ -473,8 +487,14 @@ pub enum Farewell {
 pub struct Observed {
     /// The clock at this decision.
     pub now: Timestamp,
-    /// What the API wants.
+    /// What the API wants, with the resources that the node has allotted.
     pub wanted: Arc<Wanted>,
+    /// Other resources that the API asks for.
+    pub asked: Option<Asked>,
+    /// How far the last resize is.
+    pub resizing: Resizing,
+    /// The limits of the pod's cgroup; `None` if nobody knows.
+    pub limits: Option<Resources>,
     /// The API no longer has the pod (or has another one of that name).
     pub orphaned: bool,
     /// When the node first saw the pod: `status.startTime`.
@@ -506,6 +526,9 @@ impl Observed {
         let names = wanted.containers.iter().map(|c| (c.name.clone(), Seen::default()));
         Self {
             now,
+            asked: None,
+            resizing: Resizing::default(),
+            limits: Some(pod_resources(&wanted.pod)),
             orphaned: false,
             start_time,
             sandbox: Sandbox::Absent,

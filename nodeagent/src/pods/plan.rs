@@ -2,9 +2,13 @@
 //!
 //! The worker calls [`plan`] after every change, carries the steps out and comes back; what is under way is part of [`Observed`], so nothing is asked for twice.
 
+mod resize;
+
 use std::time::Duration;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
+
+pub use resize::{Bound, Change, Resize};
 
 use super::observed::{
     AttemptState, Failure, Farewell, Image, Observed, Role, Sandbox, Seen, Volumes, WantedContainer,
@@ -23,7 +27,7 @@ pub const STABLE_RUN: Duration = Duration::from_secs(600);
 pub const FAILED_REMOVAL: &str = "FailedRemoval";
 
 /// One thing to do. A step leaves no choice to whoever carries it out.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Step {
     /// Set up all volumes.
     MountVolumes,
@@ -49,7 +53,13 @@ pub enum Step {
         message: String,
         /// Time for preStop and the stop signal together.
         grace: Duration,
+        /// Another attempt takes its place at once, whatever its policy.
+        replaced: bool,
     },
+    /// Ask the node for the resources that the API wants.
+    Allot,
+    /// Change limits of the pod and of running containers.
+    Resize(Resize),
     /// Forget the ended containers in the runtime; logs stay.
     RemoveRecords,
     /// Take network and namespaces away.
@@ -79,6 +89,9 @@ pub fn plan(o: &Observed) -> Vec<Step> {
         return wind_down(o);
     }
     let mut steps = Vec::new();
+    if o.asked.as_ref().is_some_and(|asked| asked.answer.is_none()) {
+        steps.push(Step::Allot);
+    }
     match &o.volumes {
         Volumes::Absent => steps.push(Step::MountVolumes),
         Volumes::Failed(f) if is_due(o, f) => steps.push(Step::MountVolumes),
@@ -95,7 +108,15 @@ pub fn plan(o: &Observed) -> Vec<Step> {
     for container in &o.wanted.containers {
         steps.extend(replace(o, container));
     }
+    steps.extend(resize::resize(o).map(Step::Resize));
     steps
+}
+
+/// Whether a resize is not all done: a condition says so.
+pub fn is_resizing(o: &Observed) -> bool {
+    // A pod whose limits a new agent writes again is not resized.
+    let busy = o.resizing.busy && o.resizing.generation.is_some();
+    busy || o.resizing.failure.is_some() || resize::is_unfinished(o)
 }
 
 /// When [`plan`] has to be asked again though nothing reports: the end of a back-off or deadline.
@@ -112,6 +133,7 @@ pub fn recheck_at(o: &Observed) -> Option<Timestamp> {
         times.extend(seen.pull_failure.iter().chain(&seen.start_failure).map(|f| f.retry_at));
         times.extend(restart_at(container, seen));
     }
+    times.extend(o.resizing.failure.as_ref().map(|f| f.retry_at));
     times.extend(o.wanted.active_deadline.map(|d| after(o.start_time, d)));
     times.into_iter().filter(|t| *t > o.now).min()
 }
@@ -140,7 +162,7 @@ pub fn conclusion(o: &Observed) -> Option<Conclusion> {
     }
     let init_failed = o
         .of_role(Role::Init)
-        .any(|(c, seen)| seen.exit().is_some_and(|e| e.code != 0 && !c.restarts_after(e.code)));
+        .any(|(c, seen)| seen.exit().is_some_and(|e| e.code != 0 && !restarts(c, seen, e.code)));
     let none = Conclusion { succeeded: false, reason: None, message: None };
     if init_failed && !mains_begun(o) {
         return Some(none);
@@ -150,7 +172,7 @@ pub fn conclusion(o: &Observed) -> Option<Conclusion> {
     mains.peek()?;
     for (container, seen) in mains {
         let exit = seen.exit()?;
-        if container.restarts_after(exit.code) {
+        if restarts(container, seen, exit.code) {
             return None;
         }
         succeeded &= exit.code == 0;
@@ -176,9 +198,12 @@ pub fn pull_backoff(tries: u32) -> Duration {
 /// When an ended container is started again; `None` if it runs, or stays ended.
 pub fn restart_at(container: &WantedContainer, seen: &Seen) -> Option<Timestamp> {
     let exit = seen.exit()?;
-    container
-        .restarts_after(exit.code)
-        .then(|| after(exit.finished_at, crash_backoff(seen.crashes)))
+    let wait = if seen.replaced { Duration::ZERO } else { crash_backoff(seen.crashes) };
+    restarts(container, seen, exit.code).then(|| after(exit.finished_at, wait))
+}
+
+fn restarts(container: &WantedContainer, seen: &Seen, exit_code: i32) -> bool {
+    seen.replaced || container.restarts_after(exit_code)
 }
 
 /// `time` + `wait`.
@@ -256,13 +281,17 @@ fn bring_up(o: &Observed, container: &WantedContainer) -> Option<Step> {
         let due = seen.pull_failure.as_ref().is_none_or(|f| is_due(o, f));
         return due.then(|| Step::Pull { container: container.name.clone() });
     }
-    let ground = matches!(o.sandbox, Sandbox::Ready { .. }) && o.volumes == Volumes::Ready;
+    let ground = matches!(o.sandbox, Sandbox::Ready { .. })
+        && o.volumes == Volumes::Ready
+        && resize::has_room(o);
     let due = seen.start_failure.as_ref().is_none_or(|f| is_due(o, f));
     (ground && due)
         .then(|| Step::Start { container: container.name.clone(), attempt: seen.attempts })
 }
 
-/// Ends an attempt that a probe has given up, or whose image the pod no longer wants.
+/// Ends an attempt that a probe has given up, whose image the pod no longer wants, or that cannot be resized.
+///
+/// Source of the messages: upstream `pkg/kubelet/kuberuntime/kuberuntime_manager.go`.
 fn replace(o: &Observed, container: &WantedContainer) -> Option<Step> {
     let seen = o.seen(&container.name);
     if seen.busy.is_some() || !seen.is_running() {
@@ -274,14 +303,18 @@ fn replace(o: &Observed, container: &WantedContainer) -> Option<Step> {
             container: name.clone(),
             message: doom.message.clone(),
             grace: doom.grace.unwrap_or(o.wanted.grace),
+            replaced: false,
         });
     }
-    let image = &seen.current.as_ref()?.image;
-    (container.spec.image.as_ref().is_some_and(|wanted| wanted != image)).then(|| Step::Kill {
-        container: name.clone(),
-        message: format!("Container {name} definition changed, will be restarted"),
-        grace: o.wanted.grace,
-    })
+    let attempt = seen.current.as_ref()?;
+    let message = if container.spec.image.as_ref().is_some_and(|wanted| *wanted != attempt.image) {
+        format!("Container {name} definition changed, will be restarted")
+    } else if resize::needs_restart(container, attempt) {
+        format!("Container {name} resize requires restart")
+    } else {
+        return None;
+    };
+    Some(Step::Kill { container: name.clone(), message, grace: o.wanted.grace, replaced: true })
 }
 
 /// The way out: containers (sidecars last, in reverse), the final status, then all the rest.
@@ -333,6 +366,7 @@ fn kills(o: &Observed) -> Vec<Step> {
         container: container.name.clone(),
         message: format!("Stopping container {}", container.name),
         grace,
+        replaced: false,
     };
     let first: Vec<_> = o
         .wanted

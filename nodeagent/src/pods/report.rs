@@ -11,6 +11,7 @@ use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
 use super::context::Context;
+use super::status::{RESIZE_IN_PROGRESS, RESIZE_PENDING};
 use super::worker::Message;
 
 /// First wait before a patch is sent again; it doubles.
@@ -87,5 +88,31 @@ fn patch(uid: &str, status: &PodStatus) -> Value {
     for condition in status["conditions"].as_array_mut().into_iter().flatten() {
         absent_is_null(condition);
     }
+    if let Some(conditions) = status["conditions"].as_array_mut() {
+        for passing in [RESIZE_PENDING, RESIZE_IN_PROGRESS] {
+            if !conditions.iter().any(|c| c["type"] == passing) {
+                conditions.push(serde_json::json!({"$patch": "delete", "type": passing}));
+            }
+        }
+    }
     serde_json::json!({"metadata": {"uid": uid}, "status": status})
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::PodCondition;
+
+    use super::*;
+
+    #[test]
+    fn what_is_over_is_taken_away() {
+        let condition = |type_: &str| PodCondition { type_: type_.into(), ..Default::default() };
+        let conditions = Some(vec![condition("Ready"), condition(RESIZE_PENDING)]);
+        let patch = patch("u", &PodStatus { conditions, ..PodStatus::default() });
+        let conditions = &patch["status"]["conditions"];
+        assert_eq!(conditions[0]["reason"], Value::Null);
+        assert_eq!(conditions[1]["$patch"], Value::Null);
+        let gone = serde_json::json!({"$patch": "delete", "type": RESIZE_IN_PROGRESS});
+        assert_eq!(conditions[2], gone);
+    }
 }

@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSecurityContext, SeccompProfile};
+use k8s_openapi::api::core::v1::{
+    Container, Pod, PodSecurityContext, ResourceRequirements, SeccompProfile,
+};
 
+use super::allotment::overlay;
 use super::dns::{Resolver, pod_dns, pod_hostname};
 use super::env::expand;
 use super::observed::Wanted;
@@ -21,6 +24,9 @@ pub const LABEL_IMAGE: &str = "improv.dev/image";
 pub const LABEL_CRASHES: &str = "improv.dev/crashes";
 /// Label with `name@digest` of the image.
 pub const LABEL_IMAGE_ID: &str = "improv.dev/image-id";
+
+/// Label with the requests and limits of CPU and memory, to notice a change of them.
+pub const LABEL_RESOURCES: &str = "improv.dev/resources";
 
 /// What the containers of a pod share.
 pub fn sandbox_spec(wanted: &Wanted, resolver: &Resolver) -> SandboxSpec {
@@ -59,6 +65,12 @@ pub fn identity(wanted: &Wanted) -> PodIdentity {
         name: wanted.name.clone(),
         uid: wanted.uid.clone(),
     }
+}
+
+/// The label with a container's resources.
+pub fn resources_label(resources: &ResourceRequirements) -> (String, String) {
+    let own = overlay(&ResourceRequirements::default(), resources);
+    (LABEL_RESOURCES.to_owned(), serde_json::json!(own).to_string())
 }
 
 fn host_ports(wanted: &Wanted) -> Vec<HostPort> {

@@ -6,19 +6,26 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
     ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
-    ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus, VolumeMount, VolumeMountStatus,
+    ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus, ResourceRequirements,
+    VolumeMount, VolumeMountStatus,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
+use super::allotment::overlay;
 use super::observed::{
-    Attempt, AttemptState, Exit, Observed, Role, Sandbox, Seen, WantedContainer,
+    Asked, Attempt, AttemptState, Exit, Observed, Refusal, Role, Sandbox, Seen, WantedContainer,
 };
-use super::plan::{conclusion, crash_backoff, initialized, restart_at};
+use super::plan::{conclusion, crash_backoff, initialized, is_resizing, restart_at};
 
 /// Prefix of container ids in the API.
 pub const ID_SCHEME: &str = "containerd://";
+
+/// Condition of a pod whose resize is not allotted.
+pub const RESIZE_PENDING: &str = "PodResizePending";
+/// Condition of a pod whose resize is allotted, but not all done.
+pub const RESIZE_IN_PROGRESS: &str = "PodResizeInProgress";
 
 /// The status to report; `previous` is the last one, for transition times.
 pub fn status(o: &Observed, previous: &PodStatus) -> PodStatus {
@@ -117,7 +124,43 @@ fn conditions(o: &Observed, phase: &str, previous: &PodStatus) -> Vec<PodConditi
     ]
     .into_iter()
     .map(|(type_, outcome)| condition(o, previous, type_, outcome))
+    .chain(resize_conditions(o, previous).filter(|_| !done && !failed))
     .collect()
+}
+
+/// What is to be said of a resize; nothing, when there is none.
+///
+/// Source: KEP-1287.
+fn resize_conditions(o: &Observed, previous: &PodStatus) -> impl Iterator<Item = PodCondition> {
+    let old = |type_: &str| previous.conditions.iter().flatten().find(|c| c.type_ == type_);
+    let condition = |type_: &str, reason: Option<&str>, message: Option<&str>, generation| {
+        let same = old(type_).filter(|c| c.reason.as_deref() == reason);
+        PodCondition {
+            type_: type_.to_owned(),
+            status: "True".to_owned(),
+            reason: reason.map(str::to_owned),
+            message: message.map(str::to_owned),
+            observed_generation: generation,
+            last_transition_time: same
+                .and_then(|c| c.last_transition_time.clone())
+                .or(Some(Time(o.now))),
+            last_probe_time: None,
+        }
+    };
+    let pending = match &o.asked {
+        Some(Asked { answer: Some(Refusal::Deferred { message, generation }), .. }) => {
+            Some(condition(RESIZE_PENDING, Some("Deferred"), Some(message), *generation))
+        }
+        Some(_) => old(RESIZE_PENDING).cloned(), // The judgement from before stands until the next one.
+        None => None,
+    };
+    let failure = o.resizing.failure.as_ref();
+    let generation = o.resizing.generation.or(o.wanted.pod.metadata.generation);
+    let progress = is_resizing(o).then(|| {
+        let message = failure.map(|f| f.message.as_str());
+        condition(RESIZE_IN_PROGRESS, failure.map(|_| "Error"), message, generation)
+    });
+    pending.into_iter().chain(progress)
 }
 
 type Outcome = Result<Option<&'static str>, (&'static str, Option<String>)>;
@@ -225,13 +268,20 @@ fn container_status(
         last_state: Some(
             last.as_ref().filter(|a| a.exit().is_some()).map(attempt_state).unwrap_or_default(),
         ),
-        resources: shown.and(container.spec.resources.clone()),
+        resources: resources(container, seen),
         allocated_resources: shown
             .and(container.spec.resources.as_ref())
             .and_then(|r| r.requests.clone()),
         volume_mounts: shown.and(container.spec.volume_mounts.as_ref()).map(|m| mounts(m)),
         ..ContainerStatus::default()
     }
+}
+
+/// What a running container has; what another one will have.
+fn resources(container: &WantedContainer, seen: &Seen) -> Option<ResourceRequirements> {
+    let attempt = seen.current.as_ref()?;
+    let allotted = container.spec.resources.as_ref()?;
+    Some(if seen.is_running() { overlay(allotted, &attempt.resources) } else { allotted.clone() })
 }
 
 fn mounts(list: &[VolumeMount]) -> Vec<VolumeMountStatus> {

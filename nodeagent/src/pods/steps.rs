@@ -2,6 +2,7 @@
 
 mod end;
 mod pull;
+mod resize;
 mod start;
 
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ use crate::runtime::ContainerId;
 
 pub(super) use end::{kill, wait};
 pub(super) use pull::{PullError, pull};
+pub(super) use resize::{Resized, resize};
 pub(super) use start::{Start, StartError, start};
 
 /// Longest that a command of a hook may run when nothing else bounds it.

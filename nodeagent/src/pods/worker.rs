@@ -4,6 +4,7 @@
 
 mod begin;
 mod news;
+mod resize;
 mod show;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ pub use show::{Handle, View};
 
 use super::adopt::Legacy;
 use super::context::Context;
+use super::ledger::Share;
 use super::observed::{Farewell, Observed, Seen, Wanted};
 use super::plan::{self, Step, plan, recheck_at};
 use super::report::{self, Numbered};
@@ -44,7 +46,7 @@ pub fn start(
     }
     let (statuses, outbox) = watch::channel(Numbered::default());
     let sent = observed.wanted.pod.status.clone().unwrap_or_default();
-    let worker = Worker {
+    let mut worker = Worker {
         born: Instant::now(),
         up: legacy.is_some(),
         ctx,
@@ -63,7 +65,10 @@ pub fn start(
         mount_tries: 0,
         sandbox_tries: 0,
         stale: None,
+        share: None,
+        asks: false,
     };
+    worker.account();
     (handle, worker.run(outbox))
 }
 
@@ -93,6 +98,10 @@ struct Worker {
     sandbox_tries: u32,
     /// Waits for changes of what volumes are made of.
     stale: Option<AbortHandle>,
+    /// What the node's ledger has of the pod.
+    share: Option<Share>,
+    /// The pod has asked for resources that are not allotted.
+    asks: bool,
 }
 
 impl Worker {
@@ -112,11 +121,16 @@ impl Worker {
             self.observed.now = Timestamp::now();
             let steps = plan(&self.observed);
             let over = steps.contains(&Step::Forget);
+            let again = steps.contains(&Step::Allot);
             for step in steps {
                 self.begin(step);
             }
             if over || self.observed.farewell == Farewell::Done {
                 break;
+            }
+            self.account();
+            if again {
+                continue; // What was allotted is applied before it is reported.
             }
             self.report();
             if self.settle() {
@@ -138,6 +152,7 @@ impl Worker {
             }
         }
         self.forget();
+        self.ctx.shares.hold(&self.observed.wanted.uid, None);
         self.ctx.metrics.pods.fetch_sub(1, Ordering::Relaxed);
     }
 

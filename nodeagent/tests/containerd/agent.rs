@@ -12,15 +12,15 @@ use nodeagent::{Agent, Config};
 use crate::world::{IMAGE, World, free_port};
 
 /// A cluster of one node without any controller.
-struct Cluster {
-    world: World,
+pub(crate) struct Cluster {
+    pub(crate) world: World,
     server: TestServer,
     agent: Option<Agent>,
     kubeconfig: std::path::PathBuf,
 }
 
 impl Cluster {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let _ = tracing_subscriber::fmt()
             .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
             .with_test_writer()
@@ -59,7 +59,7 @@ impl Cluster {
     }
 
     /// Ends the agent as a kill would, and starts another one.
-    async fn restart_agent(&mut self) {
+    pub(crate) async fn restart_agent(&mut self) {
         self.agent.take().unwrap().stop().await;
         let runtime = Containerd::start(self.world.options.clone()).await.unwrap();
         self.agent = Some(self.agent(runtime).await);
@@ -85,7 +85,7 @@ impl Cluster {
     }
 
     /// What kubectl prints; it must succeed.
-    async fn kubectl(&self, arguments: &str) -> String {
+    pub(crate) async fn kubectl(&self, arguments: &str) -> String {
         self.kubectl_with(arguments, "").await
     }
 
@@ -96,11 +96,11 @@ impl Cluster {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    async fn apply(&self, yaml: &str) {
+    pub(crate) async fn apply(&self, yaml: &str) {
         self.kubectl_with("create -f -", yaml).await;
     }
 
-    async fn until(&self, what: &str, arguments: &str, expected: &str) -> String {
+    pub(crate) async fn until(&self, what: &str, arguments: &str, expected: &str) -> String {
         let begin = Instant::now();
         let mut last;
         loop {
@@ -114,13 +114,14 @@ impl Cluster {
         }
     }
 
-    async fn end(mut self) {
+    pub(crate) async fn end(mut self) {
         self.agent.take().unwrap().stop().await;
         self.world.end().await;
     }
 }
 
-fn pod(name: &str, script: &str, more: &str) -> String {
+/// A pod with one container; `more` goes on with its fields.
+pub(crate) fn pod(name: &str, script: &str, more: &str) -> String {
     format!(
         r#"
 apiVersion: v1

@@ -7,6 +7,7 @@ mod images;
 mod life;
 mod network;
 mod recovery;
+mod resize;
 mod rights;
 mod streams;
 mod world;

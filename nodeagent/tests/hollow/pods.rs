@@ -188,3 +188,41 @@ async fn many_pods_come_up_together() {
     }
     println!("50 pods ready after {:?}", begin.elapsed());
 }
+
+#[tokio::test]
+async fn a_resize_waits_for_room() {
+    let world = World::new().await;
+    let node = world.node().await;
+    let cpus: u64 = node.status.unwrap().allocatable.unwrap()["cpu"].0.parse().unwrap();
+    let sized = |name: &str, millis: u64| {
+        let list = json!({"cpu": format!("{millis}m")});
+        json!({"name": name, "image": "img:1", "resources": {"requests": list}})
+    };
+    world.create("big", json!({"containers": [sized("a", cpus * 1000 - 500)]})).await;
+    world.create("small", json!({"containers": [sized("a", 300)]})).await;
+    world.expect("big", "Running: a running x0 ready").await;
+    world.expect("small", "Running: a running x0 ready").await;
+    let patch = json!({"spec": {"containers": [sized("a", 600)]}});
+    let patch = kube::api::Patch::Strategic(patch);
+    let params = kube::api::PatchParams::default();
+    world.pods().patch_subresource("resize", "small", &params, &patch).await.unwrap();
+    let deferred = world.expect_condition("small", "PodResizePending").await.unwrap();
+    assert_eq!(deferred.reason.as_deref(), Some("Deferred"));
+    let (used, capacity) = (cpus * 1000 - 500, cpus * 1000);
+    let message = format!(
+        "Node didn't have enough resource: cpu, requested: 600, used: {used}, capacity: {capacity}"
+    );
+    assert_eq!((deferred.message, deferred.observed_generation), (Some(message), Some(2)));
+    let own = |pod: k8s_openapi::api::core::v1::Pod| {
+        let status = pod.status.unwrap().container_statuses.unwrap().remove(0);
+        let allocated = status.allocated_resources.unwrap()["cpu"].0.clone();
+        (status.resources.unwrap().requests.unwrap()["cpu"].0.clone(), allocated)
+    };
+    let pair = |cpu: &str| (cpu.to_owned(), cpu.to_owned());
+    assert_eq!(own(world.pods().get("small").await.unwrap()), pair("300m"));
+    world.delete("big").await;
+    world.expect_gone("big").await;
+    world.expect_no_condition("small", "PodResizePending").await;
+    world.expect_no_condition("small", "PodResizeInProgress").await;
+    assert_eq!(own(world.pods().get("small").await.unwrap()), pair("600m"));
+}

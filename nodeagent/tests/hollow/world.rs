@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use apiserver::testing::TestServer;
-use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod, PodCondition, ServiceAccount};
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Client};
 use nodeagent::runtime::hollow;
@@ -122,6 +122,35 @@ impl World {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         panic!("no {reason} event {message:?} among {seen:#?}");
+    }
+
+    /// Waits until a pod has a condition of that type.
+    pub(crate) async fn expect_condition(&self, pod: &str, type_: &str) -> Option<PodCondition> {
+        self.condition(pod, type_, Option::is_some).await
+    }
+
+    /// Waits until a pod has no condition of that type.
+    pub(crate) async fn expect_no_condition(&self, pod: &str, type_: &str) {
+        self.condition(pod, type_, Option::is_none).await;
+    }
+
+    async fn condition(
+        &self,
+        pod: &str,
+        type_: &str,
+        fits: fn(&Option<PodCondition>) -> bool,
+    ) -> Option<PodCondition> {
+        let begin = tokio::time::Instant::now();
+        loop {
+            let status = self.pods().get(pod).await.unwrap().status.unwrap_or_default();
+            let conditions = status.conditions.unwrap_or_default();
+            let found = conditions.into_iter().find(|c| c.type_ == type_);
+            if fits(&found) {
+                return found;
+            }
+            assert!(begin.elapsed() < PATIENCE, "{pod} has {found:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     pub(crate) async fn config_map(&self, name: &str, data: Value) {

@@ -1,9 +1,12 @@
+mod resizes;
+
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use super::*;
 use crate::pods::observed::{Attempt, Busy, Doom, Exit, Wanted};
+use crate::runtime::Resources;
 
 fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + seconds).unwrap()
@@ -27,11 +30,18 @@ fn seen<'a>(o: &'a mut Observed, name: &str) -> &'a mut Seen {
 }
 
 fn runs(o: &mut Observed, name: &str) {
+    let resources = o.wanted.container(name).and_then(|c| c.spec.resources.clone());
+    let resources = resources.unwrap_or_default();
     let seen = seen(o, name);
     seen.attempts += 1;
     let state = AttemptState::Running { started_at: at(0), hooked: true };
-    seen.current =
-        Some(Attempt { id: name.into(), image: "img".into(), image_id: "i".into(), state });
+    seen.current = Some(Attempt {
+        id: name.into(),
+        image: "img".into(),
+        image_id: "i".into(),
+        resources,
+        state,
+    });
 }
 
 fn ended(o: &mut Observed, name: &str, code: i32) {
@@ -52,6 +62,21 @@ fn c(name: &str) -> Value {
     json!({"name": name, "image": "img"})
 }
 
+/// The pod's limits, each container's, and the pod's in the end: CPU request / CPU limit / memory limit.
+fn render_resize(order: &Resize) -> String {
+    let text = |r: &Resources| {
+        let or_none = |n: Option<u64>| n.map_or("-".to_owned(), |n| n.to_string());
+        let cpu = [r.cpu_request, r.cpu_limit].map(|m| or_none(m.map(|m| m.0)));
+        format!("{}/{}/{}", cpu[0], cpu[1], or_none(r.memory_limit.map(|b| b.0)))
+    };
+    let mut words = vec![format!("resize {}", text(&order.raised))];
+    words.extend(order.changes.iter().map(|c| format!("{}:{}", c.container, text(&c.limits))));
+    words.push(text(&order.settled));
+    let name = |b: &Bound| b.container.as_ref().map_or("pod".to_owned(), |(name, _)| name.clone());
+    words.extend(order.bounds.iter().map(|b| format!("{}<{}", name(b), b.limit.0)));
+    words.join(" ")
+}
+
 #[track_caller]
 fn check(o: &Observed, expected: &str) {
     let render = |step: &Step| match step {
@@ -60,6 +85,8 @@ fn check(o: &Observed, expected: &str) {
         Step::Pull { container } => format!("pull {container}"),
         Step::Start { container, attempt } => format!("start {container} {attempt}"),
         Step::Kill { container, grace, .. } => format!("kill {container} {}s", grace.as_secs()),
+        Step::Allot => "allot".to_owned(),
+        Step::Resize(order) => render_resize(order),
         Step::RemoveRecords => "records".to_owned(),
         Step::RemoveSandbox => "no sandbox".to_owned(),
         Step::UnmountVolumes => "unmount".to_owned(),

@@ -21,6 +21,7 @@ fn pod(spec: Value) -> Observed {
 }
 
 fn attempt(o: &mut Observed, name: &str, state: AttemptState) {
+    let resources = o.wanted.container(name).and_then(|c| c.spec.resources.clone());
     let seen = o.containers.get_mut(name).unwrap();
     seen.last = seen.current.take();
     seen.attempts += 1;
@@ -29,6 +30,7 @@ fn attempt(o: &mut Observed, name: &str, state: AttemptState) {
         id: format!("{name}{}", seen.attempts),
         image: "img".into(),
         image_id: "img@sha256:1".into(),
+        resources: resources.unwrap_or_default(),
         state,
     });
 }

@@ -12,7 +12,9 @@ use crate::events::Severity;
 use crate::pods::context::Context;
 use crate::pods::env::{environment, expand, references};
 use crate::pods::observed::{Attempt, AttemptState, Wanted};
-use crate::pods::spec::{LABEL_CRASHES, LABEL_IMAGE, LABEL_IMAGE_ID, Prepared, container_spec};
+use crate::pods::spec::{
+    LABEL_CRASHES, LABEL_IMAGE, LABEL_IMAGE_ID, Prepared, container_spec, resources_label,
+};
 use crate::runtime::hollow::SCRIPT_PREFIX;
 use crate::runtime::{Error, Mount, Propagation};
 use crate::volumes::{PodVolumes, subpath, volumes};
@@ -75,7 +77,7 @@ async fn try_start(
         env,
         attempt: order.attempt,
         log_path: log_path(ctx, wanted, name, order.attempt),
-        labels: labels(wanted, order, &image),
+        labels: labels(wanted, &container.spec, order, &image),
         memory_capacity: ctx.memory_capacity,
         seccomp_root: ctx.config.seccomp_root.clone(),
     };
@@ -94,6 +96,7 @@ async fn try_start(
         id: id.0,
         image,
         image_id: order.image_id.clone(),
+        resources: container.spec.resources.clone().unwrap_or_default(),
         state: AttemptState::Running {
             started_at: Timestamp::now(),
             hooked: !container.has_post_start(),
@@ -110,7 +113,12 @@ fn start_error(error: Error) -> StartError {
     StartError { reason, message: with_causes(&error) }
 }
 
-fn labels(wanted: &Wanted, order: &Start, image: &str) -> BTreeMap<String, String> {
+fn labels(
+    wanted: &Wanted,
+    container: &Container,
+    order: &Start,
+    image: &str,
+) -> BTreeMap<String, String> {
     let scripts = wanted.pod.metadata.annotations.iter().flatten();
     let mut labels: BTreeMap<_, _> = scripts
         .filter(|(key, _)| key.starts_with(SCRIPT_PREFIX))
@@ -119,6 +127,8 @@ fn labels(wanted: &Wanted, order: &Start, image: &str) -> BTreeMap<String, Strin
     labels.insert(LABEL_IMAGE.to_owned(), image.to_owned());
     labels.insert(LABEL_IMAGE_ID.to_owned(), order.image_id.clone());
     labels.insert(LABEL_CRASHES.to_owned(), order.crashes.to_string());
+    let (key, value) = resources_label(&container.resources.clone().unwrap_or_default());
+    labels.insert(key, value);
     labels
 }
 

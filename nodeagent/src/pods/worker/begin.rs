@@ -6,6 +6,7 @@ use super::{Message, Worker};
 use crate::events::Severity;
 use crate::pods::observed::{Busy, Farewell, Image, Sandbox, Volumes};
 use crate::pods::plan::Step;
+use crate::pods::quantity::pod_resources;
 use crate::pods::steps;
 use crate::probes::Kind;
 
@@ -26,6 +27,7 @@ impl Worker {
             }
             Step::CreateSandbox => {
                 self.observed.sandbox = Sandbox::Creating;
+                self.observed.limits = Some(pod_resources(&wanted.pod));
                 self.spawn(async move {
                     Message::Sandboxed(steps::create_sandbox(&ctx, &wanted).await)
                 });
@@ -39,7 +41,12 @@ impl Worker {
                 });
             }
             Step::Start { container, attempt } => self.begin_start(container, attempt),
-            Step::Kill { container, message, grace } => self.begin_kill(&container, message, grace),
+            Step::Kill { container, message, grace, replaced } => {
+                self.seen(&container).replaced = replaced;
+                self.begin_kill(&container, message, grace);
+            }
+            Step::Allot => self.begin_allot(),
+            Step::Resize(order) => self.begin_resize(order),
             Step::RemoveRecords => {
                 self.observed.farewell = Farewell::RemovingRecords;
                 let seen = self.observed.containers.values();

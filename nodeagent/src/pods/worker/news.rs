@@ -51,6 +51,10 @@ pub(in crate::pods) enum Message {
     SandboxRemoved(Result<(), String>),
     /// The volumes are gone.
     Unmounted(Result<(), String>),
+    /// The node has room for the resize that waits.
+    Granted,
+    /// A resize was carried out, as far as it went.
+    Resized(steps::Resized),
     /// The API has deleted the pod.
     Confirmed,
     /// A status was sent.
@@ -91,6 +95,8 @@ impl Worker {
                 tracing::warn!(pod = self.observed.wanted.name, error = why, "volumes not removed");
                 self.observed.volumes = Volumes::Failed(self.failure(plan::FAILED_REMOVAL, why, 3));
             }
+            Message::Granted => self.take_granted(),
+            Message::Resized(done) => self.take_resized(done),
             Message::Confirmed => self.observed.farewell = Farewell::Done,
             Message::Reported { number } => self.taken = self.taken.max(number),
         }
@@ -107,7 +113,7 @@ impl Worker {
         let relabeled = wanted.pod.metadata.labels != self.observed.wanted.pod.metadata.labels
             || wanted.pod.metadata.annotations != self.observed.wanted.pod.metadata.annotations;
         // The final phase that we reported ourselves comes back; it must not change a life that goes on.
-        self.observed.wanted = wanted;
+        self.observed.want(wanted);
         if relabeled && self.observed.volumes == Volumes::Ready {
             self.take_stale();
         }
@@ -252,6 +258,7 @@ impl Worker {
                 let number = seen.attempts;
                 seen.image = Image::Unknown;
                 seen.start_failure = None;
+                seen.replaced = false;
                 seen.verdicts = Verdicts::default();
                 if let Some(outdated) = outdated {
                     self.discard(container, outdated.id, number);
@@ -322,7 +329,9 @@ impl Worker {
             .started_at
             .map_or(Duration::ZERO, |at| exit.finished_at.duration_since(at).unsigned_abs());
         attempt.state = AttemptState::Exited(exit);
-        seen.crashes = if ran >= plan::STABLE_RUN { 1 } else { seen.crashes + 1 };
+        if !seen.replaced {
+            seen.crashes = if ran >= plan::STABLE_RUN { 1 } else { seen.crashes + 1 };
+        }
         seen.verdicts = Verdicts::default();
         if seen.busy == Some(Busy::Killing) {
             seen.busy = None;
@@ -331,7 +340,8 @@ impl Worker {
         self.stop_probes(container);
         let wanted = self.observed.wanted.clone();
         let Some(spec) = wanted.container(container) else { return };
-        let comes_back = plan::restart_at(spec, self.observed.seen(container)).is_some()
+        let comes_back = !self.observed.seen(container).replaced
+            && plan::restart_at(spec, self.observed.seen(container)).is_some()
             && wanted.deletion.is_none()
             && plan::conclusion(&self.observed).is_none();
         if comes_back && crash_backoff(crashes) > Duration::ZERO {

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use super::{Message, Worker};
 use crate::pods::observed::{Role, Wanted};
 use crate::pods::report::Numbered;
-use crate::pods::status::status;
+use crate::pods::status::{RESIZE_IN_PROGRESS, RESIZE_PENDING, status};
 
 /// How others reach a worker.
 #[derive(Clone, Debug)]
@@ -105,8 +105,15 @@ fn same(a: &PodStatus, b: &PodStatus) -> bool {
 
 /// Only what the node owns.
 fn trim(status: &PodStatus) -> PodStatus {
-    let own =
-        ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+    let own = [
+        "PodReadyToStartContainers",
+        "Initialized",
+        "Ready",
+        "ContainersReady",
+        "PodScheduled",
+        RESIZE_PENDING,
+        RESIZE_IN_PROGRESS,
+    ];
     let mut conditions: Vec<_> = status
         .conditions
         .iter()

@@ -215,7 +215,8 @@ impl Inner {
         let not_found = || Error::NotFound { what: "sandbox", name: uid.to_owned() };
         let record = self.sandbox_record(uid)?.ok_or_else(not_found)?;
         let path = self.cgroups.pod_path(record.spec.qos, uid);
-        self.cgroups.limit(&path, resources).map_err(|error| Error::runtime("limit a pod", error))
+        let limited = self.cgroups.limit_pod(&path, resources);
+        limited.map_err(|error| Error::runtime("limit a pod", error))
     }
 }
 
