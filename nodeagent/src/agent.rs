@@ -20,6 +20,7 @@ use crate::metrics::Metrics;
 use crate::node::machine::{Machine, address};
 use crate::node::{self, Identity};
 use crate::objects::Objects;
+use crate::pods::admission;
 use crate::pods::adopt::Legacy;
 use crate::pods::context::Context;
 use crate::pods::dns::Resolver;
@@ -343,9 +344,27 @@ fn apply(
         return None;
     }
     let uid = wanted.uid.clone();
-    let (handle, worker) = worker::start(ctx.clone(), wanted, legacy);
+    let refused = refusal(pods, &wanted, legacy.is_some());
+    let (handle, worker) = worker::start(ctx.clone(), wanted, legacy, refused);
     pods.insert(uid, handle);
     Some(worker)
+}
+
+/// Why a pod that is new here cannot run beside the others; what ran before goes on.
+fn refusal(pods: &Pods, wanted: &Wanted, ran_before: bool) -> Option<(String, String)> {
+    if ran_before || wanted.deletion.is_some() || wanted.is_terminal() {
+        return None;
+    }
+    let here = pods.all().into_iter().filter(|handle| !handle.is_over()).filter_map(|handle| {
+        let view = handle.view();
+        let has_ended = matches!(view.status.phase.as_deref(), Some("Succeeded" | "Failed"));
+        let wanted = view.wanted.as_ref().filter(|_| !has_ended)?;
+        // What is deleted has its ports for as long as its containers run.
+        let runs = view.containers.values().any(|(_, runs)| *runs);
+        (wanted.deletion.is_none() || runs).then(|| wanted.clone())
+    });
+    let others: Vec<Arc<Wanted>> = here.collect();
+    admission::refusal(&wanted.pod, others.iter().map(|other| &*other.pod))
 }
 
 /// What pods had left on the disk before any worker of this agent ran.

@@ -1,5 +1,6 @@
 //! Pods: what is wanted, what is seen, what to do, and what to report.
 
+pub mod admission;
 pub mod adopt;
 pub mod allotment;
 pub mod context;

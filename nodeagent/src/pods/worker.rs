@@ -29,11 +29,12 @@ use super::plan::{self, Step, plan, recheck_at};
 use super::report::{self, Numbered};
 use crate::volumes::PodVolumes;
 
-/// Starts a worker; the future is its whole life.
+/// Starts a worker; the future is its whole life. A pod that is refused, for a reason and with a message, fails.
 pub fn start(
     ctx: Arc<Context>,
     wanted: Arc<Wanted>,
     legacy: Option<Legacy>,
+    refused: Option<(String, String)>,
 ) -> (Handle, impl Future<Output = ()> + Send + 'static) {
     let (mailbox, news) = mpsc::unbounded_channel();
     let (view, seen) = watch::channel(View::default());
@@ -44,6 +45,7 @@ pub fn start(
     if let Some(legacy) = &legacy {
         legacy.apply(&mut observed);
     }
+    observed.verdict = refused;
     let (statuses, outbox) = watch::channel(Numbered::default());
     let sent = observed.wanted.pod.status.clone().unwrap_or_default();
     let mut worker = Worker {

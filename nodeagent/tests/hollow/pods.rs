@@ -68,6 +68,23 @@ async fn init_containers_run_first() {
 }
 
 #[tokio::test]
+async fn a_port_of_the_node_is_one_pods() {
+    let world = World::new().await;
+    let mut container = c("a");
+    container["ports"] = json!([{"containerPort": 80, "hostPort": 8080}]);
+    let spec = json!({"containers": [container]});
+    world.create("first", spec.clone()).await;
+    world.expect("first", "Running: a running x0 ready").await;
+    world.create("second", spec.clone()).await;
+    let status = world.expect("second", "Failed: a ContainerCreating x0").await.status.unwrap();
+    assert_eq!(status.reason.as_deref(), Some("NodePorts"));
+    world.delete("first").await;
+    world.expect_gone("first").await;
+    world.create("third", spec).await;
+    world.expect("third", "Running: a running x0 ready").await;
+}
+
+#[tokio::test]
 async fn a_crashing_container_backs_off() {
     let world = World::new().await;
     let notes = json!({"hollow.improv.dev/exit.a": "3@0.05"});
