@@ -90,12 +90,7 @@ fn resource_names(list: &Value, at: &At<'_>, causes: &mut Causes) {
     }
 }
 
-pub(super) fn conditions(
-    list: &Value,
-    at: &At<'_>,
-    scope: ExpressionScope<'_>,
-    causes: &mut Causes,
-) {
+pub(super) fn conditions(list: &Value, at: &At<'_>, scope: &ExpressionScope, causes: &mut Causes) {
     let conditions = items(list);
     if conditions.len() > CONDITIONS {
         causes.0.push(Cause::too_many(at.to_string(), conditions.len(), CONDITIONS as u64));
@@ -121,7 +116,7 @@ fn expression(
     key: &str,
     missing: &str,
     wanted: &[&str],
-    (at, scope): (&At<'_>, ExpressionScope<'_>),
+    (at, scope): (&At<'_>, &ExpressionScope),
     causes: &mut Causes,
 ) {
     let source = text(holder, key).trim();
@@ -133,8 +128,8 @@ fn expression(
     }
 }
 
-/// What policies of both kinds have in common; answers the names and expressions of their variables.
-fn policy<'p>(spec: &'p Value, at: &At<'_>, causes: &mut Causes) -> Vec<(&'p str, &'p str)> {
+/// What policies of both kinds have in common; answers what their expressions may name.
+fn policy(spec: &Value, at: &At<'_>, causes: &mut Causes) -> ExpressionScope {
     causes.one_of(&at.field("failurePolicy"), &spec["failurePolicy"], &["Fail", "Ignore"]);
     let constraints = &spec["matchConstraints"];
     let constraints_at = at.field("matchConstraints");
@@ -148,25 +143,32 @@ fn policy<'p>(spec: &'p Value, at: &At<'_>, causes: &mut Causes) -> Vec<(&'p str
         param_kind(causes, &at.field("paramKind"), &spec["paramKind"]);
     }
     let has_params = !spec["paramKind"].is_null();
-    let scope = ExpressionScope { has_params, has_authorizer: true, ..ExpressionScope::default() };
-    conditions(&spec["matchConditions"], &at.field("matchConditions"), scope, causes);
-    let variables = items(&spec["variables"]);
-    let names: Vec<(&str, &str)> =
-        variables.iter().map(|v| (text(v, "name"), text(v, "expression"))).collect();
+    let scope = ExpressionScope::new(None).with_params(has_params).with_authorizer();
+    conditions(&spec["matchConditions"], &at.field("matchConditions"), &scope, causes);
+    let mut scope = scope.with_variables();
     let at = at.field("variables");
-    for (n, variable) in variables.iter().enumerate() {
-        let at = at.index(n);
-        if names[n].0.trim().is_empty() {
-            causes.required(&at.field("name"), "name is not specified");
-        } else if !is_identifier(names[n].0) {
-            let detail = "must be a valid CEL identifier";
-            causes.invalid(&at.field("name"), &variable["name"], detail);
-        }
-        let scope = ExpressionScope { variables: Some(&names[..n]), ..scope };
-        let missing = "expression is not specified";
-        expression(variable, "expression", missing, &[], (&at, scope), causes);
+    for (n, variable) in items(&spec["variables"]).iter().enumerate() {
+        self::variable(variable, &at.index(n), &mut scope, causes);
     }
-    names
+    scope
+}
+
+/// A variable of a policy, for the expressions after it.
+fn variable(variable: &Value, at: &At<'_>, scope: &mut ExpressionScope, causes: &mut Causes) {
+    let (name, source) = (text(variable, "name"), text(variable, "expression").trim());
+    if name.trim().is_empty() {
+        causes.required(&at.field("name"), "name is not specified");
+    } else if !is_identifier(name) {
+        let detail = "must be a valid CEL identifier";
+        causes.invalid(&at.field("name"), &variable["name"], detail);
+    }
+    let fault = scope.declare(name, source);
+    let at = at.field("expression");
+    if source.is_empty() {
+        causes.required(&at, "expression is not specified");
+    } else if let Err(fault) = fault {
+        causes.invalid(&at, &source.into(), &fault);
+    }
 }
 
 /// The type of a policy's parameters.
@@ -244,26 +246,20 @@ impl Strategy for ValidatingPolicies {
         if old.is_some_and(|old| old["spec"] == *spec) {
             return causes.0;
         }
-        let variables = policy(spec, &at, &mut causes);
+        let asks = policy(spec, &at, &mut causes);
         if is_empty(&spec["validations"]) && is_empty(&spec["auditAnnotations"]) {
             for field in ["validations", "auditAnnotations"] {
                 let detail = "validations or auditAnnotations must contain at least one item";
                 causes.required(&at.field(field), detail);
             }
         }
-        let asks = ExpressionScope {
-            object: None,
-            variables: Some(&variables),
-            has_params: !spec["paramKind"].is_null(),
-            has_authorizer: true,
-        };
-        let tells = ExpressionScope { has_authorizer: false, ..asks };
+        let tells = asks.clone().without_authorizer();
         let validations = at.field("validations");
         for (n, validation) in items(&spec["validations"]).iter().enumerate() {
             let at = validations.index(n);
             let missing = "expression is not specified";
-            expression(validation, "expression", missing, &["bool"], (&at, asks), &mut causes);
-            message(&mut causes, &at, validation, tells);
+            expression(validation, "expression", missing, &["bool"], (&at, &asks), &mut causes);
+            message(&mut causes, &at, validation, &tells);
             let reasons = ["Forbidden", "Invalid", "RequestEntityTooLarge"];
             causes.one_of(&at.field("reason"), &validation["reason"], &reasons);
         }
@@ -280,7 +276,7 @@ impl Strategy for ValidatingPolicies {
             if known.into_iter().any(|other| text(other, "key") == key) {
                 causes.duplicate(&at.field("key"), &key.into());
             }
-            let place = (&at, tells);
+            let place = (&at, &tells);
             let (missing, wanted) = ("valueExpression is not specified", ["string", "null_type"]);
             let value = &annotation["valueExpression"];
             if value.as_str().is_some_and(|value| value.trim().len() > ANNOTATION_BYTES) {
@@ -303,7 +299,7 @@ impl Strategy for ValidatingPolicies {
 }
 
 /// The messages of a validation.
-fn message(causes: &mut Causes, at: &At<'_>, validation: &Value, scope: ExpressionScope<'_>) {
+fn message(causes: &mut Causes, at: &At<'_>, validation: &Value, scope: &ExpressionScope) {
     const MISSING: &str = "must be non-empty if specified";
     let made = text(validation, "messageExpression");
     if !made.is_empty() && made.trim().is_empty() {
@@ -354,7 +350,7 @@ impl Strategy for MutatingPolicies {
         if old.is_some_and(|old| old["spec"] == *spec) {
             return causes.0;
         }
-        let variables = policy(spec, &at, &mut causes);
+        let scope = policy(spec, &at, &mut causes);
         mutated(&spec["matchConstraints"], &at.field("matchConstraints"), &mut causes);
         let mutations_at = at.field("mutations");
         causes.present(
@@ -366,12 +362,6 @@ impl Strategy for MutatingPolicies {
         if causes.present(&again, &spec["reinvocationPolicy"], "") {
             causes.one_of(&again, &spec["reinvocationPolicy"], &["IfNeeded", "Never"]);
         }
-        let scope = ExpressionScope {
-            object: None,
-            variables: Some(&variables),
-            has_params: !spec["paramKind"].is_null(),
-            has_authorizer: true,
-        };
         for (n, mutation) in items(&spec["mutations"]).iter().enumerate() {
             let at = mutations_at.index(n);
             let kinds = ["ApplyConfiguration", "JSONPatch"];
@@ -379,7 +369,7 @@ impl Strategy for MutatingPolicies {
                 continue;
             }
             causes.one_of(&at.field("patchType"), &mutation["patchType"], &kinds);
-            self::mutation(&mut causes, &at, mutation, scope);
+            self::mutation(&mut causes, &at, mutation, &scope);
         }
         causes.0
     }
@@ -390,7 +380,7 @@ impl Strategy for MutatingPolicies {
 }
 
 /// The expression of a mutation, which is that of its kind of patch and no other.
-fn mutation(causes: &mut Causes, at: &At<'_>, mutation: &Value, scope: ExpressionScope<'_>) {
+fn mutation(causes: &mut Causes, at: &At<'_>, mutation: &Value, scope: &ExpressionScope) {
     let (kind, key, other, wanted) = match text(mutation, "patchType") {
         "JSONPatch" => ("JSONPatch", "jsonPatch", "applyConfiguration", "list(JSONPatch)"),
         "ApplyConfiguration" => ("ApplyConfiguration", "applyConfiguration", "jsonPatch", "Object"),
@@ -510,5 +500,22 @@ mod tests {
         assert_eq!(fields(policy("variables.n > 1 && authorizer != null")), [""; 0]);
         assert_eq!(fields(policy("params.n > 1")), ["spec.validations[0].expression"]);
         assert_eq!(fields(policy("'text'")), ["spec.validations[0].expression"]);
+    }
+
+    #[test]
+    fn variables_may_be_many_but_not_their_own() {
+        let faults = |variables: Vec<Value>, rule: &str| {
+            let policy = json!({"spec": {"variables": variables, "matchConstraints":
+                {"resourceRules": []}, "validations": [{"expression": rule}]}});
+            let causes = ValidatingPolicies.validate(&policy, None, None);
+            let fields: Vec<String> = causes.into_iter().map(|cause| cause.field).collect();
+            fields[1..].to_vec() // There are no rules.
+        };
+        let variable = |n: usize, of: &str| json!({"name": format!("v{n}"), "expression": of});
+        let own = faults(vec![variable(0, "variables.v0")], "variables.v0");
+        assert_eq!(own, ["spec.variables[0].expression"]);
+        let mut chain = vec![variable(0, "object")];
+        chain.extend((1..5_000).map(|n| variable(n, &format!("variables.v{}", n - 1))));
+        assert_eq!(faults(chain, "variables.v4999 == 1"), [""; 0]);
     }
 }

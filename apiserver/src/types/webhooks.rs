@@ -63,8 +63,8 @@ fn webhook(hook: &Value, at: &At<'_>, causes: &mut Causes) {
     causes.selector(&at.field("namespaceSelector"), &hook["namespaceSelector"]);
     causes.selector(&at.field("objectSelector"), &hook["objectSelector"]);
     client(&hook["clientConfig"], &at.field("clientConfig"), causes);
-    let scope = ExpressionScope { has_authorizer: true, ..ExpressionScope::default() };
-    conditions(&hook["matchConditions"], &at.field("matchConditions"), scope, causes);
+    let scope = ExpressionScope::new(None).with_authorizer();
+    conditions(&hook["matchConditions"], &at.field("matchConditions"), &scope, causes);
     let at = at.field("admissionReviewVersions");
     let missing = "must specify one of v1, v1beta1";
     review_versions(&hook["admissionReviewVersions"], &at, missing, causes);

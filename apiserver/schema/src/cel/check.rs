@@ -2,6 +2,7 @@
 //!
 //! Source: `cel-go/checker/{checker,cost}.go` and upstream's `apiserver/pkg/cel/library/cost.go`.
 
+use std::collections::HashMap;
 use std::num::Saturating;
 
 use super::ast::{Binary, Expr, Loop, undeclared};
@@ -166,8 +167,27 @@ fn wrong<T>(text: String, at: impl Into<String>) -> Result<T> {
     Err(Wrong { text, at: at.into() })
 }
 
-/// Names and their types; later ones hide earlier ones.
-pub(super) type Names = Vec<(String, Type)>;
+/// The names that a whole expression sees, and their types.
+pub(super) type Globals = HashMap<String, Type>;
+
+/// What a part of an expression sees.
+pub(super) struct Names<'a> {
+    globals: &'a Globals,
+    /// The variables of the loops around it; inner ones hide outer ones and globals.
+    locals: Vec<(String, Type)>,
+}
+
+impl<'a> Names<'a> {
+    /// What a whole expression sees.
+    pub(super) fn new(globals: &'a Globals) -> Self {
+        Self { globals, locals: Vec::new() }
+    }
+
+    fn find(&self, name: &str) -> Option<&Type> {
+        let local = self.locals.iter().rev().find(|(known, _)| known == name);
+        local.map(|(_, of)| of).or_else(|| self.globals.get(name))
+    }
+}
 
 fn checked(of: Type, cost: Cost) -> Checked {
     Checked { of, cost }
@@ -184,7 +204,7 @@ fn fifth(size: u64) -> u64 {
 }
 
 /// Checks an expression.
-pub(super) fn check(expr: &Expr, names: &mut Names) -> Result {
+pub(super) fn check(expr: &Expr, names: &mut Names<'_>) -> Result {
     match expr {
         Expr::Literal(value) => Ok(checked(literal(value), Saturating(0))),
         Expr::Var(name) => variable(name, names),
@@ -243,12 +263,12 @@ fn literal(value: &super::Value) -> Type {
     }
 }
 
-fn variable(name: &str, names: &Names) -> Result {
-    if let Some((_, of)) = names.iter().rev().find(|(known, _)| known == name) {
+fn variable(name: &str, names: &Names<'_>) -> Result {
+    if let Some(of) = names.find(name) {
         return Ok(checked(of.clone(), ONE));
     }
     if let Some(own) = name.strip_prefix("variables.") {
-        if !names.iter().any(|(known, _)| known == "variables") {
+        if names.find("variables").is_none() {
             return variable("variables", names);
         }
         return wrong(format!("undefined field '{own}'"), format!(".{own}"));
@@ -292,7 +312,7 @@ fn select(operand: Type, field: &str) -> Result<Type> {
     }
 }
 
-fn boolean(expr: &Expr, names: &mut Names, operator: &str) -> Result<Cost> {
+fn boolean(expr: &Expr, names: &mut Names<'_>, operator: &str) -> Result<Cost> {
     let inner = check(expr, names)?;
     match inner.of {
         Type::Bool | Type::Dyn => Ok(inner.cost),
@@ -398,7 +418,7 @@ fn binary(operator: Binary, a: Checked, b: Checked) -> Result {
     }
 }
 
-fn aggregate(expr: &Expr, names: &mut Names) -> Result {
+fn aggregate(expr: &Expr, names: &mut Names<'_>) -> Result {
     let (mut cost, mut item, mut n): (Cost, Option<Type>, u64) = (Saturating(0), None, 0);
     let mut add = |value: Checked| {
         cost += value.cost;
@@ -455,7 +475,7 @@ fn operand(field: &str, of: &Type) -> Result<()> {
     wrong(text, format!("{field}:"))
 }
 
-fn repeat(inner: &Loop, names: &mut Names) -> Result {
+fn repeat(inner: &Loop, names: &mut Names<'_>) -> Result {
     let range = check(&inner.range, names)?;
     let (item, n) = match &range.of {
         Type::List(item, n) => ((**item).clone(), *n),
@@ -471,29 +491,29 @@ fn repeat(inner: &Loop, names: &mut Names) -> Result {
     };
     let init = check(&inner.init, names)?;
     let is_list = matches!(init.of, Type::List(..));
-    names.push((inner.accumulator.to_string(), init.of.clone()));
-    names.push((inner.item.to_string(), item));
+    names.locals.push((inner.accumulator.to_string(), init.of.clone()));
+    names.locals.push((inner.item.to_string(), item));
     let once = check(&inner.condition, names).and_then(|condition| {
         let step = check(&inner.step, names)?;
         Ok((step.of, condition.cost + step.cost + ONE))
     });
-    names.truncate(names.len() - 2);
+    names.locals.truncate(names.locals.len() - 2);
     let (step, once) = once?;
     let of = match (step, &inner.result) {
         (Type::List(item, _), _) if is_list => Type::List(item, n),
         (_, Expr::Var(_)) => init.of,
         // A loop that counts answers whether there was one.
         (_, result) => {
-            names.push((inner.accumulator.to_string(), init.of));
+            names.locals.push((inner.accumulator.to_string(), init.of));
             let result = check(result, names);
-            names.pop();
+            names.locals.pop();
             result?.of
         }
     };
     Ok(checked(of, Saturating(n) * once + range.cost + init.cost))
 }
 
-fn call(function: &str, target: Option<&Expr>, args: &[Expr], names: &mut Names) -> Result {
+fn call(function: &str, target: Option<&Expr>, args: &[Expr], names: &mut Names<'_>) -> Result {
     let from_loop = matches!(target, Some(Expr::Loop(_)));
     let target = target.map(|target| check(target, names)).transpose()?;
     let mut cost = target.as_ref().map_or(Saturating(0), |target| target.cost);
@@ -504,9 +524,9 @@ fn call(function: &str, target: Option<&Expr>, args: &[Expr], names: &mut Names)
             Type::Optional(inner) => (**inner).clone(),
             _ => Type::Dyn,
         };
-        names.push((name.to_string(), inner));
+        names.locals.push((name.to_string(), inner));
         let body = check(body, names);
-        names.pop();
+        names.locals.pop();
         let body = body?;
         let of = if function == "optMap" { Type::Optional(body.of.into()) } else { body.of };
         return Ok(checked(of, cost + body.cost));

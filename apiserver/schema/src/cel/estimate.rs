@@ -4,12 +4,9 @@
 
 use std::sync::Arc;
 
-use super::ast::Expr;
-use super::check::{Names, Wrong, check};
-use super::known;
+use super::check::{Checked, Globals, Names, Wrong, check};
 use super::types::{self, Type};
 use super::{Program, compile};
-use crate::Schema;
 use crate::node::Node;
 
 /// What one rule may cost, by its estimate.
@@ -35,24 +32,27 @@ pub(crate) fn rule(
     let program = compile(source)?;
     let this = Type::of(node, is_root);
     let old = if has_optional_old { Type::Optional(this.clone().into()) } else { this.clone() };
-    let mut names: Names = vec![("self".to_owned(), this), ("oldSelf".to_owned(), old)];
-    let cost = cost_of(source, &program, &mut names, wanted)?;
+    let names = Globals::from([("self".to_owned(), this), ("oldSelf".to_owned(), old)]);
+    let cost = cost_of(source, &program, &names, wanted)?;
     Ok(cost.saturating_mul(cardinality.unwrap_or_else(|| types::most(node))))
 }
 
-fn cost_of(
-    source: &str,
-    program: &Program,
-    names: &mut Names,
-    wanted: &str,
-) -> Result<u64, String> {
-    let found = check(&program.expression, names)
-        .map_err(|wrong| format!("compilation failed: {}", located(source, &wrong)))?;
+fn cost_of(source: &str, program: &Program, names: &Globals, wanted: &str) -> Result<u64, String> {
+    let found = checked(source, program, names)?;
     match found.of {
         Type::Dyn => Ok(found.cost.0),
         of if of.to_string() == wanted => Ok(found.cost.0),
         _ => Err(format!("must evaluate to a {wanted}")),
     }
+}
+
+/// The type and cost of an expression.
+///
+/// # Errors
+/// What is wrong with it, with its place.
+pub(super) fn checked(source: &str, program: &Program, names: &Globals) -> Result<Checked, String> {
+    check(&program.expression, &mut Names::new(names))
+        .map_err(|wrong| format!("compilation failed: {}", located(source, &wrong)))
 }
 
 /// What the parser says, with its place if that is the type of an object.
@@ -103,99 +103,6 @@ fn place(source: &str, word: &str) -> usize {
     // A call is placed at its bracket, a field that is set at its colon.
     let is_ended = word.len() > 1 && word.ends_with(['(', '{', ':']);
     if is_ended { at + word.len() - 1 } else { at }
-}
-
-/// What an expression of a webhook or policy may name.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Scope<'a> {
-    /// The type of `object` and `oldObject`; none if it is known only when the expression runs.
-    pub object: Option<&'a Schema>,
-    /// The policy's own variables that come before the expression: names and expressions. None where an expression
-    /// cannot have any.
-    pub variables: Option<&'a [(&'a str, &'a str)]>,
-    /// Whether there is `params`.
-    pub has_params: bool,
-    /// Whether there is `authorizer`.
-    pub has_authorizer: bool,
-}
-
-impl Scope<'_> {
-    fn names(&self) -> Names {
-        // Metadata is shown as a whole to policies.
-        let object = self.object.map_or(Type::Dyn, |schema| Type::of(&schema.root, false));
-        let mut known = vec![
-            ("request", known::REQUEST),
-            ("namespaceObject", known::NAMESPACE),
-            ("object", object.clone()),
-            ("oldObject", object),
-        ];
-        let mut add = |is_there: bool, name| known.extend(is_there.then_some((name, Type::Dyn)));
-        add(self.has_params, "params");
-        add(self.has_authorizer, "authorizer");
-        add(self.has_authorizer, "authorizer.requestResource");
-        add(self.variables.is_some(), "variables");
-        let mut names: Names = known.into_iter().map(|(name, of)| (name.to_owned(), of)).collect();
-        for (name, source) in self.variables.unwrap_or_default() {
-            let found = compile(source).ok().and_then(|p| check(&p.expression, &mut names).ok());
-            names.push((format!("variables.{name}"), found.map_or(Type::Dyn, |found| found.of)));
-        }
-        names
-    }
-
-    /// Checks an expression of this scope; `wanted` are the types that it may have, all if there are none.
-    ///
-    /// # Errors
-    /// What is wrong with it, with its place.
-    pub fn check(&self, source: &str, wanted: &[&str]) -> Result<(), String> {
-        let program = compile(source)?;
-        let found = check(&program.expression, &mut self.names())
-            .map_err(|wrong| format!("compilation failed: {}", located(source, &wrong)))?;
-        let of = found.of.to_string();
-        // Of functions little is known, so what they make may be what is wanted.
-        let is_literal = matches!(&program.expression, Expr::List(entries) if entries.is_empty());
-        let is_known = is_literal || self.is_plain(&program.expression);
-        let unknown = of.contains("dyn") && !is_known;
-        match wanted {
-            _ if unknown || wanted.contains(&&*of) => Ok(()),
-            [] => Ok(()),
-            [one] => Err(format!("must evaluate to {one} but got {of}")),
-            many => Err(format!("must evaluate to one of [{}] but got {of}", many.join(" "))),
-        }
-    }
-
-    /// Whether an expression only picks a part of a variable, so that its type is all that is known of it.
-    fn is_plain(&self, expression: &Expr) -> bool {
-        match expression {
-            Expr::Select { operand, optional: false, .. }
-            | Expr::Index { operand, optional: false, .. } => self.is_plain(operand),
-            Expr::Var(name) => match name.strip_prefix("variables.") {
-                Some(own) => {
-                    let mut known = self.variables.unwrap_or_default().iter();
-                    let source = known.find(|(name, _)| *name == own).map(|(_, source)| *source);
-                    source
-                        .and_then(|source| compile(source).ok())
-                        .is_some_and(|program| self.is_plain(&program.expression))
-                }
-                None => true,
-            },
-            _ => false,
-        }
-    }
-}
-
-/// Checks an expression that selects devices; answers what it costs at most.
-///
-/// # Errors
-/// What is wrong with it, with its place.
-pub fn device_selector(source: &str) -> Result<u64, String> {
-    let program = compile(source)?;
-    let mut names = vec![("device".to_owned(), known::DEVICE)];
-    let found = check(&program.expression, &mut names)
-        .map_err(|wrong| format!("compilation failed: {}", located(source, &wrong)))?;
-    match found.of {
-        Type::Dyn | Type::Bool => Ok(found.cost.0),
-        other => Err(format!("must evaluate to bool or the unknown type, not {other}")),
-    }
 }
 
 /// By how much a budget is exceeded, in upstream's words.

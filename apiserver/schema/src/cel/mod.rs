@@ -10,6 +10,7 @@ mod eval;
 mod functions;
 mod known;
 mod rules;
+mod scope;
 mod types;
 mod value;
 
@@ -19,10 +20,10 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use kube_cel::cel::parser::Parser;
 
-pub use estimate::{Scope as ExpressionScope, device_selector};
 pub use eval::{Budget, Fault, PER_CALL, Variables};
 pub use functions::{Ask, object};
 pub use kube_cel::cel::Value;
+pub use scope::{Scope as ExpressionScope, device_selector};
 pub use value::{from_json, optional, to_json};
 
 pub(crate) use rules::validate;

@@ -102,6 +102,21 @@ impl Type {
         }
     }
 
+    /// The type without what is nested deeper than people write, which can be anything: variables that hold each other
+    /// nest without an end.
+    pub(super) fn shallow(mut self) -> Type {
+        const DEEPEST: usize = 32;
+        let mut inner = &mut self;
+        for _ in 0..DEEPEST {
+            inner = match inner {
+                Type::List(of, _) | Type::Map(of, _) | Type::Optional(of) => of,
+                _ => return self,
+            };
+        }
+        *inner = Type::Dyn;
+        self
+    }
+
     /// How much there is to look at.
     pub(super) fn size(&self) -> u64 {
         match self {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use http::{Method, Request, header};
 use kube::Client;
+use schema::Schema;
 use schema::cel::ExpressionScope;
 use serde_json::{Value, json};
 use store::cache::{Cache, Interest};
@@ -60,49 +61,64 @@ async fn check_all(server: &Server, cache: &Cache, client: &Client) {
 
 /// Every expression that does not fit one of the policy's types.
 fn check(registry: &Registry, spec: &Value) -> Vec<Value> {
-    let types = types(registry, &spec["matchConstraints"]);
-    let list = |key: &str| spec[key].as_array().map(Vec::as_slice).unwrap_or_default();
-    let variables = list("variables");
-    let text =
-        |variable: &'_ Value, key: &str| variable[key].as_str().unwrap_or_default().to_owned();
-    let owned: Vec<(String, String)> =
-        variables.iter().map(|v| (text(v, "name"), text(v, "expression"))).collect();
-    let names: Vec<(&str, &str)> = owned.iter().map(|(n, e)| (n.as_str(), e.as_str())).collect();
-    let mut expressions = Vec::new();
-    for (n, variable) in variables.iter().enumerate() {
-        expressions.push((format!("spec.variables[{n}].expression"), &variable["expression"], n));
-    }
-    for (n, validation) in list("validations").iter().enumerate() {
-        for key in ["expression", "messageExpression"] {
-            let place = format!("spec.validations[{n}].{key}");
-            expressions.push((place, &validation[key], names.len()));
-        }
-    }
-    let mut warnings = Vec::new();
-    for (place, source, visible) in expressions {
-        let Some(source) = source.as_str().filter(|source| !source.is_empty()) else { continue };
-        let faults = types.iter().filter_map(|resource| {
-            let schema = resource.schema.get()?;
-            let scope = ExpressionScope {
-                object: Some(schema),
-                variables: Some(&names[..visible]),
-                has_params: true,
-                has_authorizer: true,
-            };
-            let fault = scope.check(source, &[]).err()?;
+    let asked = Asked::of(spec);
+    let mut faults = vec![String::new(); asked.variables.len() + asked.validations.len()];
+    for resource in types(registry, &spec["matchConstraints"]) {
+        let Some(schema) = resource.schema.get() else { continue };
+        let version = match resource.group.as_str() {
+            "" => format!("/{}", resource.version),
+            _ => resource.api_version(),
+        };
+        for (told, fault) in faults.iter_mut().zip(asked.faults(schema)) {
+            let Some(fault) = fault else { continue };
             let fault = fault.trim_start_matches("compilation failed: ");
-            let version = match resource.group.as_str() {
-                "" => format!("/{}", resource.version),
-                _ => resource.api_version(),
-            };
-            Some(format!("{version}, Kind={}: {fault}\n", resource.kind))
-        });
-        let faults: String = faults.collect();
-        if !faults.is_empty() {
-            warnings.push(json!({"fieldRef": place, "warning": faults}));
+            told.push_str(&format!("{version}, Kind={}: {fault}\n", resource.kind));
         }
     }
-    warnings
+    let places = asked.variables.iter().map(|(place, ..)| place);
+    let places = places.chain(asked.validations.iter().map(|(place, _)| place));
+    let told = places.zip(faults).filter(|(_, faults)| !faults.is_empty());
+    told.map(|(place, faults)| json!({"fieldRef": place, "warning": faults})).collect()
+}
+
+/// The expressions of a policy that are checked, with their places.
+struct Asked<'a> {
+    /// Places, names and expressions, in the order in which they see each other.
+    variables: Vec<(String, &'a str, &'a str)>,
+    /// Places and expressions that see all variables.
+    validations: Vec<(String, &'a str)>,
+}
+
+impl<'a> Asked<'a> {
+    fn of(spec: &'a Value) -> Self {
+        let list = |key: &str| spec[key].as_array().map(Vec::as_slice).unwrap_or_default();
+        let text = |of: &'a Value, key: &str| of[key].as_str().unwrap_or_default();
+        let variable = |(n, of)| {
+            (format!("spec.variables[{n}].expression"), text(of, "name"), text(of, "expression"))
+        };
+        let variables = list("variables").iter().enumerate().map(variable).collect();
+        let mut validations = Vec::new();
+        for (n, validation) in list("validations").iter().enumerate() {
+            for key in ["expression", "messageExpression"] {
+                validations.push((format!("spec.validations[{n}].{key}"), text(validation, key)));
+            }
+        }
+        validations.retain(|(_, source)| !source.is_empty());
+        Self { variables, validations }
+    }
+
+    /// What is wrong with each of them, over one type: first the variables, then the validations.
+    fn faults(&self, schema: &Schema) -> Vec<Option<String>> {
+        let scope = ExpressionScope::new(Some(schema));
+        let mut scope = scope.with_params(true).with_authorizer().with_variables();
+        let mut faults = Vec::new();
+        for (_, name, source) in &self.variables {
+            let fault = scope.declare(name, source).err();
+            faults.push(fault.filter(|_| !source.is_empty()));
+        }
+        faults.extend(self.validations.iter().map(|(_, source)| scope.check(source, &[]).err()));
+        faults
+    }
 }
 
 /// The types that a policy names one by one.
