@@ -11,6 +11,7 @@ mod functions;
 mod known;
 mod rules;
 mod scope;
+mod shape;
 mod types;
 mod value;
 
@@ -33,10 +34,6 @@ use eval::Scope;
 
 /// Longest expression, in bytes.
 const MAX_LENGTH: usize = 16 * 1024;
-/// Deepest nesting of brackets, and most operators in a row: both are recursion, in the parser
-/// and when the expression runs.
-const MAX_DEPTH: usize = 48;
-const MAX_OPERATORS: usize = 300;
 
 /// A parsed expression.
 #[derive(Debug)]
@@ -69,8 +66,7 @@ pub fn compile(text: &str) -> Result<Arc<Program>, String> {
 }
 
 fn parse(text: &str) -> Result<Program, String> {
-    let shape = Shape::of(text);
-    if text.len() > MAX_LENGTH || shape.depth > MAX_DEPTH || shape.operators > MAX_OPERATORS {
+    if text.len() > MAX_LENGTH || !shape::is_bounded(text) {
         return Err("expression is too large".to_owned());
     }
     let parsed = catch_unwind(|| Parser::default().enable_optional_syntax(true).parse(text));
@@ -128,41 +124,6 @@ impl Program {
         let mut names = HashSet::new();
         self.expression.variables(&mut |name| _ = names.insert(name));
         names
-    }
-}
-
-/// How deep and long an expression is, read without parsing it.
-#[derive(Default)]
-struct Shape {
-    depth: usize,
-    operators: usize,
-}
-
-impl Shape {
-    fn of(text: &str) -> Shape {
-        let mut shape = Shape::default();
-        let mut open: usize = 0;
-        let mut quote = None;
-        let mut previous = ' ';
-        for c in text.chars() {
-            match (quote, c) {
-                (Some(end), c) if c == end && previous != '\\' => quote = None,
-                (Some(_), _) => (),
-                (None, '"' | '\'') => quote = Some(c),
-                (None, '(' | '[' | '{') => {
-                    open += 1;
-                    shape.depth = shape.depth.max(open);
-                }
-                (None, ')' | ']' | '}') => open = open.saturating_sub(1),
-                (
-                    None,
-                    '+' | '-' | '*' | '/' | '%' | '<' | '>' | '!' | '=' | '&' | '|' | '?' | '.',
-                ) => shape.operators += 1,
-                (None, _) => (),
-            }
-            previous = if previous == '\\' && c == '\\' { ' ' } else { c };
-        }
-        shape
     }
 }
 
