@@ -185,16 +185,34 @@ fn device(causes: &mut Causes, at: &At<'_>, device: &Value, selects_nodes: bool)
 pub(super) fn binding(causes: &mut Causes, at: &At<'_>, device: &Value) {
     const FIELDS: [&str; 2] = ["bindingConditions", "bindingFailureConditions"];
     let lists = FIELDS.map(|field| items(&device[field]));
+    let mut fit = true;
     for (field, list) in FIELDS.iter().zip(lists) {
         let at = at.field(field);
-        if fits(causes, &at, &device[*field], CONDITIONS) {
-            for (n, condition) in list.iter().enumerate() {
-                let condition = condition.as_str().unwrap_or_default();
-                causes.faults(&at.index(n), condition, words::qualified(condition));
-            }
+        if !fits(causes, &at, &device[*field], CONDITIONS) {
+            fit = false;
+            continue;
+        }
+        for (n, condition) in list.iter().enumerate() {
+            let condition = condition.as_str().unwrap_or_default();
+            causes.faults(&at.index(n), condition, words::qualified(condition));
         }
     }
-    for (own, field) in FIELDS.iter().enumerate() {
+    if fit {
+        distinct(causes, at, FIELDS, lists);
+    }
+    for (field, other, own, others) in
+        [(FIELDS[0], FIELDS[1], lists[0], lists[1]), (FIELDS[1], FIELDS[0], lists[1], lists[0])]
+    {
+        if own.is_empty() && !others.is_empty() {
+            let detail = format!("{field} are required to use {other}");
+            causes.invalid(&at.field(field), &device[field], &detail);
+        }
+    }
+}
+
+/// No condition comes twice, in one list or in both.
+fn distinct(causes: &mut Causes, at: &At<'_>, fields: [&str; 2], lists: [&[Value]; 2]) {
+    for (own, field) in fields.iter().enumerate() {
         let at = at.field(field);
         for (n, condition) in lists[own].iter().enumerate() {
             if lists[own][..n].contains(condition) {
@@ -204,14 +222,6 @@ pub(super) fn binding(causes: &mut Causes, at: &At<'_>, device: &Value) {
                 let detail = "bindingFailureConditions must not overlap with bindingConditions";
                 causes.invalid(&at.index(n), condition, detail);
             }
-        }
-    }
-    for (field, other, own, others) in
-        [(FIELDS[0], FIELDS[1], lists[0], lists[1]), (FIELDS[1], FIELDS[0], lists[1], lists[0])]
-    {
-        if own.is_empty() && !others.is_empty() {
-            let detail = format!("{field} are required to use {other}");
-            causes.invalid(&at.field(field), &device[field], &detail);
         }
     }
 }
@@ -274,5 +284,21 @@ fn attribute(causes: &mut Causes, at: &At<'_>, attribute: &Value) {
         0 => causes.invalid(at, &"".into(), ONE),
         1 => (),
         _ => causes.invalid(at, attribute, ONE),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_lists_of_conditions_are_not_compared() {
+        let many: Vec<String> = (0..300_000).map(|n| n.to_string()).collect();
+        let device =
+            serde_json::json!({"bindingConditions": many, "bindingFailureConditions": many});
+        let mut causes = Causes::default();
+        binding(&mut causes, &At::new("device"), &device);
+        let fields: Vec<&str> = causes.0.iter().map(|cause| cause.field.as_str()).collect();
+        assert_eq!(fields, ["device.bindingConditions", "device.bindingFailureConditions"]);
     }
 }

@@ -33,8 +33,7 @@ pub(super) fn status(causes: &mut Causes, new: &Value, old: &Value) {
     }
     let (allocation, allocated) = (&status["allocation"], &before["allocation"]);
     if !items(users).is_empty() {
-        let added =
-            || items(users).iter().any(|user| !items(&before["reservedFor"]).contains(user));
+        let added = || has_new(items(users), items(&before["reservedFor"]));
         if allocation.is_null() {
             causes.forbidden(&list, "may not be specified when `allocated` is not set");
         } else if !new["metadata"]["deletionTimestamp"].is_null() && added() {
@@ -56,8 +55,7 @@ pub(super) fn status(causes: &mut Causes, new: &Value, old: &Value) {
 /// What drivers say of devices that were allocated.
 fn devices(causes: &mut Causes, at: &At<'_>, status: &Value) {
     const CONDITIONS: usize = 8;
-    let allocated: Vec<_> =
-        items(&status["allocation"]["devices"]["results"]).iter().map(identity).collect();
+    let allocated = identities(&status["allocation"]);
     let mut seen = HashSet::new();
     for (n, device) in items(&status["devices"]).iter().enumerate() {
         let at = at.index(n);
@@ -120,16 +118,27 @@ fn identity(device: &Value) -> [&str; 4] {
     ["driver", "pool", "device", "shareID"].map(|field| text(device, field))
 }
 
+/// The devices of an allocation.
+fn identities(allocation: &Value) -> HashSet<[&str; 4]> {
+    items(&allocation["devices"]["results"]).iter().map(identity).collect()
+}
+
+/// Whether a list has users that another does not have.
+fn has_new(users: &[Value], before: &[Value]) -> bool {
+    let before: HashSet<&Value> = before.iter().collect();
+    users.iter().any(|user| !before.contains(user))
+}
+
 /// What drivers said of devices goes when these are no longer allocated.
 pub(super) fn drop_freed_devices(new: &mut Value, old: &Value) {
-    let results = |claim: &Value| claim["status"]["allocation"]["devices"]["results"].clone();
-    let (before, now) = (results(old), results(new));
-    let has = |results: &Value, device: &Value| {
-        items(results).iter().any(|result| identity(result) == identity(device))
-    };
+    let allocation = new["status"]["allocation"].clone();
+    let (before, now) = (identities(&old["status"]["allocation"]), identities(&allocation));
     let Some(status) = part(new, "status") else { return };
     let Some(devices) = status.get_mut("devices").and_then(Value::as_array_mut) else { return };
-    devices.retain(|device| has(&now, device) || !has(&before, device));
+    devices.retain(|device| {
+        let device = identity(device);
+        now.contains(&device) || !before.contains(&device)
+    });
     if devices.is_empty() {
         remove(status, "devices");
     }
@@ -171,5 +180,34 @@ fn network(causes: &mut Causes, at: &At<'_>, data: &Value) {
             causes.interface_address(&list.index(n), ip);
         }
         unique(causes, &list, ips.iter().map(|ip| ip.as_str().unwrap_or_default()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const MANY: usize = 50_000;
+
+    fn claim(devices: &[Value]) -> Value {
+        json!({"spec": {}, "status": {"devices": devices,
+            "allocation": {"devices": {"results": devices}}}})
+    }
+
+    #[test]
+    fn long_lists_take_no_longer_than_they_are_long() {
+        let device = |n: usize| json!({"driver": "d", "pool": "p", "device": format!("d{n}")});
+        let devices: Vec<Value> = (0..MANY).map(device).collect();
+        let mut causes = Causes::default();
+        self::devices(&mut causes, &At::new("devices"), &claim(&devices)["status"]);
+        assert_eq!(causes.0.len(), 0);
+        let mut freed = claim(&devices);
+        freed["status"]["allocation"]["devices"]["results"] = json!(devices[MANY - 1..]);
+        drop_freed_devices(&mut freed, &claim(&devices));
+        assert_eq!(freed["status"]["devices"], json!(devices[MANY - 1..]));
+        assert!(has_new(&devices, &devices[..MANY - 1]));
+        assert!(!has_new(&devices[1..], &devices));
     }
 }
