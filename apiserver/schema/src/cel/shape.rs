@@ -167,6 +167,7 @@ mod tests {
         {
             assert!(!is_bounded(&format!("{start}{many}")), "{start}");
         }
+        assert!(!is_bounded(&format!("`({many}`")));
         for step in ["[0]", " in a", "\nin\n'in'", ".b", "?a:a", "&&a"] {
             assert!(!is_bounded(&format!("a{}", step.repeat(2 * MAX_OPERATORS))), "{step}");
         }
