@@ -2,6 +2,8 @@
 //!
 //! Source: upstream `pkg/apis/admissionregistration/validation/validation.go`.
 
+use std::collections::{HashMap, HashSet};
+
 use schema::Cause;
 use schema::cel::ExpressionScope;
 use serde_json::{Value, json};
@@ -57,13 +59,15 @@ fn resources(list: &Value, at: &At<'_>, causes: &mut Causes) {
     if entries.is_empty() {
         return causes.required(at, "");
     }
+    let first: HashMap<&str, usize> =
+        entries.iter().enumerate().rev().map(|(n, entry)| (*entry, n)).collect();
     for (n, entry) in entries.iter().enumerate() {
         if entry.is_empty() {
             causes.required(&at.index(n), "");
         }
         let Some((resource, part)) = entry.split_once('/') else { continue };
         for covering in [format!("{resource}/*"), format!("*/{part}")] {
-            if entries[..n].contains(&&*covering) {
+            if first.get(&*covering).is_some_and(|at| *at < n) {
                 let detail = format!("if '{covering}' is present, must not specify {entry}");
                 causes.invalid(&at.index(n), &(*entry).into(), &detail);
             }
@@ -81,10 +85,10 @@ fn resources(list: &Value, at: &At<'_>, causes: &mut Causes) {
 }
 
 fn resource_names(list: &Value, at: &At<'_>, causes: &mut Causes) {
-    let names = items(list);
-    for (n, name) in names.iter().enumerate() {
+    let mut seen = HashSet::new();
+    for (n, name) in items(list).iter().enumerate() {
         causes.path_segment(&at.index(n), name);
-        if names[..n].contains(name) {
+        if !seen.insert(name) {
             causes.duplicate(&at.index(n), name);
         }
     }
@@ -95,6 +99,7 @@ pub(super) fn conditions(list: &Value, at: &At<'_>, scope: &ExpressionScope, cau
     if conditions.len() > CONDITIONS {
         causes.0.push(Cause::too_many(at.to_string(), conditions.len(), CONDITIONS as u64));
     }
+    let mut seen = HashSet::new();
     for (n, condition) in conditions.iter().enumerate() {
         let at = at.index(n);
         expression(condition, "expression", "", &["bool"], (&at, scope), causes);
@@ -103,7 +108,7 @@ pub(super) fn conditions(list: &Value, at: &At<'_>, scope: &ExpressionScope, cau
             causes.required(&at.field("name"), "");
         } else {
             causes.faults(&at.field("name"), name, words::qualified(name));
-            if conditions[..n].iter().any(|other| other["name"] == condition["name"]) {
+            if !seen.insert(name) {
                 causes.duplicate(&at.field("name"), &condition["name"]);
             }
         }
@@ -268,12 +273,12 @@ impl Strategy for ValidatingPolicies {
             let detail = format!("must not have more than {ANNOTATIONS} auditAnnotations");
             causes.invalid(&annotations, &spec["auditAnnotations"], &detail);
         }
+        let mut seen = HashSet::new();
         for (n, annotation) in items(&spec["auditAnnotations"]).iter().enumerate() {
             let key = text(annotation, "key");
-            let known = items(&spec["auditAnnotations"])[..n].iter();
             let at = annotations.index(n);
             audit_key(&mut causes, &at.field("key"), key, obj);
-            if known.into_iter().any(|other| text(other, "key") == key) {
+            if !seen.insert(key) {
                 causes.duplicate(&at.field("key"), &key.into());
             }
             let place = (&at, &tells);
@@ -464,9 +469,10 @@ fn param_ref(reference: &Value, at: &At<'_>, causes: &mut Causes) {
 
 fn actions(actions: &Value, at: &At<'_>, causes: &mut Causes) {
     causes.present(at, actions, "at least one validation action is required");
+    let mut seen = HashSet::new();
     for (n, action) in items(actions).iter().enumerate() {
         causes.one_of(&at.index(n), action, &["Audit", "Deny", "Warn"]);
-        if items(actions)[..n].contains(action) {
+        if !seen.insert(action) {
             causes.duplicate(&at.index(n), action);
         }
     }
@@ -500,6 +506,20 @@ mod tests {
         assert_eq!(fields(policy("variables.n > 1 && authorizer != null")), [""; 0]);
         assert_eq!(fields(policy("params.n > 1")), ["spec.validations[0].expression"]);
         assert_eq!(fields(policy("'text'")), ["spec.validations[0].expression"]);
+    }
+
+    #[test]
+    fn long_lists_take_no_longer_than_they_are_long() {
+        let names: Vec<String> = (0..100_000).map(|n| format!("n{n}/part")).collect();
+        let rule = json!([{"operations": ["*"], "apiGroups": [""], "apiVersions": ["v1"],
+            "resources": names, "resourceNames": names}]);
+        let mut causes = Causes::default();
+        rules(&rule, &At::new("rules"), &mut causes);
+        assert!(causes.0.iter().all(|cause| cause.field.starts_with("rules[0].resourceNames[")));
+        let conditions: Vec<Value> = names.iter().map(|name| json!({"type": name})).collect();
+        let mut causes = Causes::default();
+        causes.conditions(&At::new("conditions"), &json!(conditions));
+        assert!(causes.0.iter().all(|cause| !cause.field.ends_with("type")));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Small checks on JSON values, in upstream's words, and the paths that they report.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use schema::{Cause, quantity};
@@ -321,11 +322,11 @@ impl Causes {
     pub(crate) fn conditions(&mut self, at: &At<'_>, conditions: &Value) {
         const REASON_BYTES: usize = 1024;
         const MESSAGE_BYTES: usize = 32 * 1024;
-        let list = items(conditions);
-        for (n, condition) in list.iter().enumerate() {
+        let mut seen = HashSet::new();
+        for (n, condition) in items(conditions).iter().enumerate() {
             let at = at.index(n);
             let kind = text(condition, "type");
-            if list[..n].iter().any(|other| text(other, "type") == kind) {
+            if !seen.insert(kind) {
                 self.duplicate(&at.field("type"), &kind.into());
             }
             self.faults(&at.field("type"), kind, names::qualified(kind));

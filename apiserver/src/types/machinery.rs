@@ -4,6 +4,7 @@
 
 mod flows;
 
+use std::collections::HashSet;
 use std::sync::LazyLock;
 
 use schema::Cause;
@@ -33,11 +34,11 @@ fn mandatory(kind: &str, name: &str) -> Option<&'static Value> {
 fn conditions(causes: &mut Causes, object: &Value) {
     let at = At::new("status");
     let at = at.field("conditions");
-    let list = items(&object["status"]["conditions"]);
-    for (n, condition) in list.iter().enumerate() {
+    let mut seen = HashSet::new();
+    for (n, condition) in items(&object["status"]["conditions"]).iter().enumerate() {
         let at = at.index(n);
         let at = at.field("type");
-        if list[..n].iter().any(|other| text(other, "type") == text(condition, "type")) {
+        if !seen.insert(text(condition, "type")) {
             causes.duplicate(&at, &text(condition, "type").into());
         }
         causes.present(&at, &condition["type"], "");

@@ -2,6 +2,8 @@
 //!
 //! Source: upstream `pkg/apis/admissionregistration/validation/validation.go`.
 
+use std::collections::HashSet;
+
 use schema::Cause;
 use schema::cel::ExpressionScope;
 use serde_json::Value;
@@ -24,13 +26,14 @@ impl Strategy for Webhooks {
         let hooks = items(&obj["webhooks"]);
         let known = old.map(|old| items(&old["webhooks"])).unwrap_or_default();
         let at = At::new("webhooks");
+        let (known, mut seen): (HashSet<&Value>, _) = (known.iter().collect(), HashSet::new());
         for (n, hook) in hooks.iter().enumerate() {
             let at = at.index(n);
             // What was accepted once may stay.
             if !known.contains(hook) {
                 webhook(hook, &at, &mut causes);
             }
-            if hooks[..n].iter().any(|other| other["name"] == hook["name"]) {
+            if !seen.insert(&hook["name"]) {
                 causes.duplicate(&at.field("name"), &hook["name"]);
             }
         }
@@ -88,8 +91,9 @@ fn review_versions(versions: &Value, at: &At<'_>, missing: &str, causes: &mut Ca
     if list.is_empty() {
         return causes.required(at, missing);
     }
+    let mut seen = HashSet::new();
     for (n, version) in list.iter().enumerate() {
-        if list[..n].contains(version) {
+        if !seen.insert(version) {
             causes.invalid(&at.index(n), version, "duplicate version");
         } else {
             let name = version.as_str().unwrap_or_default();

@@ -2,6 +2,7 @@
 //!
 //! Source: KEP-3488, "Type Checking"; upstream's `plugin/policy/validating/typechecking.go`.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use http::{Method, Request, header};
@@ -124,23 +125,34 @@ impl<'a> Asked<'a> {
 /// The types that a policy names one by one.
 fn types(registry: &Registry, constraints: &Value) -> Vec<Arc<Resource>> {
     let mut found: Vec<Arc<Resource>> = Vec::new();
-    let texts = |value: &Value| -> Vec<String> {
-        let list = value.as_array().into_iter().flatten();
-        list.filter_map(|v| v.as_str().map(str::to_owned)).collect()
-    };
+    let all = || registry.resources();
+    let groups: HashSet<&str> = all().map(|r| r.group.as_str()).collect();
+    let versions: HashSet<&str> = all().map(|r| r.version.as_str()).collect();
+    let names: HashSet<&str> = all().map(|r| r.name.as_str()).collect();
     for rule in constraints["resourceRules"].as_array().into_iter().flatten() {
-        for group in texts(&rule["apiGroups"]) {
-            for version in texts(&rule["apiVersions"]) {
-                for name in texts(&rule["resources"]) {
-                    let resource = registry.get(&group, &version, &name).cloned();
+        let (versions, names) =
+            (known(&rule["apiVersions"], &versions), known(&rule["resources"], &names));
+        for group in known(&rule["apiGroups"], &groups) {
+            for version in &versions {
+                for name in &names {
+                    if found.len() == TYPES {
+                        return found;
+                    }
+                    let resource = registry.get(group, version, name).cloned();
                     let is_new = |r: &Arc<Resource>| !found.iter().any(|f| Arc::ptr_eq(f, r));
                     found.extend(resource.filter(is_new));
                 }
             }
         }
     }
-    found.truncate(TYPES);
     found
+}
+
+/// The texts of a list that are known, each once.
+fn known<'a>(list: &'a Value, known: &HashSet<&str>) -> Vec<&'a str> {
+    let mut seen = HashSet::new();
+    let texts = list.as_array().into_iter().flatten().filter_map(Value::as_str);
+    texts.filter(|text| known.contains(text) && seen.insert(*text)).collect()
 }
 
 async fn write(
