@@ -3,6 +3,7 @@
 //! Source: upstream `apiserver/pkg/admission/plugin/cel/{compile,activation,composition}.go`.
 
 use std::cell::{OnceCell, RefCell};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use schema::cel::{self, Budget, Fault, Program, Value as Cel, Variables};
@@ -174,6 +175,27 @@ fn visible(namespace: &Value) -> Value {
     seen
 }
 
+/// The variables of a policy, without those that nest too deep through the variables that they name: their values and
+/// the stack that they need would grow without an end.
+pub(super) fn bounded(mut variables: Vec<(String, Expression)>) -> Vec<(String, Expression)> {
+    /// Deepest nesting of a variable with all that it names.
+    const HIGHEST: usize = 200;
+    /// What running a variable adds to its own parts.
+    const RUN: usize = 4;
+    let mut heights: HashMap<String, usize> = HashMap::new();
+    for (name, expression) in &mut variables {
+        let Ok(program) = &expression.program else { continue };
+        let below = program.variables().into_iter().filter_map(|name| heights.get(name));
+        let height = program.height() + below.max().map_or(0, |below| below + RUN);
+        if height > HIGHEST {
+            expression.program = Err("expression nests too deep through variables".to_owned());
+        } else {
+            heights.entry(format!("variables.{name}")).or_insert(height);
+        }
+    }
+    variables
+}
+
 /// The variables of a policy: those of the request, and its own, each computed at most once.
 pub(super) struct Composed<'a> {
     base: &'a Activation<'a>,
@@ -278,5 +300,22 @@ impl Conditions {
             [one] => Err(one.clone()),
             many => Err(format!("[{}]", many.join(", "))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_nest_only_so_deep() {
+        let chain = |n: usize, of: &dyn Fn(usize) -> String| -> usize {
+            let variables = (0..n).map(|n| (format!("v{n}"), Expression::new(&of(n)))).collect();
+            bounded(variables).iter().filter(|(_, one)| one.program.is_err()).count()
+        };
+        let before = |n: usize| n.saturating_sub(1);
+        assert_eq!(chain(20, &|n| format!("[variables.v{}]", before(n))), 0);
+        assert_eq!(chain(5_000, &|_| "[object]".to_owned()), 0);
+        assert!(chain(5_000, &|n| format!("[variables.v{}]", before(n))) > 0);
     }
 }

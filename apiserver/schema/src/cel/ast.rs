@@ -287,6 +287,13 @@ impl Expr {
         self.children(&mut |child| child.variables(visit));
     }
 
+    /// How deep its parts nest.
+    pub(super) fn height(&self) -> usize {
+        let mut most = 0;
+        self.children(&mut |child| most = most.max(child.height()));
+        most + 1
+    }
+
     /// Calls `visit` with every direct part.
     pub(super) fn children<'a>(&'a self, visit: &mut dyn FnMut(&'a Expr)) {
         match self {

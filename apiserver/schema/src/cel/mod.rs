@@ -117,6 +117,12 @@ impl Program {
         value::to_json(&result.map_err(|fault| fault.to_string())?)
     }
 
+    /// How deep its parts nest. Running it recurses so deep, and what it makes of variables nests no deeper.
+    #[must_use]
+    pub fn height(&self) -> usize {
+        self.expression.height()
+    }
+
     /// Every variable that the expression names, those of its own loops included; composed ones as
     /// `variables.name`.
     #[must_use]

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::admission::attributes::Attributes;
-use crate::admission::expressions::{Conditions, Expression};
+use crate::admission::expressions::{Conditions, Expression, bounded};
 use crate::admission::matching::Criteria;
 
 /// A `ValidatingAdmissionPolicy` or `MutatingAdmissionPolicy`.
@@ -74,7 +74,7 @@ impl Definition {
             name: text(&object["metadata"], "name"),
             criteria: Criteria::of_policy(&spec["matchConstraints"]),
             conditions: Conditions::of(&spec["matchConditions"]),
-            variables: list("variables").map(|v| pair(v, "name", "expression")).collect(),
+            variables: bounded(list("variables").map(|v| pair(v, "name", "expression")).collect()),
             param_kind: param_kind.is_object().then(|| ParamKind {
                 api_version: text(param_kind, "apiVersion"),
                 kind: text(param_kind, "kind"),
