@@ -3,6 +3,8 @@
 //!
 //! Source: kubernetes.io, "Certificates and Certificate Signing Requests".
 
+use std::collections::HashSet;
+
 use rustls_pki_types::CertificateSigningRequestDer;
 use rustls_pki_types::pem::PemObject as _;
 use schema::Cause;
@@ -152,8 +154,9 @@ fn usages(causes: &mut Causes, at: &At<'_>, usages: &Value, old: Option<&Value>)
     for (n, usage) in list.iter().enumerate() {
         causes.one_of(&at.index(n), usage, &USAGES);
     }
+    let mut seen = HashSet::new();
     for (n, usage) in list.iter().enumerate() {
-        if list[..n].contains(usage) {
+        if !seen.insert(usage) {
             causes.duplicate(&at.index(n), usage);
         }
     }
@@ -166,8 +169,8 @@ fn conditions(causes: &mut Causes, at: &At<'_>, obj: &Value, old: Option<&Value>
         list.iter().map(|condition| text(condition, "type").to_owned()).collect()
     };
     let (kinds, known) = (kinds(list), kinds(known));
-    let has_duplicates =
-        |kinds: &[String]| kinds.iter().enumerate().any(|(n, kind)| kinds[..n].contains(kind));
+    let had_duplicates = known.iter().collect::<HashSet<_>>().len() < known.len();
+    let mut seen = HashSet::new();
     let both_before = ["Approved", "Denied"].iter().all(|kind| known.iter().any(|k| k == kind));
     for (n, condition) in list.iter().enumerate() {
         let (entry, kind) = (at.index(n), &kinds[n]);
@@ -185,11 +188,11 @@ fn conditions(causes: &mut Causes, at: &At<'_>, obj: &Value, old: Option<&Value>
             "Denied" => "Approved",
             _ => "",
         };
-        if !opposite.is_empty() && !both_before && kinds[..n].iter().any(|k| k == opposite) {
+        if !opposite.is_empty() && !both_before && seen.contains(opposite) {
             let detail = "Approved and Denied conditions are mutually exclusive";
             causes.invalid(at, &kind.as_str().into(), detail);
         }
-        if kinds[..n].contains(kind) && !has_duplicates(&known) {
+        if !seen.insert(kind.as_str()) && !had_duplicates {
             causes.duplicate(&entry.field("type"), &kind.as_str().into());
         }
     }

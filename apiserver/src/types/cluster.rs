@@ -210,9 +210,9 @@ fn resources(causes: &mut Causes, status: &Value, updated: bool) {
         }
     }
     let list = at.field("addresses");
-    let addresses = items(&status["addresses"]);
-    for (n, address) in addresses.iter().enumerate() {
-        if updated && addresses[..n].contains(address) {
+    let mut seen = HashSet::new();
+    for (n, address) in items(&status["addresses"]).iter().enumerate() {
+        if !seen.insert(address) && updated {
             causes.duplicate(&list.index(n), address);
         }
     }

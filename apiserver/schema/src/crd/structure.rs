@@ -1,5 +1,7 @@
 //! What makes a schema structural: types, lists and maps, and what logic must not say.
 
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 
 use super::{Checker, Object, Place};
@@ -187,7 +189,7 @@ impl Checker {
         if keys.is_empty() {
             self.required(&keys_path, "must not be empty if x-kubernetes-list-type is map");
         }
-        if keys.iter().enumerate().any(|(n, key)| keys[..n].contains(key)) {
+        if keys.iter().collect::<HashSet<_>>().len() < keys.len() {
             let detail = "must not contain duplicate entries";
             self.causes.push(Cause::invalid(&*keys_path, &json!(keys), detail));
             return;

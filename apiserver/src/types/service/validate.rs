@@ -193,10 +193,10 @@ fn addresses(causes: &mut Causes, at: &At<'_>, spec: &Value, old: Option<&Value>
         _ => (),
     }
     let families_at = at.field("ipFamilies");
-    let families = items(&spec["ipFamilies"]);
-    for (n, family) in families.iter().enumerate() {
+    let mut seen = HashSet::new();
+    for (n, family) in items(&spec["ipFamilies"]).iter().enumerate() {
         causes.one_of(&families_at.index(n), family, &["IPv4", "IPv6"]);
-        if families[..n].contains(family) {
+        if !seen.insert(family) {
             causes.duplicate(&families_at.index(n), family);
         }
     }

@@ -4,6 +4,9 @@ use serde_json::Value;
 
 use crate::types::check::{items, text};
 
+/// How many earlier paths of a volume one is compared with: nobody reads more.
+const COMPARED: usize = 256;
+
 /// A path, and which source of a projected volume it comes from.
 #[derive(Clone, PartialEq)]
 struct Place<'v> {
@@ -69,7 +72,7 @@ fn projected(source: &Value) -> Vec<Place<'_>> {
 
 fn tell(volume: &str, kind: &str, places: &[Place<'_>], warnings: &mut Vec<String>) {
     for (n, place) in places.iter().enumerate().filter(|(_, place)| !place.path.is_empty()) {
-        for other in places[..n].iter().filter(|other| overlap(place, other)) {
+        for other in places[..n.min(COMPARED)].iter().filter(|other| overlap(place, other)) {
             warnings.push(format!(
                 "volume {volume:?} ({kind}): overlapping paths: {place} with {other}"
             ));

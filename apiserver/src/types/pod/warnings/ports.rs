@@ -7,6 +7,9 @@ use serde_json::Value;
 use super::visit;
 use crate::types::check::{items, text};
 
+/// With how many earlier definitions of the same port one is compared: nobody reads more.
+const COMPARED: usize = 64;
+
 /// Texts for ports that several containers have, or that say too little.
 pub(super) fn clashes(at: &str, spec: &Value, warnings: &mut Vec<String>) {
     let mut ports = Vec::new();
@@ -15,14 +18,20 @@ pub(super) fn clashes(at: &str, spec: &Value, warnings: &mut Vec<String>) {
             ports.push((format!("{at}.{list}[{n}].ports[{m}]"), port));
         }
     });
-    for (n, (place, port)) in ports.iter().enumerate() {
+    let mut of_number: HashMap<(i64, &str), Vec<(&str, &Value)>> = HashMap::new();
+    for (place, port) in &ports {
         if !text(port, "hostIP").is_empty() && host_port(port) == 0 {
             warnings.push(format!("{place}: hostIP set without hostPort: {}", shown(port)));
         }
-        for (other_place, other) in ports[..n].iter().filter(|(_, other)| same(port, other)) {
+        let number = port["containerPort"].as_i64().unwrap_or_default();
+        let earlier = of_number.entry((number, text(port, "protocol"))).or_default();
+        for (other_place, other) in &*earlier {
             if let Some(how) = clash(port, other) {
                 warnings.push(format!("{place}: {how} port definition with {other_place}"));
             }
+        }
+        if earlier.len() < COMPARED {
+            earlier.push((place, port));
         }
     }
     let mut names: HashMap<&str, &str> = HashMap::new();
@@ -42,10 +51,6 @@ pub(super) fn clashes(at: &str, spec: &Value, warnings: &mut Vec<String>) {
 
 fn host_port(port: &Value) -> i64 {
     port["hostPort"].as_i64().unwrap_or_default()
-}
-
-fn same(port: &Value, other: &Value) -> bool {
-    port["containerPort"] == other["containerPort"] && port["protocol"] == other["protocol"]
 }
 
 /// How two definitions of one port of a pod do not go together.
@@ -87,4 +92,12 @@ fn ports_clash() {
         "spec.containers[1].ports[0]: duplicate port definition with spec.containers[0].ports[0]"
     );
     assert!(warnings[1].contains("duplicate port name \"a\""));
+}
+
+#[test]
+fn many_definitions_of_a_port_are_not_all_compared() {
+    let ports = vec![serde_json::json!({"containerPort": 80}); 5_000];
+    let mut warnings = Vec::new();
+    clashes("spec", &serde_json::json!({"containers": [{"ports": ports}]}), &mut warnings);
+    assert_eq!(warnings.len(), COMPARED * (COMPARED - 1) / 2 + (5_000 - COMPARED) * COMPARED);
 }
