@@ -6,6 +6,7 @@ use std::borrow::Cow;
 
 use http::Method;
 
+use crate::handlers::options::is_on;
 use crate::handlers::selector::Fields;
 
 /// Who sent a request.
@@ -198,9 +199,9 @@ fn verb(
 /// Whether the query has `watch` with any value but `false` and `0`.
 pub fn wants_watch(query: Option<&str>) -> bool {
     query.is_some_and(|q| {
-        form_urlencoded::parse(q.as_bytes()).find(|(k, _)| k == "watch").is_some_and(|(_, v)| {
-            !matches!(v.as_ref(), "false" | "False" | "FALSE" | "f" | "F" | "0")
-        })
+        form_urlencoded::parse(q.as_bytes())
+            .find(|(k, _)| k == "watch")
+            .is_some_and(|(_, v)| is_on(&v))
     })
 }
 

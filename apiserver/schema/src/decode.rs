@@ -126,7 +126,8 @@ impl Decoder<'_> {
         self.value(&node, value, path);
         match zero {
             Zero::Omitted => !is_zero(value),
-            // An empty string is what a pointer points to.
+            // An empty string or struct is what a pointer points to.
+            Zero::Null if value.is_object() && node.typed => true,
             Zero::Null if is_zero(value) && !value.is_string() => false,
             _ => true,
         }

@@ -67,6 +67,7 @@ pub(crate) fn zero(node: &Node) -> Value {
         let zero = match (target.kind, &field.edge.default) {
             (Kind::Object, _) if field.zero == Zero::Written => zero(&target),
             _ if field.zero == Zero::Null => Value::Null,
+            _ if field.zero == Zero::Absent => continue,
             (Kind::Array, None) | (Kind::Object, None) if field.required => Value::Null,
             (Kind::Time | Kind::MicroTime, None) if field.required => Value::Null,
             (Kind::String, _) if field.required || field.zero == Zero::Written => "".into(),

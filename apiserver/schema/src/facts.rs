@@ -85,6 +85,8 @@ pub enum Zero {
     /// What was sent: the field is a pointer in Go.
     #[default]
     Kept,
+    /// What was sent, and nothing if nothing was, although the field is required.
+    Absent,
     /// Nothing: `omitempty`.
     Omitted,
     /// The zero value itself, even if nothing was sent.
@@ -100,6 +102,7 @@ struct Additions {
     null: HashMap<String, Vec<String>>,
     omitted: HashMap<String, Vec<String>>,
     pointers: HashMap<String, Vec<String>>,
+    absent: HashMap<String, Vec<String>>,
     enums: HashMap<String, Map<String, Value>>,
     fields: HashMap<String, BTreeMap<String, Field>>,
 }
@@ -185,6 +188,9 @@ pub fn zero(name: &str, definition: &Definition, field: &str) -> Zero {
         is_required(definition, field) && facts.default.as_ref().is_some_and(|d| d == "");
     if is_struct || is_plain || listed(&more.written) {
         return Zero::Written;
+    }
+    if listed(&more.absent) {
+        return Zero::Absent;
     }
     if is_required(definition, field) || listed(&more.pointers) {
         return Zero::Kept;
@@ -375,7 +381,7 @@ mod tests {
     #[test]
     fn additions_speak_of_known_fields() {
         let more = additions();
-        let lists = [&more.written, &more.null, &more.omitted, &more.pointers];
+        let lists = [&more.written, &more.null, &more.omitted, &more.pointers, &more.absent];
         let named = lists.into_iter().flatten().map(|(name, fields)| (name, fields.clone()));
         let keyed = [&more.defaults, &more.enums]
             .into_iter()

@@ -39,8 +39,7 @@ impl Query {
 
     /// A switch: present, and neither `false` nor `0`.
     pub fn flag(&self, name: &str) -> Option<bool> {
-        let value = self.sent(name)?;
-        Some(!matches!(value, "false" | "False" | "FALSE" | "f" | "F" | "0"))
+        self.sent(name).map(is_on)
     }
 
     /// A whole number.
@@ -56,6 +55,11 @@ impl Query {
             ApiError::BadRequest(format!("strconv.ParseInt: parsing {text:?}: {fault}"))
         })
     }
+}
+
+/// Whether a switch that was sent is on: whatever it says, but for `0` and `false` in any case.
+pub fn is_on(value: &str) -> bool {
+    value != "0" && !value.eq_ignore_ascii_case("false")
 }
 
 /// Whether Go reads a part of a query: it passes over those with a semicolon or a broken escape.
@@ -81,6 +85,12 @@ mod tests {
         let fault = |name| query.integer(name).unwrap_err().to_string();
         assert_eq!(fault("limit"), "strconv.ParseInt: parsing \"\": invalid syntax");
         assert!(fault("n").ends_with("value out of range"));
+    }
+
+    #[test]
+    fn switches_are_on_whatever_they_say() {
+        assert!(["", "x", "F", "no", "true"].into_iter().all(is_on));
+        assert!(!["0", "false", "FALSE", "fAlse"].into_iter().any(is_on));
     }
 }
 
@@ -168,25 +178,28 @@ impl ListOptions {
         };
         let mut causes = Vec::new();
         if watch {
-            if self.send_initial_events.is_some() {
-                if given != Some("NotOlderThan") {
-                    causes.push(forbidden(
-                        "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-                    ));
-                    if let Some(other) = given {
-                        causes.push(unsupported(other, "\"NotOlderThan\""));
-                    }
+            // As upstream: a watch that begins with any state is made one that asks for the state by itself.
+            let begins = matches!(self.resource_version.as_str(), "" | "0");
+            let implied = begins && given.is_none() && self.send_initial_events.is_none();
+            let asks = implied || self.send_initial_events.is_some();
+            let given = if implied { Some("NotOlderThan") } else { given };
+            if asks && given != Some("NotOlderThan") {
+                causes.push(forbidden(
+                    "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+                ));
+            }
+            if let Some(given) = given {
+                if !asks {
+                    causes
+                        .push(forbidden("resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"));
+                }
+                if given != "NotOlderThan" {
+                    causes.push(unsupported(given, "\"NotOlderThan\""));
                 }
                 if self.continue_token.is_some() {
                     causes.push(forbidden(
                         "resourceVersionMatch is forbidden when continue is provided",
                     ));
-                }
-            } else if let Some(given) = given {
-                causes
-                    .push(forbidden("resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"));
-                if given != "NotOlderThan" {
-                    causes.push(unsupported(given, "\"NotOlderThan\""));
                 }
             }
             return causes;

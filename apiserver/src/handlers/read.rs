@@ -13,7 +13,7 @@ use super::Call;
 use super::negotiate::{Format, Output, Shape};
 use super::options::{ListOptions, Match};
 use super::respond;
-use super::token::Token;
+use super::token::{self, Token};
 use crate::bytes as text;
 use crate::crd::convert;
 use crate::registry::{Resource, Selectable};
@@ -110,15 +110,15 @@ pub async fn wait_for(cache: &Cache, revision: Revision) -> Result<(), ApiError>
 pub struct State {
     /// Its objects.
     pub snapshot: Snapshot,
-    /// The key after which the list begins.
-    pub after: Option<String>,
+    /// The store key from which on it is listed.
+    pub from: Option<String>,
     /// The cache keeps it since an earlier page.
     is_kept: bool,
 }
 
 impl State {
     fn new(snapshot: Snapshot) -> Self {
-        Self { snapshot, after: None, is_kept: false }
+        Self { snapshot, from: None, is_kept: false }
     }
 }
 
@@ -143,13 +143,17 @@ pub async fn state(
         let Some(revision) = token.revision() else {
             // The list's revision must tell this state from that of the pages before.
             cache.caught_up().await?;
-            return Ok(State { after: Some(token.start), ..State::new(cache.list(namespace)) });
+            let snapshot = cache.list(namespace);
+            return Ok(State { from: Some(token.key(snapshot.scope())), ..State::new(snapshot) });
         };
         if revision > cache.revision() {
             wait_for(cache, revision).await?;
         }
         return match cache.snapshot_at(revision, namespace) {
-            Ok(snapshot) => Ok(State { snapshot, after: Some(token.start), is_kept: true }),
+            Ok(snapshot) => {
+                let from = Some(token.key(snapshot.scope()));
+                Ok(State { snapshot, from, is_kept: true })
+            }
             Err(store::Error::Compacted { .. }) => Err(expired_token(&token)),
             Err(other) => Err(other.into()),
         };
@@ -183,7 +187,7 @@ pub async fn state(
 
 /// 410 with a token that goes on in the current state.
 fn expired_token(token: &Token) -> ApiError {
-    let fresh = Token::new(-1, &token.start).encode();
+    let fresh = token.renewed().encode();
     ApiError::ExpiredToken {
         message: "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.".to_owned(),
         token: fresh,
@@ -250,33 +254,49 @@ pub async fn list(call: &Call<'_>) -> Result<Response, ApiError> {
     let mut options = ListOptions::parse(&call.query, false)?;
     fit_fields(call.resource, &mut options)?;
     let cache = call.resource.storage()?.cache().await?;
-    let State { snapshot, after, is_kept } = state(call, &options, cache).await?;
+    let State { snapshot, from, is_kept } = state(call, &options, cache).await?;
     let stored = convert::asked_of_stored(call.resource, &options);
-    let page = Page::look(&snapshot, after.as_deref(), &stored);
+    let page = Page::look(&snapshot, from.as_deref(), &stored);
     if page.token.is_some() && !is_kept {
         cache.keep(&snapshot);
     }
     let form = Form::agree(call)?;
     if form.streams() && !convert::is_converted(call.resource) {
-        let meta = meta(call.resource, snapshot.revision(), &page);
-        return Ok(form.stream(call, &meta, snapshot, after, options));
+        let meta = meta(&form, call.resource, snapshot.revision(), &page);
+        return Ok(form.stream(call, &meta, snapshot, from, options));
     }
-    let objects = matching(&snapshot, after.as_deref(), &stored).cloned().collect();
+    let objects = matching(&snapshot, from.as_deref(), &stored).cloned().collect();
     let objects = converted(call.resource, &options, objects).await?;
     Ok(form.whole(call, snapshot.revision(), &objects, &page))
 }
 
-/// Answers a list of exactly these objects, which have the resource's version.
+/// Answers a page of a list: these objects, which have the resource's version.
 ///
 /// # Errors
 /// The list cannot take the agreed shape.
-pub fn answer_list(
+pub fn answer_page(
     call: &Call<'_>,
     revision: Revision,
-    objects: Vec<Arc<Object>>,
+    objects: &[Arc<Object>],
+    page: &Page,
 ) -> Result<Response, ApiError> {
-    let form = Form::agree(call)?;
-    Ok(form.whole(call, revision, &objects, &Page::default()))
+    Ok(Form::agree(call)?.whole(call, revision, objects, page))
+}
+
+/// What the options choose of a state, in the resource's version, and what the page says of the rest.
+///
+/// # Errors
+/// The conversion webhook fails.
+pub async fn choose_page(
+    resource: &Resource,
+    options: &ListOptions,
+    state: &State,
+) -> Result<(Vec<Arc<Object>>, Page), ApiError> {
+    let (snapshot, from) = (&state.snapshot, state.from.as_deref());
+    let stored = convert::asked_of_stored(resource, options);
+    let page = Page::look(snapshot, from, &stored);
+    let objects = matching(snapshot, from, &stored).cloned().collect();
+    Ok((converted(resource, options, objects).await?, page))
 }
 
 /// Those of the stored objects that the selectors choose, in the resource's version.
@@ -309,10 +329,10 @@ async fn converted(
 /// The objects of a list or page.
 fn matching<'a>(
     snapshot: &'a Snapshot,
-    after: Option<&'a str>,
+    from: Option<&'a str>,
     options: &'a ListOptions,
 ) -> impl Iterator<Item = &'a Arc<Object>> {
-    let objects = snapshot.iter_after(after.unwrap_or_default()).filter(|o| chosen(options, o));
+    let objects = snapshot.iter_from(from.unwrap_or_default()).filter(|o| chosen(options, o));
     objects.take(match options.limit {
         0 => usize::MAX,
         limit => limit,
@@ -321,31 +341,33 @@ fn matching<'a>(
 
 /// What a page says of those after it.
 #[derive(Default)]
-struct Page {
+pub struct Page {
     token: Option<String>,
     remaining: Option<usize>,
 }
 
 impl Page {
-    fn look(snapshot: &Snapshot, after: Option<&str>, options: &ListOptions) -> Self {
+    fn look(snapshot: &Snapshot, from: Option<&str>, options: &ListOptions) -> Self {
         if options.limit == 0 {
             return Self::default();
         }
         // As upstream: there is a next page while there are objects, whether they match or not.
-        let last = matching(snapshot, after, options).nth(options.limit - 1);
+        let last = matching(snapshot, from, options).nth(options.limit - 1);
         let last = last.filter(|last| snapshot.iter_after(last.key()).next().is_some());
         let Some(last) = last else { return Self::default() };
         let remaining = (!options.is_selective()).then(|| snapshot.iter_after(last.key()).count());
         let revision = i64::try_from(snapshot.revision()).unwrap_or(i64::MAX);
-        Self { token: Some(Token::new(revision, last.key()).encode()), remaining }
+        let token = Token::after(revision, last.key(), snapshot.scope());
+        Self { token: Some(token.encode()), remaining }
     }
 }
 
 /// `metadata` of a list, as JSON.
-fn meta(resource: &Resource, revision: Revision, page: &Page) -> String {
+fn meta(form: &Form, resource: &Resource, revision: Revision, page: &Page) -> String {
     let mut out = format!("{{\"resourceVersion\":\"{revision}\"");
     // Lists of custom resources always have the field.
-    if let Some(token) = page.token.as_deref().or((!resource.bare_items).then_some("")) {
+    let always = !resource.bare_items && matches!(form, Form::Objects);
+    if let Some(token) = page.token.as_deref().or(always.then_some("")) {
         out += &format!(",\"continue\":\"{token}\"");
     }
     if let Some(n) = page.remaining {
@@ -422,7 +444,7 @@ impl Form {
             };
             table::render(call.resource, &items, *include, version, &meta, true)
         } else {
-            let mut out = self.open(call.resource, &meta(call.resource, revision, page));
+            let mut out = self.open(call.resource, &meta(self, call.resource, revision, page));
             for (n, object) in objects.iter().enumerate() {
                 if n > 0 {
                     out.push(b',');
@@ -441,12 +463,12 @@ impl Form {
         call: &Call<'_>,
         meta: &str,
         snapshot: Snapshot,
-        after: Option<String>,
+        from: Option<String>,
         options: ListOptions,
     ) -> Response {
         let resource = call.resource.clone();
         let (first, done) = (true, false);
-        let mut walk = Walk { form: self, resource, snapshot, options, after, first, done };
+        let mut walk = Walk { form: self, resource, snapshot, options, from, first, done };
         let mut first = walk.form.open(&walk.resource, meta);
         walk.fill(&mut first);
         let plain = Output { pretty: false, ..call.output.clone() };
@@ -516,7 +538,7 @@ struct Walk {
     snapshot: Snapshot,
     /// Their limit is what is left of it.
     options: ListOptions,
-    after: Option<String>,
+    from: Option<String>,
     first: bool,
     done: bool,
 }
@@ -525,12 +547,12 @@ impl Walk {
     /// Appends items until the next one would not fit, one at least, or until the list ends.
     fn fill(&mut self, out: &mut Vec<u8>) {
         let (mut chunk, mut size, mut more) = (Vec::new(), out.len(), None);
-        for object in matching(&self.snapshot, self.after.as_deref(), &self.options) {
+        for object in matching(&self.snapshot, self.from.as_deref(), &self.options) {
             size += object.json_len();
             if size > CHUNK_BYTES
                 && let Some(Item { object: last, .. }) = chunk.last()
             {
-                more = Some(last.key().to_owned());
+                more = Some(token::next_key(last.key()));
                 break;
             }
             chunk.push(Item::look(&self.resource, object));
@@ -548,6 +570,6 @@ impl Walk {
         }
         // Without a limit it is 0, and stays it.
         self.options.limit = self.options.limit.saturating_sub(chunk.len());
-        self.after = more;
+        self.from = more;
     }
 }

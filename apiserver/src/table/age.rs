@@ -7,6 +7,8 @@ const MINUTE: i64 = 60;
 const HOUR: i64 = 60 * MINUTE;
 const DAY: i64 = 24 * HOUR;
 const YEAR: i64 = 365 * DAY;
+/// Seconds from 1970 back to the beginning of the year 1, which is what Go takes for no time.
+const ZERO_SECONDS: i64 = -62_135_596_800;
 
 /// `seconds` in one or two units, coarser the longer it is.
 ///
@@ -41,6 +43,8 @@ pub(super) fn since(then: Option<&Value>, now: Timestamp) -> String {
     match then.and_then(Value::as_str) {
         None | Some("") => "<unknown>".to_owned(),
         Some(text) => match text.parse::<Timestamp>() {
+            // Go's zero time.
+            Ok(then) if then.as_second() == ZERO_SECONDS => "<unknown>".to_owned(),
             Ok(then) => human(now.duration_since(then).as_secs()),
             Err(_) => "<invalid>".to_owned(),
         },

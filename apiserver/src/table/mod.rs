@@ -17,7 +17,7 @@ use std::sync::LazyLock;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::{Number, Value, json};
 
 use self::jsonpath::Path;
 use self::row::Row;
@@ -180,18 +180,26 @@ fn printed(column: &Printed, row: Row<'_>) -> Value {
             Value::String(_) => age::since(Some(found), row.now).into(),
             _ => Value::Null,
         },
-        "integer" => match found {
-            Value::Number(n) if n.is_f64() => n.as_f64().map(f64::trunc).map_or(Value::Null, |n| {
-                #[expect(clippy::cast_possible_truncation, reason = "it was truncated above")]
-                Value::from(n as i64)
-            }),
-            Value::Number(_) => found.clone(),
-            _ => Value::Null,
-        },
-        "number" if found.is_number() => found.clone(),
+        "integer" => found.as_number().map_or(Value::Null, |n| integer(n).into()),
+        // Go has all of them as floats, of which whole ones are written without a point.
+        "number" => found.as_f64().map_or(Value::Null, |float| {
+            let number = Number::from_f64(float);
+            match number.as_ref().and_then(row::whole) {
+                Some(whole) => whole.into(),
+                None => number.into(),
+            }
+        }),
         "boolean" if found.is_boolean() => found.clone(),
         _ => Value::Null,
     }
+}
+
+/// A number without its fraction; one that does not fit is the least that does, as on Go's processors.
+fn integer(number: &Number) -> i64 {
+    let float = number.as_f64().unwrap_or_default().trunc();
+    #[expect(clippy::cast_possible_truncation, reason = "it is whole, and the range is checked")]
+    let cut = if float.abs() < 9.3e18 { float as i64 } else { i64::MIN };
+    number.as_i64().unwrap_or(cut)
 }
 
 fn column(name: &str, kind: &str, format: &str, description: &str, priority: i64) -> Value {

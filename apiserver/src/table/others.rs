@@ -223,13 +223,35 @@ pub(super) fn policy(row: Row<'_>) -> Vec<Value> {
 pub(super) fn policy_binding(row: Row<'_>) -> Vec<Value> {
     let reference = row.at("/spec/paramRef");
     let parameters = match (reference.text("/name"), reference.text("/namespace")) {
-        ("", _) if reference.get("/selector").is_some() => reference.selector("/selector"),
+        ("", _) if reference.get("/selector").is_some() => go_selector(reference.at("/selector")),
         ("", _) => UNSET.to_owned(),
-        (name, "") => name.to_owned(),
+        // Of any namespace, or of none: the row cannot tell.
+        (name, "") => format!("*/{name}"),
         (name, namespace) => format!("{namespace}/{name}"),
     };
     let policy = row.text("/spec/policyName");
     vec![row.name().into(), policy.into(), parameters.into(), row.age().into()]
+}
+
+/// A label selector as Go writes the struct.
+fn go_selector(selector: Row<'_>) -> String {
+    let labels = selector.get("/matchLabels").and_then(Value::as_object);
+    let mut labels: Vec<String> = labels
+        .into_iter()
+        .flatten()
+        .map(|(key, value)| format!("{key}: {},", value.as_str().unwrap_or_default()))
+        .collect();
+    labels.sort();
+    let expressions = selector.items("/matchExpressions").map(|expression| {
+        let (key, operator) = (expression.text("/key"), expression.text("/operator"));
+        let values = expression.texts("/values").join(" ");
+        format!("LabelSelectorRequirement{{Key:{key},Operator:{operator},Values:[{values}],}},")
+    });
+    format!(
+        "&LabelSelector{{MatchLabels:map[string]string{{{}}},MatchExpressions:[]LabelSelectorRequirement{{{}}},}}",
+        labels.concat(),
+        expressions.collect::<String>()
+    )
 }
 
 pub(super) fn flow_schema(row: Row<'_>) -> Vec<Value> {

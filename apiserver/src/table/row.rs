@@ -1,7 +1,7 @@
 //! Reading an object while its row is made: every accessor has an answer for what is absent.
 
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Number, Value};
 
 use super::age;
 
@@ -155,12 +155,45 @@ pub(super) fn sorted<T: Ord>(mut items: Vec<T>) -> Vec<T> {
     items
 }
 
-/// A JSON value as it would be read aloud: text without quotes.
+/// A JSON value as Go prints it: text without quotes, lists and maps as JSON.
 pub(super) fn shown(value: &Value) -> String {
     match value {
+        Value::Null => "<no value>".to_owned(),
         Value::String(text) => text.clone(),
-        other => other.to_string(),
+        Value::Number(number) => match (whole(number), number.as_f64()) {
+            (Some(whole), _) => whole.to_string(),
+            (None, Some(float)) => shown_float(float),
+            (None, None) => number.to_string(),
+        },
+        other => html_safe(&other.to_string()),
     }
+}
+
+/// A number without a fraction: Go stores `1.0` as `1`.
+pub(super) fn whole(number: &Number) -> Option<i64> {
+    number.as_i64().or_else(|| {
+        let float = number.as_f64().filter(|float| float.fract() == 0.0 && float.abs() < 1e18)?;
+        #[expect(clippy::cast_possible_truncation, reason = "it has no fraction, and it fits")]
+        Some(float as i64)
+    })
+}
+
+/// A float as `%v` prints it: with an exponent from a million on, which has two digits at least.
+fn shown_float(float: f64) -> String {
+    let text = format!("{float:e}");
+    let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+    match exponent.parse::<i32>() {
+        Ok(n) if !(-4..6).contains(&n) => {
+            let sign = if n < 0 { '-' } else { '+' };
+            format!("{digits}e{sign}{:02}", n.abs())
+        }
+        _ => float.to_string(),
+    }
+}
+
+/// JSON as Go writes it, that can stand in a page.
+fn html_safe(json: &str) -> String {
+    json.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
 }
 
 /// The first `most` of `items`, and how many more there are; `missing` if there are none.
@@ -173,5 +206,29 @@ pub(super) fn first<S: AsRef<str>>(items: &[S], most: usize, missing: &str) -> S
     match items.len().saturating_sub(most) {
         0 => shown,
         more => format!("{shown} + {more} more..."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn values_are_printed_as_go_does() {
+        for (value, expected) in [
+            (json!(null), "<no value>"),
+            (json!("a"), "a"),
+            (json!(1.0), "1"),
+            (json!(1.5), "1.5"),
+            (json!(1e-7), "1e-07"),
+            (json!(1e21), "1e+21"),
+            (json!(123_456_789.5), "1.234567895e+08"),
+            (json!(9_007_199_254_740_993_i64), "9007199254740993"),
+            (json!(["<a>", 1]), r#"["\u003ca\u003e",1]"#),
+        ] {
+            assert_eq!(shown(&value), expected);
+        }
     }
 }

@@ -73,6 +73,10 @@ impl Strategy for SigningRequests {
         vec![Selectable::new("spec.signerName")]
     }
 
+    fn unowned(&self) -> &'static [&'static str] {
+        &["spec"]
+    }
+
     fn prepare_create(&self, ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {
         obj["status"] = json!({});
         let Some(spec) = obj["spec"].as_object_mut() else { return Ok(()) };

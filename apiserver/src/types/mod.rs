@@ -154,6 +154,11 @@ pub trait Strategy: Send + Sync {
         true
     }
 
+    /// Fields beside the status that only the server writes, so that nobody owns them.
+    fn unowned(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// Members of the metadata that an update of the status alone leaves as they are.
     fn kept_by_status(&self) -> &'static [&'static str] {
         &[]

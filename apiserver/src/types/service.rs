@@ -54,6 +54,18 @@ fn wants_health_check(spec: &Value) -> bool {
     kind(spec) == "LoadBalancer" && text(spec, "externalTrafficPolicy") == "Local"
 }
 
+/// The first port that has the protocol and the node port of one before it: its index, and both.
+fn twin_port(spec: &Value) -> Option<(usize, &str, i64)> {
+    if !matches!(kind(spec), "NodePort" | "LoadBalancer") {
+        return None;
+    }
+    let mut seen = std::collections::HashSet::new();
+    items(&spec["ports"]).iter().enumerate().find_map(|(n, port)| {
+        let (protocol, number) = (text(port, "protocol"), port["nodePort"].as_i64()?);
+        (number != 0 && !seen.insert((protocol, number))).then_some((n, protocol, number))
+    })
+}
+
 fn wants_node_ports(spec: &Value) -> bool {
     match kind(spec) {
         "NodePort" => true,
@@ -116,6 +128,12 @@ impl Strategy for Services {
         obj["status"] = json!({"loadBalancer": {}});
         both_names(&mut obj["spec"]);
         refuse(obj, validate::cluster_addresses(&obj["spec"], None))?;
+        // Ports are taken before anything is judged, and nobody takes one twice.
+        if let Some((n, _, port)) = twin_port(&obj["spec"]) {
+            let why = "provided port is already allocated";
+            let cause = Cause::invalid(format!("spec.ports[{n}].nodePort"), &port.into(), why);
+            return Err(invalid(obj, vec![cause]));
+        }
         let mut early = Causes::default();
         validate::spec(&mut early, &obj["spec"], None);
         if !early.0.is_empty() || !obj["spec"].is_object() {
@@ -149,6 +167,10 @@ impl Strategy for Services {
             obj["status"]["loadBalancer"] = json!({});
         }
         refuse(obj, validate::cluster_addresses(&obj["spec"], Some(&old["spec"])))?;
+        if let Some((_, protocol, port)) = twin_port(&obj["spec"]) {
+            let fault = format!("duplicate nodePort: {{{protocol} {port}}}");
+            return Err(ApiError::Unknown(fault));
+        }
         let mut early = Causes::default();
         validate::spec(&mut early, &obj["spec"], Some(&old["spec"]));
         validate::update(&mut early, &obj["spec"], &old["spec"]);
@@ -513,6 +535,16 @@ mod tests {
         let mut obj = json!({"spec": spec});
         Services::new().default(&mut obj);
         obj["spec"].clone()
+    }
+
+    #[test]
+    fn one_number_serves_one_port_of_a_protocol() {
+        let spec = |second: &str| {
+            json!({"type": "NodePort", "ports": [
+            {"protocol": "TCP", "nodePort": 30001}, {"protocol": second, "nodePort": 30001}]})
+        };
+        assert_eq!(twin_port(&spec("TCP")), Some((1, "TCP", 30001)));
+        assert_eq!(twin_port(&spec("UDP")), None);
     }
 
     #[test]

@@ -118,8 +118,8 @@ fn merged(
         time: &time,
     };
     let force = writer.options.force.unwrap_or(false);
-    let has_status = resource.subresources.contains_key("status");
-    let mut object = schema.apply(old, config, &who, force, has_status).map_err(refused)?;
+    let unwritten = meta::unwritten(&resource);
+    let mut object = schema.apply(old, config, &who, force, &unwritten).map_err(refused)?;
     // Only a version that the client named guards the object.
     object["metadata"]["resourceVersion"] = config["metadata"]["resourceVersion"].clone();
     let unknown =

@@ -413,11 +413,12 @@ pub(super) async fn collection(call: &Call<'_>, body: &[u8]) -> Result<Response,
     let mut list = ListOptions::parse(&call.query, false)?;
     read::fit_fields(call.resource, &mut list)?;
     let cache = call.resource.storage()?.cache().await?;
+    let asked = list.limit;
     // Upstream lists in pages, for which a version is exact.
     list.limit = list.limit.max(1);
-    let read::State { snapshot, after, .. } = read::state(call, &list, cache).await?;
-    let listed = snapshot.iter_after(after.as_deref().unwrap_or_default());
-    let chosen = read::choose(call.resource, &list, listed).await?;
+    let state = read::state(call, &list, cache).await?;
+    list.limit = asked;
+    let (chosen, page) = read::choose_page(call.resource, &list, &state).await?;
     for object in &chosen {
         let info = RequestInfo {
             name: object.name().to_owned(),
@@ -431,5 +432,5 @@ pub(super) async fn collection(call: &Call<'_>, body: &[u8]) -> Result<Response,
             Err(other) => return Err(other),
         }
     }
-    read::answer_list(call, snapshot.revision(), chosen)
+    read::answer_page(call, state.snapshot.revision(), &chosen, &page)
 }

@@ -394,6 +394,14 @@ fn immutable(meta: &Value, old: &Value, causes: &mut Vec<Cause>) {
     }
 }
 
+/// Keeps the wish to forget all owners: decoding drops an empty list, and one empty entry says the same.
+pub(super) fn mark_reset(object: &mut Value) {
+    let sent = object.pointer_mut("/metadata/managedFields").and_then(Value::as_array_mut);
+    if let Some(entries) = sent.filter(|entries| entries.is_empty()) {
+        entries.push(json!({}));
+    }
+}
+
 /// Keeps `managedFields` up to date with a write that is no apply.
 pub(super) fn track(writer: &Writer<'_>, old: Option<&Value>, object: &mut Value, agent: &str) {
     let Some(schema) = writer.resource.schema.get() else { return };
@@ -409,13 +417,22 @@ pub(super) fn track(writer: &Writer<'_>, old: Option<&Value>, object: &mut Value
     schema.track_update(old, object, &who);
 }
 
-/// Begins `managedFields`. Whoever creates an object owns nothing of its status, which is not written then.
+/// Fields that the endpoint of the object itself does not write, so that its clients do not own them.
+pub(super) fn unwritten(resource: &Resource) -> Vec<&'static str> {
+    let status = resource.subresources.contains_key("status").then_some("status");
+    status.into_iter().chain(resource.strategy.unowned().iter().copied()).collect()
+}
+
+/// Begins `managedFields`. Whoever creates an object owns nothing of what is not written then.
 pub(super) fn track_created(writer: &Writer<'_>, object: &mut Value, agent: &str) {
-    let has_status = writer.resource.subresources.contains_key("status");
-    let status = object.as_object_mut().filter(|_| has_status).and_then(|map| map.remove("status"));
+    let Some(map) = object.as_object_mut() else { return };
+    let taken: Vec<_> = unwritten(writer.resource)
+        .into_iter()
+        .filter_map(|name| map.remove(name).map(|value| (name, value)))
+        .collect();
     track(writer, None, object, agent);
-    if let Some(status) = status {
-        object["status"] = status;
+    for (name, value) in taken {
+        object[name] = value;
     }
 }
 

@@ -259,6 +259,7 @@ impl<'a> Writer<'a> {
         };
         let is_lenient = self.options.field_validation == FieldValidation::Ignore;
         kind::fit(resource, &self.core.registry(), &mut value, body, is_lenient)?;
+        meta::mark_reset(&mut value);
         let unknown = match resource.schema.get() {
             Some(schema) => schema
                 .decode(&mut value)

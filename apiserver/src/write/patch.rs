@@ -119,6 +119,7 @@ pub(super) fn patched(
     }
     check_kind(writer, &object).map_err(|fault| not_a_result(&shown(), &fault))?;
     let Some(schema) = schema else { return Ok(object) };
+    meta::mark_reset(&mut object);
     let unknown = schema.decode(&mut object).map_err(|fault| {
         let strategic = language == Language::Strategic;
         let fault = if strategic { restore_fault(fault) } else { fault.to_string() };

@@ -116,7 +116,7 @@ impl<'b> Wanted<'b> {
         };
         let mut scale = match self {
             Self::Apply(config) => {
-                let applied = schema.apply(Some(current), config, &who, force, false);
+                let applied = schema.apply(Some(current), config, &who, force, &[]);
                 let mut scale = applied.map_err(super::apply::refused)?;
                 // Only a version that the client named guards the object.
                 scale["metadata"]["resourceVersion"] =

@@ -333,10 +333,29 @@ fn review_context<'a>(call: &'a Call<'_>) -> reviews::Context<'a> {
 async fn token(call: &Call<'_>, body: &[u8]) -> Result<Response, ApiError> {
     let options = WriteOptions::parse(&call.query, call.method)?;
     let mut request = other_kind(call, body, ("authentication.k8s.io", "v1", "TokenRequest"))?;
-    admission::pass(&mut Writer::new(call, options), Some("token"), &mut request).await?;
+    let mut writer = Writer::new(call, options);
+    own_token_request(&writer, &mut request, &meta::agent(call.headers));
+    admission::pass(&mut writer, Some("token"), &mut request).await?;
     call.core.fresh(&["serviceaccounts", "pods", "secrets", "nodes"]).await?;
     let answer = reviews::token_request(&review_context(call), &call.info.name, &request)?;
     Ok(created(call, &answer))
+}
+
+/// Defaults a request for a token, and records whose its fields are.
+fn own_token_request(writer: &Writer<'_>, request: &mut Value, agent: &str) {
+    if request["spec"]["expirationSeconds"].is_null() {
+        request["spec"]["expirationSeconds"] = 3600.into();
+    }
+    let (manager, time) = (writer.manager(agent), meta::now());
+    let who = schema::apply::Writer {
+        manager: &manager,
+        api_version: "authentication.k8s.io/v1",
+        subresource: "token",
+        time: &time,
+    };
+    if let Some(schema) = Schema::for_gvk("authentication.k8s.io", "v1", "TokenRequest") {
+        schema.track_update(None, request, &who);
+    }
 }
 
 /// Answers a review: the object with its status, nothing is stored.
@@ -346,6 +365,10 @@ async fn review(call: &Call<'_>, body: &[u8]) -> Result<Response, ApiError> {
     let mut object = writer.decode(body, decode::body_format(call.headers)?)?;
     meta::fit_namespace(&writer, &mut object)?;
     writer.default(&mut object);
+    if call.resource.name == "tokenreviews" {
+        // The other reviews are answered with new objects, which nobody owns.
+        meta::track(&writer, None, &mut object, &meta::agent(call.headers));
+    }
     admission::pass(&mut writer, None, &mut object).await?;
     let answer = reviews::answer(&review_context(call), &call.resource.name, &object).await;
     let mut response = match answer.ok_or(ApiError::MethodNotAllowed)? {

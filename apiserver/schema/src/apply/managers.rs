@@ -102,7 +102,7 @@ impl Entry {
 
     fn from_json(json: &Value) -> Option<Entry> {
         let text = |key: &str| json.get(key).and_then(Value::as_str).unwrap_or_default();
-        if !matches!(json.get("fieldsType").and_then(Value::as_str), Some("FieldsV1")) {
+        if text("fieldsType") != "FieldsV1" || text("apiVersion").is_empty() {
             return None;
         }
         Some(Entry {
@@ -157,10 +157,11 @@ pub(super) fn read(object: &Value) -> Option<Vec<Entry>> {
     }
 }
 
-/// Whether a client asked to forget all owners: a list of one empty entry.
+/// Whether a client asked to forget all owners: no entries, or a single one that is empty.
 pub(super) fn is_reset(object: &Value) -> bool {
     match object.pointer("/metadata/managedFields") {
         Some(Value::Array(list)) => match list.as_slice() {
+            [] => true,
             [Value::Object(entry)] => entry.is_empty(),
             _ => false,
         },

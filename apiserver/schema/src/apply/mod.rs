@@ -15,6 +15,7 @@ mod walk;
 use serde_json::{Map, Value, json};
 
 use crate::Schema;
+use crate::node::Node;
 use crate::path::Path;
 pub use managers::Writer;
 use managers::{Entry, Operation};
@@ -76,12 +77,22 @@ fn conflict_message(conflicts: &[Conflict]) -> String {
     format!("Apply failed with {} conflicts: {}", conflicts.len(), lines.join("\n"))
 }
 
+/// What a client applies.
+struct Config<'a> {
+    /// What its endpoint writes.
+    restricted: &'a Value,
+    /// All of it.
+    whole: &'a Value,
+    /// Fields that the object's own endpoint does not write.
+    unwritten: &'a [&'a str],
+}
+
 impl Schema {
     /// Merges `config` into `live`; the result carries the new `managedFields`.
     ///
     /// The result is what is decoded, defaulted and validated next. An apply to the object
-    /// itself does not touch `status` if `has_status`; one to a subresource touches nothing
-    /// else. `live` is `None` when the object is created.
+    /// itself does not touch the fields in `unwritten`, such as `status`; one to a subresource
+    /// touches nothing else. `live` is `None` when the object is created.
     ///
     /// # Errors
     /// [`ApplyError`]; conflicts only without `force`.
@@ -91,12 +102,13 @@ impl Schema {
         config: &Value,
         writer: &Writer<'_>,
         force: bool,
-        has_status: bool,
+        unwritten: &[&str],
     ) -> Result<Value, ApplyError> {
         self.check_config(config)?;
         let whole = config;
         let mut config = config.clone();
-        restrict(&mut config, writer.subresource, has_status);
+        restrict(&mut config, writer.subresource, unwritten);
+        let config = Config { restricted: &config, whole, unwritten };
         let result = self.apply_checked(live, &config, writer, force);
         let (Some(live), "kubectl") = (live, writer.manager) else { return result };
         let applied = match result {
@@ -120,7 +132,7 @@ impl Schema {
     fn apply_checked(
         &self,
         live: Option<&Value>,
-        config: &Value,
+        config: &Config<'_>,
         writer: &Writer<'_>,
         force: bool,
     ) -> Result<Value, ApplyError> {
@@ -129,16 +141,16 @@ impl Schema {
         let before = live.unwrap_or(&nothing);
         let mut entries = live.and_then(managers::read).unwrap_or_default();
         if let (Some(live), true) = (live, entries.is_empty()) {
-            entries.extend(self.before_first_apply(live, writer));
+            entries.extend(self.before_first_apply(live, writer, config.unwritten));
         }
-        let mut wanted = walk::to_set(root, config);
+        let mut wanted = walk::to_set(root, config.restricted);
         managers::strip(&mut wanted);
         let mut mine = Entry::new(writer, Operation::Apply, wanted);
         let last = entries.iter().position(|entry| entry.same_writer(&mine));
         let mut last = last.map(|at| entries.remove(at));
 
         let mut merged = before.clone();
-        walk::merge(root, &mut merged, config);
+        walk::merge(root, &mut merged, config.restricted);
         if let Some(last) = &mut last
             && last.set() != mine.set()
         {
@@ -152,7 +164,7 @@ impl Schema {
             return Err(ApplyError::Conflicts(conflicts));
         }
         disown(&mut entries, &changes);
-        if changes.set.is_empty() && changes.removed.is_empty() {
+        if changes.is_empty() && !would_change(root, before, config.whole) {
             // Only who changes something wrote it at some time.
             mine.time = last.map(|last| last.time).unwrap_or_default();
         }
@@ -164,13 +176,15 @@ impl Schema {
     /// Records in `new` what a create, update or patch changed.
     ///
     /// `live` is the object before, `None` on create. Call it with the decoded and defaulted
-    /// object, before admission. A client that sends `managedFields: [{}]` forgets all owners.
+    /// object, before admission. A client that sends `managedFields: []` or `[{}]` forgets all owners.
     pub fn track_update(&self, live: Option<&Value>, new: &mut Value, writer: &Writer<'_>) {
-        if managers::is_reset(new) {
+        // A subresource writes no metadata, and a new object has no owners to forget.
+        let is_whole = writer.subresource.is_empty();
+        if is_whole && live.is_some() && managers::is_reset(new) {
             managers::write(new, Vec::new());
             return;
         }
-        let sent = managers::read(new).filter(|entries| !entries.is_empty());
+        let sent = managers::read(new).filter(|entries| is_whole && !entries.is_empty());
         let mut entries = sent.or_else(|| live.and_then(managers::read)).unwrap_or_default();
         if live.is_some() && entries.is_empty() {
             // Nobody's ownership was recorded; it begins with the first apply.
@@ -186,7 +200,7 @@ impl Schema {
         let mine = entries.iter().position(|entry| entry.same_writer(&fresh));
         let mut mine = mine.map_or(fresh, |at| entries.remove(at));
         disown(&mut entries, &changes);
-        if !changes.set.is_empty() || !changes.removed.is_empty() {
+        if !changes.is_empty() {
             mine.set().subtract(&changes.removed);
             mine.set().add(changes.set);
             mine.time = writer.time.to_owned();
@@ -210,16 +224,26 @@ impl Schema {
     }
 
     /// Everything in an object without a record, as one update.
-    fn before_first_apply(&self, live: &Value, writer: &Writer<'_>) -> Option<Entry> {
+    fn before_first_apply(
+        &self,
+        live: &Value,
+        writer: &Writer<'_>,
+        unwritten: &[&str],
+    ) -> Option<Entry> {
         let api_version = live.get("apiVersion").and_then(Value::as_str);
+        let subresource = writer.subresource;
         let writer = Writer {
             manager: BEFORE_FIRST_APPLY,
             api_version: api_version.unwrap_or(writer.api_version),
             subresource: "",
             ..*writer
         };
+        let unwritten = if subresource.is_empty() { unwritten } else { &["spec"] };
         let mut set = walk::compare(Some(&self.root), &self.created(live), live).set;
         managers::strip(&mut set);
+        for name in unwritten {
+            set.remove(&[format!("f:{name}").as_str()]);
+        }
         (!set.is_empty()).then(|| Entry::new(&writer, Operation::Update, set))
     }
 
@@ -267,6 +291,13 @@ impl Schema {
     }
 }
 
+/// Whether a configuration says something new, be it of a part that its endpoint does not write.
+fn would_change(root: Option<&Node>, before: &Value, whole: &Value) -> bool {
+    let mut merged = before.clone();
+    walk::merge(root, &mut merged, whole);
+    !walk::compare(root, before, &merged).is_empty()
+}
+
 /// What is null in a new object was not written: Go shows some lists so that are not there.
 fn copy_nulls(to: &mut Value, from: &Value) {
     for (name, value) in from.as_object().into_iter().flatten() {
@@ -286,10 +317,10 @@ fn has_nulls(map: &Map<String, Value>) -> bool {
 }
 
 /// Leaves in the configuration what this endpoint writes.
-fn restrict(config: &mut Value, subresource: &str, has_status: bool) {
+fn restrict(config: &mut Value, subresource: &str, unwritten: &[&str]) {
     let Some(map) = config.as_object_mut() else { return };
     match subresource {
-        "" if has_status => _ = map.remove("status"),
+        "" => map.retain(|name, _| !unwritten.contains(&name.as_str())),
         "status" => {
             map.retain(|name, _| {
                 matches!(name.as_str(), "apiVersion" | "kind" | "metadata" | "status")

@@ -44,18 +44,18 @@ proptest! {
     #[test]
     fn apply_is_idempotent(first in data(), second in data()) {
         let live = apply_map(None, "alpha", first);
-        let once = maps().apply(Some(&live), &config(second.clone()), &writer("beta"), true, false).unwrap();
-        let twice = maps().apply(Some(&once), &config(second), &writer("beta"), false, false).unwrap();
+        let once = maps().apply(Some(&live), &config(second.clone()), &writer("beta"), true, &[]).unwrap();
+        let twice = maps().apply(Some(&once), &config(second), &writer("beta"), false, &[]).unwrap();
         prop_assert_eq!(once, twice);
     }
 
     #[test]
     fn apply_of_lists_is_idempotent_and_complete(first in containers(), second in containers()) {
         let pods = Schema::for_gvk("", "v1", "Pod").unwrap();
-        let live = pods.apply(None, &first, &writer("alpha"), false, true).unwrap();
-        let once = pods.apply(Some(&live), &second, &writer("beta"), true, true).unwrap();
+        let live = pods.apply(None, &first, &writer("alpha"), false, &["status"]).unwrap();
+        let once = pods.apply(Some(&live), &second, &writer("beta"), true, &["status"]).unwrap();
         prop_assert!(contains(&once["spec"], &second["spec"]), "{} lacks {}", once, second);
-        let twice = pods.apply(Some(&once), &second, &writer("beta"), false, true).unwrap();
+        let twice = pods.apply(Some(&once), &second, &writer("beta"), false, &["status"]).unwrap();
         prop_assert_eq!(once, twice);
     }
 
@@ -81,7 +81,7 @@ proptest! {
         let mut live = apply_map(None, "mine", mine.clone());
         for data in theirs {
             // Without force: refused, or mine stays as it was.
-            if let Ok(next) = maps().apply(Some(&live), &config(data), &writer("theirs"), false, false) {
+            if let Ok(next) = maps().apply(Some(&live), &config(data), &writer("theirs"), false, &[]) {
                 live = next;
             }
             prop_assert!(contains(&live["data"], &mine));
@@ -101,7 +101,7 @@ proptest! {
         steps in proptest::collection::vec((any::<bool>(), "[ab]", 0..4i64), 1..12),
     ) {
         let schema = Schema::for_gvk("apps", "v1", "Deployment").unwrap();
-        let mut live = schema.apply(None, &deployment(json!({"paused": true})), &apps("base"), false, true).unwrap();
+        let mut live = schema.apply(None, &deployment(json!({"paused": true})), &apps("base"), false, &["status"]).unwrap();
         for (is_status, manager, n) in steps {
             let (subresource, part, other) =
                 if is_status { ("status", "status", "spec") } else { ("", "spec", "status") };
@@ -111,7 +111,7 @@ proptest! {
             let who = Writer { subresource, ..apps(&manager) };
             let before = live.clone();
             let is_mine = |line: &String| line.starts_with(&format!("{manager} Apply{} ", if is_status { "/status" } else { "" }));
-            live = schema.apply(Some(&live), &config, &who, true, true).unwrap();
+            live = schema.apply(Some(&live), &config, &who, true, &["status"]).unwrap();
             prop_assert_eq!(&live[part]["replicas"], &json!(n));
             prop_assert_eq!(live.get(other), before.get(other));
             let of_other = |object: &Value| -> Vec<String> {
@@ -129,7 +129,7 @@ proptest! {
         let (schema, scales) =
             (Schema::for_gvk("apps", "v1", "Deployment").unwrap(), Schema::for_gvk("autoscaling", "v1", "Scale").unwrap());
         let path = ["spec".to_owned(), "replicas".to_owned()];
-        let mut live = schema.apply(None, &deployment(json!({"paused": true, "replicas": 1})), &apps("base"), false, true).unwrap();
+        let mut live = schema.apply(None, &deployment(json!({"paused": true, "replicas": 1})), &apps("base"), false, &["status"]).unwrap();
         let mut wanted = std::collections::BTreeMap::from([("base".to_owned(), 1)]);
         for (by_scale, manager, n, force) in steps {
             let key = if by_scale { format!("{manager}/scale") } else { manager.clone() };
@@ -139,14 +139,14 @@ proptest! {
                 scale["metadata"]["managedFields"] = scale_owners(&live, &path);
                 let config = json!({"kind": "Scale", "apiVersion": SCALE_VERSION, "spec": {"replicas": n}});
                 let who = Writer { manager: &manager, api_version: SCALE_VERSION, subresource: "scale", time: "" };
-                scales.apply(Some(&scale), &config, &who, force, false).map(|scale| {
+                scales.apply(Some(&scale), &config, &who, force, &[]).map(|scale| {
                     let mut object = live.clone();
                     object["spec"]["replicas"] = scale["spec"]["replicas"].clone();
                     take_scale_owners(&mut object, &scale, &path, "apps/v1");
                     object
                 })
             } else {
-                schema.apply(Some(&live), &deployment(json!({"replicas": n})), &apps(&manager), force, true)
+                schema.apply(Some(&live), &deployment(json!({"replicas": n})), &apps(&manager), force, &["status"])
             };
             let others_agree = wanted.iter().all(|(owner, value)| *owner == key || *value == n);
             prop_assert_eq!(applied.is_ok(), force || others_agree);
@@ -174,17 +174,17 @@ proptest! {
         maps().track_update(None, &mut live, &writer("kubectl-client-side-apply"));
         let (live, second) = (live, config(second));
         // What the client applied the server may change; what another made meanwhile it may not.
-        let moved = maps().apply(Some(&live), &second, &writer("kubectl"), false, false);
+        let moved = maps().apply(Some(&live), &second, &writer("kubectl"), false, &[]);
         prop_assert!(moved.is_ok(), "{:?}", moved);
         let moved = moved.unwrap();
         let is_complete = contains(&moved["data"], &second["data"]) || second["data"] == json!({});
         prop_assert!(is_complete);
         let text = last_applied::text(&moved).unwrap();
         prop_assert_eq!(&serde_json::from_str::<Value>(text).unwrap(), &second);
-        let again = maps().apply(Some(&moved), &second, &writer("kubectl"), false, false).unwrap();
+        let again = maps().apply(Some(&moved), &second, &writer("kubectl"), false, &[]).unwrap();
         prop_assert_eq!(&again, &moved);
-        let other = maps().apply(Some(&moved), &config(others.clone()), &writer("other"), true, false).unwrap();
-        let back = maps().apply(Some(&other), &second, &writer("kubectl"), false, false);
+        let other = maps().apply(Some(&moved), &config(others.clone()), &writer("other"), true, &[]).unwrap();
+        let back = maps().apply(Some(&other), &second, &writer("kubectl"), false, &[]);
         let differs = others.as_object().unwrap().iter().any(|(name, value)| {
             let mine = second["data"].get(name);
             mine.is_some_and(|mine| mine != value) && first.get(name) != mine

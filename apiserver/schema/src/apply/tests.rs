@@ -18,7 +18,7 @@ pub(super) fn config(data: Value) -> Value {
 
 #[track_caller]
 pub(super) fn apply_map(live: Option<&Value>, manager: &str, data: Value) -> Value {
-    maps().apply(live, &config(data), &writer(manager), false, false).unwrap()
+    maps().apply(live, &config(data), &writer(manager), false, &[]).unwrap()
 }
 
 /// `manager operation[/subresource] fields` a line, sorted.
@@ -60,9 +60,9 @@ fn apply_creates_and_owns_leaves() {
 fn conflicts_name_the_owner_and_force_takes_over() {
     let live = apply_map(None, "alpha", json!({"a": "1", "b": "2"}));
     let theirs = config(json!({"a": "9"}));
-    let error = maps().apply(Some(&live), &theirs, &writer("beta"), false, false).unwrap_err();
+    let error = maps().apply(Some(&live), &theirs, &writer("beta"), false, &[]).unwrap_err();
     assert_eq!(error.to_string(), "Apply failed with 1 conflict: conflict with \"alpha\": .data.a");
-    let live = maps().apply(Some(&live), &theirs, &writer("beta"), true, false).unwrap();
+    let live = maps().apply(Some(&live), &theirs, &writer("beta"), true, &[]).unwrap();
     assert_eq!(live["data"], json!({"a": "9", "b": "2"}));
     assert_eq!(
         owners(&live),
@@ -92,7 +92,7 @@ fn updates_own_what_they_change() {
     );
     // An applier that changes it meets both.
     let error = maps()
-        .apply(Some(&new), &config(json!({"a": "c", "x": "z"})), &writer("alpha"), false, false)
+        .apply(Some(&new), &config(json!({"a": "c", "x": "z"})), &writer("alpha"), false, &[])
         .unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -120,7 +120,7 @@ fn managed_fields_can_be_forgotten_but_not_forged() {
     maps().track_update(Some(&live), &mut cleared, &writer("replay"));
     assert_eq!(owners(&cleared), [""; 0]);
     let error = maps()
-        .apply(Some(&cleared), &config(json!({"a": "c"})), &writer("alpha"), false, false)
+        .apply(Some(&cleared), &config(json!({"a": "c"})), &writer("alpha"), false, &[])
         .unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -134,7 +134,7 @@ fn managed_fields_can_be_forgotten_but_not_forged() {
     assert_eq!(owners(&forged), owners(&live));
     let mut config = config(json!({"a": "b"}));
     config["metadata"]["managedFields"] = json!([{"manager": "x"}]);
-    let error = maps().apply(None, &config, &writer("alpha"), false, false).unwrap_err();
+    let error = maps().apply(None, &config, &writer("alpha"), false, &[]).unwrap_err();
     assert_eq!(error, ApplyError::ManagedFields);
 }
 
@@ -145,8 +145,8 @@ fn kubectl_may_take_over_what_it_applied_on_the_client_side() {
     live["metadata"]["annotations"] = json!({ (last_applied::ANNOTATION): annotation });
     maps().track_update(None, &mut live, &writer("kubectl-client-side-apply"));
     let new = config(json!({"a": "c"}));
-    assert!(maps().apply(Some(&live), &new, &writer("alpha"), false, false).is_err());
-    let live = maps().apply(Some(&live), &new, &writer("kubectl"), false, false).unwrap();
+    assert!(maps().apply(Some(&live), &new, &writer("alpha"), false, &[]).is_err());
+    let live = maps().apply(Some(&live), &new, &writer("kubectl"), false, &[]).unwrap();
     assert_eq!(live["data"]["a"], "c");
     // And the annotation stays true, so that client-side apply could go on.
     assert_eq!(
@@ -173,7 +173,7 @@ fn list_maps_sets_and_atomics() {
         "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [
             {"name": "a", "image": "app:1", "ports": [{"containerPort": 80}],
              "env": [{"name": "X", "value": "1"}]}]}}}));
-    let live = schema.apply(None, &config, &apps("alpha"), false, true).unwrap();
+    let live = schema.apply(None, &config, &apps("alpha"), false, &["status"]).unwrap();
     assert_eq!(
         live["metadata"]["managedFields"][0]["fieldsV1"],
         json!({"f:spec": {"f:replicas": {}, "f:selector": {}, "f:template": {
@@ -189,14 +189,14 @@ fn list_maps_sets_and_atomics() {
     status["status"] =
         json!({"replicas": 2, "conditions": [{"type": "Available", "status": "True"}]});
     let controller = Writer { subresource: "status", ..apps("ctl") };
-    let live = schema.apply(Some(&live), &status, &controller, false, true).unwrap();
+    let live = schema.apply(Some(&live), &status, &controller, false, &["status"]).unwrap();
     assert_eq!(live["spec"]["replicas"], 2);
     assert_eq!(
         owners(&live)[1],
         r#"ctl Apply/status {"f:status":{"f:conditions":{"k:{\"type\":\"Available\"}":{".":{},"f:status":{},"f:type":{}}},"f:replicas":{}}}"#
     );
     status["status"] = json!({"replicas": 2});
-    let live = schema.apply(Some(&live), &status, &controller, false, true).unwrap();
+    let live = schema.apply(Some(&live), &status, &controller, false, &["status"]).unwrap();
     assert_eq!(live["status"], json!({"replicas": 2}));
 }
 
@@ -236,7 +236,8 @@ fn ports_have_their_default_protocol_as_key() {
                "spec": {"ports": ports}})
     };
     let apply = |live: Option<&Value>, manager: &str, ports: Value| {
-        let mut new = schema.apply(live, &service(ports), &writer(manager), false, true).unwrap();
+        let mut new =
+            schema.apply(live, &service(ports), &writer(manager), false, &["status"]).unwrap();
         schema.default(&mut new);
         new
     };
@@ -265,14 +266,15 @@ fn atomic_maps_have_one_owner() {
                "spec": {"selector": selector}})
     };
     let first = service(json!({"a": "1", "b": "2"}));
-    let live = schema.apply(None, &first, &writer("alpha"), false, true).unwrap();
+    let live = schema.apply(None, &first, &writer("alpha"), false, &["status"]).unwrap();
     let second = service(json!({"c": "3"}));
-    let error = schema.apply(Some(&live), &second, &writer("beta"), false, true).unwrap_err();
+    let error =
+        schema.apply(Some(&live), &second, &writer("beta"), false, &["status"]).unwrap_err();
     assert_eq!(
         error.to_string(),
         "Apply failed with 1 conflict: conflict with \"alpha\": .spec.selector"
     );
-    let live = schema.apply(Some(&live), &second, &writer("beta"), true, true).unwrap();
+    let live = schema.apply(Some(&live), &second, &writer("beta"), true, &["status"]).unwrap();
     assert_eq!(live["spec"]["selector"], json!({"c": "3"}));
     assert_eq!(owners(&live), [r#"beta Apply {"f:spec":{"f:selector":{}}}"#]);
 }
@@ -287,26 +289,27 @@ fn custom_sets_merge() {
     .unwrap();
     let widget = |spec: Value| json!({"apiVersion": "e/v1", "kind": "Widget", "metadata": {"name": "w"}, "spec": spec});
     let one = widget(json!({"name": "ok", "tags": ["a"]}));
-    let live = schema.apply(None, &one, &writer("alpha"), false, true).unwrap();
+    let live = schema.apply(None, &one, &writer("alpha"), false, &["status"]).unwrap();
     let two = widget(json!({"name": "ok", "tags": ["b"]}));
-    let live = schema.apply(Some(&live), &two, &writer("beta"), false, true).unwrap();
+    let live = schema.apply(Some(&live), &two, &writer("beta"), false, &["status"]).unwrap();
     assert_eq!(live["spec"]["tags"], json!(["a", "b"]));
     let other = widget(json!({"name": "other"}));
-    let error = schema.apply(Some(&live), &other, &writer("gamma"), false, true).unwrap_err();
+    let error =
+        schema.apply(Some(&live), &other, &writer("gamma"), false, &["status"]).unwrap_err();
     assert_eq!(
         error.to_string(),
         "Apply failed with 2 conflicts: conflicts with \"alpha\":\n- .spec.name\n\
          conflicts with \"beta\":\n- .spec.name"
     );
     let less = widget(json!({"name": "ok"}));
-    let live = schema.apply(Some(&live), &less, &writer("alpha"), false, true).unwrap();
+    let live = schema.apply(Some(&live), &less, &writer("alpha"), false, &["status"]).unwrap();
     assert_eq!(live["spec"]["tags"], json!(["b"]));
 }
 
 #[test]
 fn what_does_not_fit_the_schema_is_told_as_upstream_does() {
     let check = |schema: &Schema, config: Value, expected: &str| {
-        let error = schema.apply(None, &config, &writer("alpha"), false, true).unwrap_err();
+        let error = schema.apply(None, &config, &writer("alpha"), false, &["status"]).unwrap_err();
         assert_eq!(error.to_string(), expected);
     };
     check(
@@ -346,4 +349,25 @@ fn field_sets_read_back() {
             ".spec.s[=\"x\"]"
         ]
     );
+}
+
+#[test]
+fn owners_are_forgotten_when_the_client_sends_none() {
+    let live =
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "uid": "u"}});
+    let mut live = live;
+    maps().track_update(None, &mut live, &writer("alpha"));
+    live["data"] = json!({"a": "b"});
+    maps().track_update(None, &mut live, &writer("alpha"));
+    for none in [json!([]), json!([{}])] {
+        let mut new = live.clone();
+        new["metadata"]["managedFields"] = none.clone();
+        maps().track_update(Some(&live), &mut new, &writer("alpha"));
+        assert!(owners(&new).is_empty());
+        // A new object has none to forget.
+        let mut new = live.clone();
+        new["metadata"]["managedFields"] = none;
+        maps().track_update(None, &mut new, &writer("alpha"));
+        assert_eq!(owners(&new).len(), 1);
+    }
 }

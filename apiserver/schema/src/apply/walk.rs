@@ -123,6 +123,13 @@ pub(super) struct Changes {
     pub(super) removed: FieldSet,
 }
 
+impl Changes {
+    /// Whether nothing changed.
+    pub(super) fn is_empty(&self) -> bool {
+        self.set.is_empty() && self.removed.is_empty()
+    }
+}
+
 /// Compares two objects.
 pub(super) fn compare(node: Option<&Node>, old: &Value, new: &Value) -> Changes {
     let mut changes = Changes::default();

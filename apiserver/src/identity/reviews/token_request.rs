@@ -67,12 +67,7 @@ pub fn token_request(ctx: &Context<'_>, name: &str, body: &Value) -> Result<Valu
     Ok(json!({
         "kind": "TokenRequest",
         "apiVersion": "authentication.k8s.io/v1",
-        "metadata": {
-            "name": name,
-            "namespace": ctx.namespace,
-            "uid": Uuid::new_v4().to_string(),
-            "creationTimestamp": seconds(ctx.now),
-        },
+        "metadata": metadata(ctx, name, body),
         "spec": {
             "audiences": audiences,
             "expirationSeconds": asked,
@@ -80,6 +75,22 @@ pub fn token_request(ctx: &Context<'_>, name: &str, body: &Value) -> Result<Valu
         },
         "status": { "token": token, "expirationTimestamp": seconds(expires) },
     }))
+}
+
+/// What the client sent of the metadata, and what the server adds.
+fn metadata(ctx: &Context<'_>, name: &str, body: &Value) -> Value {
+    let mut metadata = json!({
+        "name": name,
+        "namespace": ctx.namespace,
+        "uid": Uuid::new_v4().to_string(),
+        "creationTimestamp": seconds(ctx.now),
+    });
+    for field in ["labels", "annotations", "finalizers", "ownerReferences", "managedFields"] {
+        if let Some(value) = body.pointer(&format!("/metadata/{field}")) {
+            metadata[field] = value.clone();
+        }
+    }
+    metadata
 }
 
 fn check_expiration(seconds: i64) -> Result<(), ApiError> {

@@ -35,7 +35,8 @@ pub(super) fn update(causes: &mut Causes, new: &Value, old: &Value) {
             removed(causes, &at_resources, &now["resources"], &then["resources"], "resource");
             let fixed = fixed(&now["resources"]) != fixed(&then["resources"])
                 || now["resizePolicy"] != then["resizePolicy"]
-                || now["resources"]["claims"] != then["resources"]["claims"];
+                // As upstream: claims may come, and pods that have some are not resized any more.
+                || !items(&then["resources"]["claims"]).is_empty();
             match list {
                 "containers" if fixed => {
                     causes.forbidden(&at, "only cpu and memory resources are mutable");
@@ -129,6 +130,13 @@ fn only_cpu_and_memory_change() {
         update(&mut causes, &pod(new), &pod(old));
         causes.0.into_iter().map(|c| c.field).collect::<Vec<_>>()
     };
+    let mut claiming = pod(json!({"cpu": "1"}));
+    claiming["spec"]["containers"][0]["resources"]["claims"] = json!([{"name": "x"}]);
+    let mut causes = Causes::default();
+    update(&mut causes, &claiming, &pod(json!({"cpu": "1"})));
+    assert!(causes.0.is_empty());
+    update(&mut causes, &claiming, &claiming);
+    assert_eq!(causes.0.len(), 1);
     assert_eq!(check(json!({"cpu": "1"}), json!({"cpu": "2"})), [""; 0]);
     assert_eq!(check(json!({"cpu": "1"}), json!({"cpu": "1", "example.com/x": "1"})), ["spec"]);
     assert_eq!(

@@ -49,6 +49,16 @@ impl Snapshot {
         self.from(Bound::Included(&*self.scope))
     }
 
+    /// Key prefix of the objects that belong to the list; it ends with a slash.
+    pub fn scope(&self) -> &str {
+        &self.scope
+    }
+
+    /// The objects from this store key on, which none need have.
+    pub fn iter_from<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a Arc<Object>> {
+        self.from(Bound::Included(key.max(&*self.scope)))
+    }
+
     /// The objects after the one with this store key (which need not exist any more).
     pub fn iter_after<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a Arc<Object>> {
         let start =
