@@ -300,11 +300,12 @@ impl<'p> Scan<'p> {
             other => other.is_some(),
         };
         let text = &self.whole[start..self.at];
-        let is_known = self.known.contains(text);
-        if !is_known && !(named && text.len() <= LONGEST && Regex::new(text).is_ok()) {
-            return Err(("invalid character class range", text));
+        if !self.known.contains(text) {
+            if !named || text.len() > LONGEST || Regex::new(text).is_err() {
+                return Err(("invalid character class range", text));
+            }
+            self.known.insert(text);
         }
-        self.known.insert(text);
         self.copy(start);
         Ok(true)
     }
