@@ -31,15 +31,18 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes a file that only its owner may read, since it holds a private key.
+/// Writes a file that only its owner may read, since it holds a private key. Who finds it finds all of it.
 fn write_private(path: &std::path::Path, text: &str) -> std::io::Result<()> {
     use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt as _;
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
     let mut file = std::fs::OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(true)
         .mode(0o600)
-        .open(path)?;
-    file.write_all(text.as_bytes())
+        .open(&new)?;
+    file.write_all(text.as_bytes())?;
+    std::fs::rename(new, path)
 }

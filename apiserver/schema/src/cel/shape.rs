@@ -6,13 +6,15 @@
 const MAX_DEPTH: usize = 48;
 /// Most operators.
 const MAX_OPERATORS: usize = 300;
+/// Most `--` and `!!` inside of brackets: the parser takes twice as long for each level that has one.
+const MAX_DOUBLED: usize = 8;
 
 /// Whether an expression nests no deeper than the parser can go.
 pub(super) fn is_bounded(text: &str) -> bool {
     let mut shape = Shape::default();
     // What is no sequence of tokens is refused by the parser, but only after it has skipped what it does not know.
     let shape = shape.read(text).map_or_else(|| Shape::careful(text), |()| shape);
-    shape.depth <= MAX_DEPTH && shape.operators <= MAX_OPERATORS
+    shape.depth <= MAX_DEPTH && shape.operators <= MAX_OPERATORS && shape.doubled <= MAX_DOUBLED
 }
 
 #[derive(Default)]
@@ -20,6 +22,10 @@ struct Shape {
     open: usize,
     depth: usize,
     operators: usize,
+    /// `--` and `!!`, each run of them once.
+    doubled: usize,
+    /// The `-` or `!` that the last token was, and how often in a row.
+    run: Option<(char, usize)>,
     /// Whether the last token ended a value, so that a bracket after it is an index.
     is_value: bool,
 }
@@ -29,7 +35,13 @@ impl Shape {
     fn careful(text: &str) -> Shape {
         let operators = text.chars().filter(|c| is_operator(*c) || *c == '[').count();
         let open = text.chars().filter(|c| matches!(c, '(' | '[' | '{')).count();
-        Shape { depth: open, operators: operators + text.matches("in").count(), ..Shape::default() }
+        let dense: String = text.chars().filter(|c| !c.is_whitespace()).collect();
+        Shape {
+            depth: open,
+            operators: operators + text.matches("in").count(),
+            doubled: dense.matches("--").count() + dense.matches("!!").count(),
+            ..Shape::default()
+        }
     }
 
     /// Counts all tokens; none if there is something else.
@@ -51,6 +63,7 @@ impl Shape {
 
     fn value(&mut self, length: usize) -> usize {
         self.is_value = true;
+        self.run = None;
         length
     }
 
@@ -59,6 +72,7 @@ impl Shape {
         let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
         let (word, after) = rest.split_at(end.unwrap_or(rest.len()));
         self.is_value = word != "in";
+        self.run = None;
         self.operators += usize::from(word == "in");
         let is_quoted = after.starts_with(['"', '\'']);
         let text = match &*word.to_ascii_lowercase() {
@@ -83,6 +97,12 @@ impl Shape {
             ')' | ']' | '}' => self.open = self.open.saturating_sub(1),
             c => self.operators += usize::from(is_operator(c)),
         }
+        self.run = match self.run {
+            _ if !matches!(c, '-' | '!') || rest.starts_with("!=") => None,
+            Some((last, n)) if last == c => Some((c, n + 1)),
+            _ => Some((c, 1)),
+        };
+        self.doubled += usize::from(self.open > 0 && self.run == Some((c, 2)));
         self.is_value = matches!(c, ')' | ']' | '}');
         if LONG.iter().any(|long| rest.starts_with(long)) { 2 } else { c.len_utf8() }
     }
@@ -142,6 +162,16 @@ mod tests {
         let size = if cfg!(debug_assertions) { 4 << 20 } else { 2 << 20 };
         let thread = std::thread::Builder::new().stack_size(size).spawn(run);
         thread.expect("a thread").join().expect("no panic");
+    }
+
+    #[test]
+    fn doubled_signs_in_brackets_are_few() {
+        for level in ["se---[", "--[", "!!f(", "! // x\n ! [", "1 - - ("] {
+            assert!(is_bounded(&level.repeat(9)), "{level}");
+            assert!(!is_bounded(&level.repeat(10)), "{level}");
+        }
+        assert!(is_bounded(&"!!a && ".repeat(50)));
+        assert!(is_bounded(&"(a != -1) && ".repeat(30)));
     }
 
     #[test]
