@@ -88,7 +88,7 @@ async fn a_patch_has_at_most_ten_thousand_operations() {
     };
     assert_eq!(patch(10_000).await.0, 200);
     let (code, status) = patch(10_001).await;
-    let message = "The allowed maximum operations in a JSON patch is 10000, got 10001";
+    let message = "Request entity too large: The allowed maximum operations in a JSON patch is 10000, got 10001";
     assert_eq!((code, status["message"].as_str()), (413, Some(message)));
 }
 
