@@ -44,7 +44,7 @@ pub async fn watch(call: &Call<'_>) -> Result<Response, ApiError> {
     let encoder = Encoder::agree(call)?;
     let format = encoder.format;
     let cache = call.resource.storage()?.cache().await?;
-    let start = begin(call, &options, cache).await?;
+    let start = begin(&options, cache).await?;
     let timeout = options.timeout_seconds.map_or_else(
         || {
             let least = call.core.config.fairness.min_request_timeout;
@@ -55,7 +55,6 @@ pub async fn watch(call: &Call<'_>) -> Result<Response, ApiError> {
     let options = Arc::new(options);
     let sent = call.core.metrics.watch_events(call.resource);
     let feed = match start {
-        Start::Gone => return Ok(stream(format, futures::stream::iter([gone(format)]))),
         Start::From(revision) => match cache.subscribe(revision, interest(call, &options)) {
             Ok(subscription) => Feed::new(encoder, options, subscription, timeout, sent),
             Err(_) => return Ok(stream(format, futures::stream::iter([gone(format)]))),
@@ -84,11 +83,9 @@ enum Start {
     From(Revision),
     /// With the state, as ADDED events.
     State,
-    /// Its revision is no longer kept.
-    Gone,
 }
 
-async fn begin(call: &Call<'_>, options: &ListOptions, cache: &Cache) -> Result<Start, ApiError> {
+async fn begin(options: &ListOptions, cache: &Cache) -> Result<Start, ApiError> {
     let version = options.resource_version.as_str();
     let revision =
         if version.is_empty() { 0 } else { parse_revision(version).map_err(ApiError::Unknown)? };
@@ -106,14 +103,7 @@ async fn begin(call: &Call<'_>, options: &ListOptions, cache: &Cache) -> Result<
         cache.fresh().await?;
         return Ok(Start::From(cache.revision()));
     }
-    let newest = call.core.store().revision().await?;
-    if revision > newest {
-        return Ok(Start::From(revision)); // Silent until the store gets there.
-    }
-    match cache.subscribe(revision, Interest::Only(Arc::new(|_| false))) {
-        Ok(_) => Ok(Start::From(revision)),
-        Err(_) => Ok(Start::Gone),
-    }
+    Ok(Start::From(revision)) // Of a later one: silent until the store gets there.
 }
 
 fn interest(call: &Call<'_>, options: &ListOptions) -> Interest {
@@ -226,7 +216,7 @@ impl Encoder {
             Form::Metadata(version) => respond::partial(version, json),
             Form::Table(version, include) => {
                 let json = self.resource.view(json.clone());
-                let meta = table::ListMeta::at(&revision_of(&json));
+                let meta = table::ListMeta::at(&crate::handlers::respond::revision_of(&json));
                 let columns = !std::mem::replace(&mut self.columns_sent, true);
                 table::render(
                     &self.resource,
@@ -262,12 +252,6 @@ impl Encoder {
         );
         write_event(self.format, "BOOKMARK", &object, out);
     }
-}
-
-fn revision_of(json: &Bytes) -> String {
-    let metadata: serde_json::Value =
-        serde_json::from_slice(&text::metadata(json)).unwrap_or_default();
-    metadata["resourceVersion"].as_str().unwrap_or_default().to_owned()
 }
 
 /// The object that an event shows: one that ceased to match is shown as it was.

@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use serde_json::Value;
 use store::Revision;
-use store::cache::{Interest, Snapshot, Subscription};
+use store::cache::Snapshot;
 use tokio::sync::watch;
 
 use super::policy::{self, Binding, Policy};
@@ -156,11 +156,10 @@ impl Follower {
             let resource = registry.find(GROUP, name).ok_or(ApiError::NoResource)?;
             let storage = resource.storage()?.clone();
             let cache = storage.cache().await?;
-            let (_, subscription) = cache.list_and_subscribe(None, Interest::All);
             let (sender, receiver) = watch::channel(cache.revision());
             seen.insert(name, receiver);
             let stop = core.stop().clone();
-            let follower = follow(Arc::downgrade(core), phase, storage, subscription, sender);
+            let follower = follow(Arc::downgrade(core), phase, storage, sender);
             tokio::spawn(async move { stop.run_until_cancelled(follower).await });
         }
         core.hooks.renew(core, Phase::Mutating);
@@ -181,22 +180,14 @@ async fn follow(
     core: std::sync::Weak<Core>,
     phase: Phase,
     storage: Arc<Storage>,
-    mut subscription: Subscription,
     seen: watch::Sender<Revision>,
 ) {
+    let Ok(cache) = storage.cache().await else { return };
+    let mut passes = cache.passes();
     loop {
-        while let Some(event) = subscription.recv().await {
-            let mut last = event.revision;
-            while let Some(event) = subscription.try_recv() {
-                last = event.revision; // One pass for all that changed.
-            }
-            let Some(core) = core.upgrade() else { return };
-            core.hooks.renew(&core, phase);
-            seen.send_replace(last);
-        }
-        let (Ok(cache), Some(core)) = (storage.cache().await, core.upgrade()) else { return };
-        (_, subscription) = cache.list_and_subscribe(None, Interest::All);
+        let revision = passes.next().await;
+        let Some(core) = core.upgrade() else { return };
         core.hooks.renew(&core, phase);
-        seen.send_replace(cache.revision());
+        seen.send_replace(revision);
     }
 }

@@ -9,7 +9,7 @@ use http::{Method, Request, header};
 use kube::Client;
 use serde_json::{Value, json};
 use store::Revision;
-use store::cache::{Cache, Interest};
+use store::cache::Cache;
 use tokio_util::sync::CancellationToken;
 
 use super::probe::{self, Condition};
@@ -64,20 +64,12 @@ impl Drop for Known {
 }
 
 async fn follow(mut state: State, storage: Arc<Storage>) {
-    while let Ok(cache) = storage.cache().await {
-        let (_, mut changes) = cache.list_and_subscribe(None, Interest::All);
-        loop {
-            let Some(core) = state.core.upgrade() else { return };
-            state.renew(&core, cache);
-            drop(core);
-            if changes.recv().await.is_none() {
-                break;
-            }
-            while changes.try_recv().is_some() {} // One pass for all that changed.
-        }
-        if !changes.was_slow() {
-            return; // The server is going.
-        }
+    let Ok(cache) = storage.cache().await else { return };
+    let mut passes = cache.passes();
+    loop {
+        passes.next().await;
+        let Some(core) = state.core.upgrade() else { return };
+        state.renew(&core, cache);
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use http::{Method, Request, header};
 use kube::Client;
 use serde_json::{Value, json};
-use store::cache::{Cache, Interest};
+use store::cache::Cache;
 
 use super::GroupVersion;
 use crate::registry::{Registry, Storage};
@@ -35,20 +35,14 @@ pub(super) fn start(server: &Server, client: Client) -> Result<(), ApiError> {
 }
 
 async fn follow(server: Server, definitions: Arc<Storage>, services: Arc<Storage>, client: Client) {
-    while let (Ok(cache), Ok(services)) = (definitions.cache().await, services.cache().await) {
-        let (_, mut changes) = cache.list_and_subscribe(None, Interest::All);
+    let (Ok(cache), Ok(services)) = (definitions.cache().await, services.cache().await) else {
+        return;
+    };
+    let mut passes = cache.passes();
+    loop {
+        let revision = passes.next().await;
+        server.core().settle_definitions(revision).await;
         mend(&server, services, &client).await;
-        while let Some(change) = changes.recv().await {
-            let mut last = change.revision;
-            while let Some(change) = changes.try_recv() {
-                last = change.revision; // One pass for all that changed.
-            }
-            server.core().settle_definitions(last).await;
-            mend(&server, services, &client).await;
-        }
-        if !changes.was_slow() {
-            return; // The server is going.
-        }
     }
 }
 

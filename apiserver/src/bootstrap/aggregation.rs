@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::{Method, Request, header};
 use kube::Client;
 use serde_json::{Value, json};
-use store::cache::{Cache, Interest};
+use store::cache::Cache;
 
 use crate::identity::aggregate::outdated;
 use crate::registry::Storage;
@@ -24,16 +24,11 @@ pub(super) fn start(server: &Server, client: Client) {
 }
 
 async fn follow(storage: Arc<Storage>, client: Client) {
-    while let Ok(cache) = storage.cache().await {
-        let (_, mut changes) = cache.list_and_subscribe(None, Interest::All);
+    let Ok(cache) = storage.cache().await else { return };
+    let mut passes = cache.passes();
+    loop {
+        passes.next().await;
         mend(cache, &client).await;
-        while changes.recv().await.is_some() {
-            while changes.try_recv().is_some() {} // One pass for all that changed.
-            mend(cache, &client).await;
-        }
-        if !changes.was_slow() {
-            return; // The server is going.
-        }
     }
 }
 

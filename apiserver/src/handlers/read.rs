@@ -152,7 +152,7 @@ pub async fn state(
         return match cache.snapshot_at(revision, namespace) {
             Ok(snapshot) => {
                 let from = Some(token.key(snapshot.scope()));
-                Ok(State { snapshot, from, is_kept: true })
+                Ok(State { snapshot, from, is_kept: cache.keeps(revision) })
             }
             Err(store::Error::Compacted { .. }) => Err(expired_token(&token)),
             Err(other) => Err(other.into()),

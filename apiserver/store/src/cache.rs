@@ -39,6 +39,7 @@ mod decode;
 mod event;
 mod follow;
 mod object;
+mod passes;
 mod snapshot;
 mod subscription;
 
@@ -58,6 +59,7 @@ use tokio::{sync::watch, time::Instant};
 pub use decode::{DecodeError, Decoder, Field};
 pub use event::{CacheEvent, Kind};
 pub use object::{Fields, Labels, Object, Owner};
+pub use passes::Passes;
 pub use snapshot::Snapshot;
 pub use subscription::{Interest, Subscription};
 
@@ -319,6 +321,11 @@ impl Cache {
         kept.push(snapshot.revision(), snapshot.objects(), snapshots);
     }
 
+    /// Whether the state at `revision` is one of those that were kept.
+    pub fn keeps(&self, revision: Revision) -> bool {
+        self.shared.kept.lock().find(revision).is_some()
+    }
+
     /// The objects exactly as they were at `revision`; a state that was kept can be had for
     /// [`Limits::snapshot_age`].
     ///
@@ -332,11 +339,7 @@ impl Cache {
             None if revision <= kept.forgotten => {
                 return Err(Error::Compacted { requested: revision, compacted: kept.forgotten });
             }
-            None => {
-                let objects = self.past(revision)?;
-                kept.push(revision, &objects, self.shared.limits.snapshots);
-                objects
-            }
+            None => self.past(revision)?,
         };
         Ok(Snapshot::new(revision, objects, &self.shared.prefix, namespace))
     }
@@ -431,6 +434,12 @@ impl Shared {
         self.delivered.store(revision, Ordering::Release);
         drop(subscribers);
         self.progress.send_replace(revision);
+    }
+}
+
+impl std::fmt::Debug for Cache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cache").field("prefix", &self.shared.prefix).finish_non_exhaustive()
     }
 }
 

@@ -348,7 +348,7 @@ async fn a_slow_subscriber_is_closed_and_delays_nobody() {
         got += 1;
     }
     assert_eq!(got, 4);
-    assert!(slow.was_slow() && !fast.was_slow());
+    assert!(slow.is_closed() && !fast.is_closed());
     assert_eq!(world.cache.subscribers(), 1);
 }
 

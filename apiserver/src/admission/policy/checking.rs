@@ -10,7 +10,7 @@ use kube::Client;
 use schema::Schema;
 use schema::cel::ExpressionScope;
 use serde_json::{Value, json};
-use store::cache::{Cache, Interest};
+use store::cache::Cache;
 
 use crate::registry::{Registry, Resource, Storage};
 use crate::server::Server;
@@ -28,16 +28,11 @@ pub(crate) fn start(server: &Server) {
 }
 
 async fn follow(server: Server, storage: Arc<Storage>, client: Client) {
-    while let Ok(cache) = storage.cache().await {
-        let (_, mut changes) = cache.list_and_subscribe(None, Interest::All);
+    let Ok(cache) = storage.cache().await else { return };
+    let mut passes = cache.passes();
+    loop {
+        passes.next().await;
         check_all(&server, cache, &client).await;
-        while changes.recv().await.is_some() {
-            while changes.try_recv().is_some() {} // One pass for all that changed.
-            check_all(&server, cache, &client).await;
-        }
-        if !changes.was_slow() {
-            return; // The server is going.
-        }
     }
 }
 

@@ -71,7 +71,8 @@ impl Object {
         &self.key
     }
 
-    pub(super) fn key_shared(&self) -> Arc<str> {
+    /// The same, to keep.
+    pub fn key_shared(&self) -> Arc<str> {
         self.key.clone()
     }
 

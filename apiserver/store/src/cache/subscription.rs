@@ -5,7 +5,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
@@ -51,7 +51,6 @@ impl Interest {
 pub(super) struct Slot {
     interest: Interest,
     queue: mpsc::Sender<Arc<CacheEvent>>,
-    slow: Arc<AtomicBool>,
 }
 
 impl Slot {
@@ -61,17 +60,7 @@ impl Slot {
 
     /// Queues the event if it is of interest; `false` if the queue is full and the subscriber is to be closed.
     pub(super) fn offer(&mut self, event: &Arc<CacheEvent>) -> bool {
-        if !self.interest.includes(event) {
-            return true;
-        }
-        match self.queue.try_send(event.clone()) {
-            Ok(()) => true,
-            Err(refused) => {
-                let full = matches!(refused, mpsc::error::TrySendError::Full(_));
-                self.slow.store(full, Ordering::Release);
-                false
-            }
-        }
+        !self.interest.includes(event) || self.queue.try_send(event.clone()).is_ok()
     }
 }
 
@@ -82,12 +71,11 @@ pub(super) fn pair(
     capacity: usize,
     delivered: Arc<AtomicU64>,
 ) -> (Slot, Subscription) {
-    let newest = backlog.back().map_or(from, |e| e.revision);
+    let start = backlog.back().map_or(from, |e| e.revision);
     backlog.retain(|event| interest.includes(event));
     let (sender, queue) = mpsc::channel(capacity);
-    let slow = Arc::new(AtomicBool::new(false));
-    let subscription = Subscription { backlog, queue, seen: newest, slow: slow.clone(), delivered };
-    (Slot { interest, queue: sender, slow }, subscription)
+    let subscription = Subscription { backlog, queue, start, seen: start, delivered };
+    (Slot { interest, queue: sender }, subscription)
 }
 
 /// Changes of one resource, in order, each once.
@@ -95,15 +83,16 @@ pub(super) fn pair(
 pub struct Subscription {
     backlog: VecDeque<Arc<CacheEvent>>,
     queue: mpsc::Receiver<Arc<CacheEvent>>,
-    /// Changes up to here were delivered, or are in the backlog.
+    /// Changes up to here came before the subscription, or were in its first backlog.
+    start: Revision,
+    /// The newest change that was delivered, or was in the backlog.
     seen: Revision,
-    slow: Arc<AtomicBool>,
     delivered: Arc<AtomicU64>,
 }
 
 impl Subscription {
-    /// The next change; `None` if the subscription was closed, because it was [slow](Subscription::was_slow)
-    /// or because the cache had to start again.
+    /// The next change; `None` if the subscription was closed, because its queue was full or because the
+    /// cache had to start again.
     pub async fn recv(&mut self) -> Option<Arc<CacheEvent>> {
         if let Some(event) = self.backlog.pop_front() {
             return Some(event);
@@ -140,15 +129,39 @@ impl Subscription {
         self.queue.is_closed()
     }
 
-    /// Whether the subscription was closed because its queue was full.
-    pub fn was_slow(&self) -> bool {
-        self.slow.load(Ordering::Acquire)
-    }
-
     /// The backlog and the queue overlap if a change was visible but not yet handed out at the start.
+    /// One revision may bring several changes: etcd deletes all entries of a lease at once.
     fn is_new(&mut self, event: &CacheEvent) -> bool {
-        let new = event.revision > self.seen;
         self.seen = self.seen.max(event.revision);
-        new
+        event.revision > self.start
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Entry, cache::Decoder};
+
+    #[tokio::test]
+    async fn one_revision_may_bring_several_changes() {
+        let gone = |name: &str, revision: Revision| {
+            let text = format!(r#"{{"metadata":{{"name":"{name}","namespace":"a"}}}}"#);
+            let key = format!("/registry/core/events/a/{name}").into();
+            let entry = Entry { key, value: text.into(), revision: 1 };
+            let decode: crate::cache::Decode = Decoder::new(Vec::new()).into();
+            Arc::new(CacheEvent::deleted(Arc::new(decode(&entry).unwrap()), revision))
+        };
+        let backlog = VecDeque::from([gone("a", 5)]);
+        let (mut slot, mut subscription) =
+            pair(Interest::All, backlog, 1, 8, Arc::new(AtomicU64::new(0)));
+        for event in [gone("a", 5), gone("b", 6), gone("c", 6)] {
+            assert!(slot.offer(&event));
+        }
+        drop(slot);
+        let mut seen = Vec::new();
+        while let Some(event) = subscription.recv().await {
+            seen.push((event.object.name().to_owned(), event.revision));
+        }
+        assert_eq!(seen, [("a".into(), 5), ("b".into(), 6), ("c".into(), 6)]);
     }
 }

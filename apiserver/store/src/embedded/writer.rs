@@ -257,6 +257,10 @@ impl Writer {
             }
             Err(error) => {
                 warn!(%error, "checkpoint failed, the file keeps growing until one succeeds");
+                // What was written of it may be the space that commits need.
+                if let Err(error) = std::fs::remove_file(&self.paths.next) {
+                    debug!(%error, "the unfinished checkpoint was not removed");
+                }
                 self.garbage *= 2;
             }
         }
