@@ -2,6 +2,8 @@
 //!
 //! Source: kubernetes/community `api-conventions.md`, "Response Status Kind".
 
+use std::collections::HashSet;
+
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 pub use schema::Cause;
@@ -308,13 +310,14 @@ impl Status {
 
 fn invalid_message(kind: &GroupResource, name: &str, causes: &[StatusCause]) -> String {
     let mut texts: Vec<String> = Vec::new();
+    let mut known = HashSet::new();
     for cause in causes {
         let text = if cause.field.is_empty() || cause.field == "<nil>" {
             format!("<nil>: {}", cause.message)
         } else {
             format!("{}: {}", cause.field, cause.message)
         };
-        if !texts.contains(&text) {
+        if known.insert(text.clone()) {
             texts.push(text);
         }
     }

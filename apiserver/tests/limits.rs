@@ -93,6 +93,38 @@ async fn a_patch_has_at_most_ten_thousand_operations() {
 }
 
 #[tokio::test]
+async fn what_there_is_much_of_costs_no_more_than_its_length() {
+    let server = TestServer::start().await.unwrap();
+    let began = std::time::Instant::now();
+    let many = |one: &dyn Fn(usize) -> String, n: usize| {
+        let all: Vec<String> = (0..n).map(one).collect();
+        all.join(",")
+    };
+    let unknown = many(&|n| format!(r#""x{n}":1"#), 200_000);
+    let twice = many(&|n| format!(r#""x{n}":1"#), 100_000);
+    let twice = format!("{twice},{twice}");
+    let owner = |n: usize| {
+        format!(r#"{{"apiVersion":"v1","kind":"X","name":"x","uid":"{n}","controller":true}}"#)
+    };
+    let owners =
+        format!(r#""metadata":{{"name":"a","ownerReferences":[{}]}}"#, many(&owner, 30_000));
+    let labels = many(&|n| format!(r#""-{n}":"""#), 100_000);
+    let labels = format!(r#""metadata":{{"name":"a","labels":{{{labels}}}}}"#);
+    for (what, fields, expected) in [
+        ("unknown", unknown, 422),
+        ("twice", twice, 422),
+        ("owners", owners, 422),
+        ("labels", labels, 422),
+    ] {
+        let (code, _) = post(&server, "application/json", format!("{{{fields}}}")).await;
+        assert_eq!(code, expected, "{what}");
+        println!("{what}: {:?}", began.elapsed());
+    }
+    // Each of them took minutes while it was compared with all others.
+    assert!(began.elapsed() < std::time::Duration::from_secs(60), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
 async fn an_upload_that_does_not_end_is_given_up() {
     let server = TestServer::builder()
         .configure(|config| {

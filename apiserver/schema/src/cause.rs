@@ -166,26 +166,6 @@ fn speaks_of(own: &Cause, schema: &Cause) -> bool {
     own.field == schema.field || listed()
 }
 
-/// The message of a whole Status after `is invalid: `: one cause, or several in brackets.
-#[must_use]
-pub fn summary(causes: &[Cause]) -> String {
-    match causes {
-        [one] => one.to_string(),
-        many => {
-            let mut texts: Vec<String> = Vec::new();
-            for text in many.iter().map(Cause::to_string) {
-                if !texts.contains(&text) {
-                    texts.push(text);
-                }
-            }
-            match texts.as_slice() {
-                [one] => one.clone(),
-                _ => format!("[{}]", texts.join(", ")),
-            }
-        }
-    }
-}
-
 /// A value as field errors show it: JSON, strings quoted.
 #[must_use]
 pub fn show(value: &Value) -> String {

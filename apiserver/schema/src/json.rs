@@ -1,5 +1,6 @@
 //! Parsing of bodies: duplicate fields are told, and errors have the words of Go's parser.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
@@ -21,15 +22,26 @@ pub struct SyntaxError(pub String);
 
 /// Levels of nesting that a text may have; the parser below stops there too.
 ///
-/// Both recurse, so that the limit is what protects the stack.
-const MAX_DEPTH: usize = 128;
+/// Both recurse, so that the limit is what protects the stack. What is made of texts keeps to it as well, since it
+/// must be read again.
+pub(crate) const MAX_DEPTH: usize = 128;
+
+/// Levels of nesting: one for what contains nothing.
+pub(crate) fn depth(value: &Value) -> usize {
+    let deepest = match value {
+        Value::Array(list) => list.iter().map(depth).max(),
+        Value::Object(map) => map.values().map(depth).max(),
+        _ => None,
+    };
+    deepest.unwrap_or_default() + 1
+}
 
 /// Parses a JSON text.
 ///
 /// # Errors
 /// If it is not JSON, or nested deeper than 128 levels.
 pub fn parse(text: &[u8]) -> Result<Parsed, SyntaxError> {
-    let mut told = Told { duplicates: Vec::new(), fields: None };
+    let mut told = Told { duplicates: Vec::new(), seen: HashSet::new(), fields: None };
     let mut deserializer = serde_json::Deserializer::from_slice(text);
     let seed = Seed { told: &mut told, path: &Path::Root };
     let value = seed.deserialize(&mut deserializer);
@@ -44,7 +56,7 @@ pub fn parse(text: &[u8]) -> Result<Parsed, SyntaxError> {
 /// For messages that list fields; a text that is no JSON has those before its fault.
 #[must_use]
 pub fn fields(text: &[u8]) -> Vec<String> {
-    let mut told = Told { duplicates: Vec::new(), fields: Some(Vec::new()) };
+    let mut told = Told { duplicates: Vec::new(), seen: HashSet::new(), fields: Some(Vec::new()) };
     let mut deserializer = serde_json::Deserializer::from_slice(text);
     let seed = Seed { told: &mut told, path: &Path::Root };
     drop(seed.deserialize(&mut deserializer));
@@ -55,6 +67,8 @@ pub fn fields(text: &[u8]) -> Vec<String> {
 struct Told {
     /// Those that came twice.
     duplicates: Vec<String>,
+    /// The same, to find them.
+    seen: HashSet<String>,
     /// All of them, if somebody wants to know.
     fields: Option<Vec<String>>,
 }
@@ -146,7 +160,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
             }
             if map.contains_key(&name) {
                 let path = path.to_string();
-                if !self.told.duplicates.contains(&path) {
+                if self.told.seen.insert(path.clone()) {
                     self.told.duplicates.push(path);
                 }
             }

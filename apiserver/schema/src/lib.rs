@@ -88,17 +88,6 @@ impl Schema {
         Ok(Schema { root: compile::custom(openapi)? })
     }
 
-    /// A schema that knows `apiVersion`, `kind` and `metadata` and keeps all else, for versions
-    /// without a schema.
-    #[must_use]
-    pub fn permissive() -> Schema {
-        let open = serde_json::json!({
-            "type": "object",
-            "x-kubernetes-preserve-unknown-fields": true
-        });
-        Self::from_crd(&open).unwrap_or_else(|_| Schema { root: Arc::new(Node::any()) })
-    }
-
     /// The upstream definition that this is, such as `io.k8s.api.apps.v1.Deployment`.
     #[must_use]
     pub fn definition(&self) -> Option<&str> {

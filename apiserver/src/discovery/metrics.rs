@@ -24,6 +24,24 @@ use crate::server::Core;
 const SECONDS: [f64; 12] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 
+/// Verbs and methods that are told apart.
+const VERBS: [&str; 14] = [
+    "CONNECT",
+    "CREATE",
+    "DELETE",
+    "DELETECOLLECTION",
+    "GET",
+    "HEAD",
+    "LIST",
+    "OPTIONS",
+    "PATCH",
+    "POST",
+    "PUT",
+    "TRACE",
+    "UPDATE",
+    "WATCH",
+];
+
 /// Who answers.
 const COMPONENT: &str = "apiserver";
 
@@ -41,10 +59,12 @@ pub struct Labels {
 
 impl Labels {
     /// The labels of a request to a served resource, or to a path.
-    pub fn of(request: &RequestInfo, served: bool) -> Self {
-        if !served || !request.is_resource {
+    pub fn of(request: &RequestInfo, resource: Option<&Resource>) -> Self {
+        let verb = request.verb.to_uppercase();
+        let verb = if VERBS.contains(&&*verb) { verb } else { "OTHER".to_owned() };
+        let Some(resource) = resource.filter(|_| request.is_resource) else {
             return Self {
-                verb: request.verb.to_uppercase(),
+                verb,
                 group: String::new(),
                 version: String::new(),
                 resource: String::new(),
@@ -52,13 +72,18 @@ impl Labels {
                 scope: "",
                 component: COMPONENT,
             };
-        }
+        };
+        let subresource = match request.subresource.as_str() {
+            "" => "",
+            known if resource.subresources.contains_key(known) => known,
+            _ => "other",
+        };
         Self {
-            verb: request.verb.to_uppercase(),
+            verb,
             group: request.group.clone(),
             version: request.version.clone(),
             resource: request.resource.clone(),
-            subresource: request.subresource.clone(),
+            subresource: subresource.to_owned(),
             scope: match (request.name.is_empty(), request.namespace.is_empty()) {
                 (false, _) => "resource",
                 (true, false) => "namespace",
@@ -71,13 +96,8 @@ impl Labels {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct WithCode {
-    verb: String,
-    group: String,
-    version: String,
-    resource: String,
-    subresource: String,
-    scope: &'static str,
-    component: &'static str,
+    #[prometheus(flatten)]
+    labels: Labels,
     code: u16,
 }
 
@@ -181,18 +201,7 @@ impl Metrics {
 
     /// A request was answered with `code` after `duration`.
     pub fn answered(&self, labels: &Labels, code: u16, duration: Duration) {
-        let l = labels.clone();
-        let with_code = WithCode {
-            verb: l.verb,
-            group: l.group,
-            version: l.version,
-            resource: l.resource,
-            subresource: l.subresource,
-            scope: l.scope,
-            component: l.component,
-            code,
-        };
-        self.requests.get_or_create(&with_code).inc();
+        self.requests.get_or_create(&WithCode { labels: labels.clone(), code }).inc();
         if labels.verb != "WATCH" {
             self.durations.get_or_create(labels).observe(duration.as_secs_f64());
         }
@@ -263,12 +272,19 @@ impl Drop for Running {
 mod tests {
     use super::*;
     use http::Method;
+    use std::sync::Arc;
+
+    fn registry() -> crate::registry::Registry {
+        let store: Arc<dyn store::Store> = Arc::new(store::MemoryStore::new());
+        crate::registry::Registry::hosted(&store)
+    }
 
     #[tokio::test]
     async fn every_metric_is_used() {
         let metrics = Metrics::default();
         let info = RequestInfo::parse(&Method::GET, "/api/v1/namespaces/a/pods", None);
-        let labels = Labels::of(&info, true);
+        let registry = registry();
+        let labels = Labels::of(&info, registry.get("", "v1", "pods").map(|pods| &**pods));
         {
             let _running = metrics.begin(true);
             let _watching = metrics.watching(&labels);
@@ -302,8 +318,24 @@ mod tests {
     #[test]
     fn what_is_not_served_has_no_labels() {
         let info = RequestInfo::parse(&Method::GET, "/apis/evil.io/v1/x", None);
-        let labels = Labels::of(&info, false);
+        let labels = Labels::of(&info, None);
         assert_eq!(labels.group, "");
         assert_eq!(labels.resource, "");
+    }
+
+    #[test]
+    fn clients_make_no_labels() {
+        let registry = registry();
+        let pods = registry.get("", "v1", "pods").map(|pods| &**pods);
+        let labels = |method: &str, path: &str| {
+            let info = RequestInfo::parse(&method.parse().unwrap(), path, None);
+            let labels = Labels::of(&info, pods);
+            (labels.verb, labels.subresource)
+        };
+        let pod = "/api/v1/namespaces/a/pods/b";
+        assert_eq!(labels("GET", &format!("{pod}/log")), ("GET".into(), "log".into()));
+        assert_eq!(labels("GET", &format!("{pod}/x1")), ("GET".into(), "other".into()));
+        assert_eq!(labels("X1", "/").0, "OTHER");
+        assert_eq!(labels("X1", pod).0, "OTHER");
     }
 }

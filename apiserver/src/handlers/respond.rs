@@ -1,5 +1,6 @@
 //! From bytes of the cache to an HTTP answer.
 
+use std::collections::HashSet;
 use std::io::Write as _;
 use std::sync::Arc;
 
@@ -24,6 +25,11 @@ use crate::table;
 ///
 /// Source: `defaultGzipThresholdBytes` in upstream's response writers.
 const GZIP_FROM: usize = 128 * 1024;
+
+/// Characters of warnings that are told whole.
+const MOST_WARNING_CHARS: usize = 4 * 1024;
+/// Characters of each warning if all together are longer.
+const CUT_WARNING_CHARS: usize = 256;
 
 /// An answer with one object, given as the store's version has it.
 ///
@@ -102,7 +108,7 @@ pub fn go_type(resource: &Resource, list: bool) -> String {
 }
 
 /// resourceVersion of an object's text.
-fn revision_of(json: &Bytes) -> String {
+pub(crate) fn revision_of(json: &Bytes) -> String {
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Meta {
@@ -208,11 +214,28 @@ pub fn error(error: ApiError, format: Format) -> Response {
     response
 }
 
-/// Adds a `Warning` header for each text.
+/// Adds a `Warning` header for each text, once. If they are long together, each is cut, and the last are left out:
+/// clients refuse large headers.
+///
+/// Source: upstream's `apiserver/pkg/endpoints/filters/warning.go`.
 pub fn warn(response: &mut Response, warnings: &[String]) {
-    for text in warnings {
-        let quoted = text.replace('\\', "\\\\").replace('"', "\\\"").replace(['\n', '\r'], " ");
-        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
+    let mut known = HashSet::new();
+    let mut texts = warnings.iter().map(String::as_str).filter(|text| known.insert(*text));
+    let texts: Vec<&str> = texts.by_ref().take(MOST_WARNING_CHARS + 1).collect();
+    let is_long = texts.iter().map(|text| text.chars().count()).sum::<usize>() > MOST_WARNING_CHARS;
+    let mut written = 0;
+    for text in texts {
+        if written >= MOST_WARNING_CHARS {
+            return;
+        }
+        let most = if is_long { CUT_WARNING_CHARS } else { usize::MAX };
+        let text: String = text.chars().take(most).collect();
+        written += text.chars().count();
+        if text.is_empty() || text.contains(char::is_control) {
+            continue;
+        }
+        let quoted = text.replace('\\', "\\\\").replace('"', "\\\"");
+        if let Ok(value) = HeaderValue::from_bytes(format!("299 - \"{quoted}\"").as_bytes()) {
             response.headers_mut().append(header::WARNING, value);
         }
     }

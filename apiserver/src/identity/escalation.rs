@@ -4,6 +4,8 @@
 //! Source: kubernetes.io, "Using RBAC Authorization", "Privilege escalation prevention and
 //! bootstrapping".
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::authz::{Attributes, Authorizer, MASTERS};
@@ -77,7 +79,7 @@ pub fn missing_rules(present: &Value, wanted: &Value) -> Vec<Value> {
     let held = rules_of(present);
     let covered = |part: &Rule| held.iter().any(|rule| covers(rule, part));
     let missing = |rule: &&Value| match serde_json::from_value::<Rule>((*rule).clone()) {
-        Ok(rule) => !parts(&rule).iter().all(covered),
+        Ok(rule) => !parts(&rule).all(|part| covered(&part)),
         Err(_) => false,
     };
     let rules = wanted.get("rules").and_then(Value::as_array).map(Vec::as_slice);
@@ -108,7 +110,7 @@ async fn may(
 fn not_held(authorizer: &Authorizer, user: &User, namespace: &str, rules: &[Rule]) -> Vec<Rule> {
     let held = authorizer.granted(user, namespace);
     let covered = |part: &Rule| held.iter().any(|rule| covers(rule, part));
-    rules.iter().filter(|rule| !parts(rule).iter().all(covered)).cloned().collect()
+    rules.iter().filter(|rule| !parts(rule).all(|part| covered(&part))).cloned().collect()
 }
 
 fn holds(authorizer: &Authorizer, user: &User, namespace: &str, rule: &Rule) -> bool {
@@ -125,31 +127,42 @@ fn all_paths() -> Rule {
     Rule { verbs: all(), non_resource_urls: all(), ..Rule::default() }
 }
 
-/// The rule as single grants: one verb, group, resource and name each.
-fn parts(rule: &Rule) -> Vec<Rule> {
+/// The rule as single grants: one verb, group, resource and name each. They come one by one, as a short rule can
+/// have millions.
+fn parts(rule: &Rule) -> impl Iterator<Item = Rule> {
     let one = |text: &String| vec![text.clone()];
-    let mut parts = Vec::new();
-    for verb in &rule.verbs {
-        for group in &rule.api_groups {
-            for resource in &rule.resources {
-                let part = Rule {
-                    verbs: one(verb),
-                    api_groups: one(group),
-                    resources: one(resource),
-                    ..Rule::default()
-                };
-                if rule.resource_names.is_empty() {
-                    parts.push(part);
-                    continue;
-                }
-                let named = |name| Rule { resource_names: one(name), ..part.clone() };
-                parts.extend(rule.resource_names.iter().map(named));
-            }
+    let verbs = distinct(&rule.verbs);
+    let (groups, resources) = (distinct(&rule.api_groups), distinct(&rule.resources));
+    let names: Vec<Vec<String>> = match rule.resource_names.as_slice() {
+        [] => vec![Vec::new()],
+        names => distinct(names).into_iter().map(one).collect(),
+    };
+    let paths = distinct(&rule.non_resource_urls);
+    let n_paths = verbs.len() * paths.len();
+    let verbs_of_paths = verbs.clone();
+    let paths = (0..n_paths).map(move |n| Rule {
+        verbs: one(verbs_of_paths[n / paths.len()]),
+        non_resource_urls: one(paths[n % paths.len()]),
+        ..Rule::default()
+    });
+    let sizes = [groups.len(), resources.len(), names.len()];
+    let n_resources = sizes.iter().fold(verbs.len(), |n, size| n.saturating_mul(*size));
+    let resources = (0..n_resources).map(move |n| {
+        let (n, name) = (n / names.len(), n % names.len());
+        let (n, resource) = (n / resources.len(), n % resources.len());
+        Rule {
+            verbs: one(verbs[n / groups.len()]),
+            api_groups: one(groups[n % groups.len()]),
+            resources: one(resources[resource]),
+            resource_names: names[name].clone(),
+            ..Rule::default()
         }
-        let path = |url| Rule { verbs: one(verb), non_resource_urls: one(url), ..Rule::default() };
-        parts.extend(rule.non_resource_urls.iter().map(path));
-    }
-    parts
+    });
+    resources.chain(paths)
+}
+
+fn distinct(texts: &[String]) -> Vec<&String> {
+    texts.iter().collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// Whether a rule that is held contains a single grant.

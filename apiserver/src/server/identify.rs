@@ -10,7 +10,7 @@ use std::time::Instant;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt as _;
 use http::request::Parts;
@@ -33,7 +33,7 @@ pub(super) fn layers(router: Router, core: &Arc<Core>) -> Router {
         .layer(from_fn_with_state(core.clone(), impersonate))
         .layer(from_fn_with_state(core.clone(), deadline::layer))
         .layer(from_fn_with_state(core.clone(), audit::layer::layer))
-        .layer(from_fn(websocket::layer))
+        .layer(from_fn_with_state(core.clone(), websocket::layer))
         .layer(from_fn_with_state(core.clone(), authenticate))
         .layer(from_fn_with_state(core.clone(), describe))
         .layer(from_fn_with_state(core.clone(), browsers::layer))
@@ -42,8 +42,8 @@ pub(super) fn layers(router: Router, core: &Arc<Core>) -> Router {
 async fn describe(State(core): State<Arc<Core>>, mut request: Request, next: Next) -> Response {
     let info = RequestInfo::parse(request.method(), request.uri().path(), request.uri().query());
     let registry = core.registry();
-    let served = registry.get(&info.group, &info.version, &info.resource).is_some();
-    let labels = Labels::of(&info, served);
+    let resource = registry.get(&info.group, &info.version, &info.resource);
+    let labels = Labels::of(&info, resource.map(|resource| &**resource));
     let long = info.is_long_running();
     let _running = (!long).then(|| core.metrics.begin(info.changes()));
     let id = AuditId::of(request.headers());

@@ -3,8 +3,10 @@
 //! The answer is made as for any other client, with all that counts and bounds it; here, outside of that, it only gets
 //! another envelope. Source: upstream's `wsstream`, and `HandleWS` of its watch server.
 
+use std::sync::Arc;
+
 use axum::body::Body;
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
@@ -19,8 +21,10 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use super::Core;
 use crate::protobuf;
 use crate::request::RequestInfo;
 use crate::status::ApiError;
@@ -32,11 +36,14 @@ const LOG_PROTOCOLS: [&str; 2] = ["binary.k8s.io", "base64.binary.k8s.io"];
 const MAX_HEARD: usize = 4096;
 
 /// Answers over a WebSocket where a client asks for that.
-pub(super) async fn layer(request: Request, next: Next) -> Response {
+pub(super) async fn layer(State(core): State<Arc<Core>>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
     match Handshake::take(&mut parts) {
         Ok(None) => next.run(Request::from_parts(parts, body)).await,
-        Ok(Some(handshake)) => handshake.carry(next.run(Request::from_parts(parts, body)).await),
+        Ok(Some(handshake)) => {
+            let answer = next.run(Request::from_parts(parts, body)).await;
+            handshake.carry(answer, core.stop().clone())
+        }
         Err(error) => error.into_response(),
     }
 }
@@ -89,7 +96,7 @@ impl Handshake {
     }
 
     /// Switches protocols, and sends the body of an answer; refusals stay what they are.
-    fn carry(self, answer: Response) -> Response {
+    fn carry(self, answer: Response, stop: CancellationToken) -> Response {
         if answer.status() != StatusCode::OK {
             return answer;
         }
@@ -111,7 +118,7 @@ impl Handshake {
             headers.insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
         }
         let (upgrade, envelope) = (self.upgrade, self.envelope);
-        tokio::spawn(async move {
+        let sent = async move {
             match upgrade.await {
                 Ok(io) => {
                     let limits = WebSocketConfig::default()
@@ -126,7 +133,8 @@ impl Handshake {
                 }
                 Err(error) => debug!(%error, "upgrade failed"),
             }
-        });
+        };
+        tokio::spawn(async move { stop.run_until_cancelled(sent).await });
         response
     }
 }

@@ -1,5 +1,7 @@
 //! From a request's bytes to a JSON value, with what a strict reader would complain about.
 
+use std::collections::{HashMap, HashSet};
+
 use http::{HeaderMap, header};
 use serde_json::Value;
 
@@ -116,19 +118,27 @@ pub fn duplicate_field(path: &str) -> String {
     format!("duplicate field \"{path}\"")
 }
 
+/// Complaints that are made of one body in JSON.
+///
+/// Source: `saveStrictError` in upstream's `sigs.k8s.io/json`.
+const MOST_COMPLAINTS: usize = 100;
+
 /// Complaints about a body in JSON in the order of its fields; one that is unknown may come twice.
 pub fn in_order(duplicates: &[String], unknown: &[String], body: &[u8]) -> Vec<String> {
-    let twice = duplicates.iter().filter(|path| !unknown.contains(path));
     if unknown.is_empty() {
-        return twice.map(|path| duplicate_field(path)).collect();
+        return duplicates.iter().take(MOST_COMPLAINTS).map(|path| duplicate_field(path)).collect();
     }
-    let fields = schema::json::fields(body);
-    let first = |path: &String| fields.iter().position(|field| field == path);
-    let last = |path: &String| fields.iter().rposition(|field| field == path);
-    let twice = twice.map(|path| (last(path), duplicate_field(path)));
-    let unknown = unknown.iter().map(|path| (first(path), unknown_field(path)));
+    let strange: HashSet<&String> = unknown.iter().collect();
+    let twice = duplicates.iter().filter(|path| !strange.contains(path));
+    let mut places: HashMap<String, (usize, usize)> = HashMap::new();
+    for (n, field) in schema::json::fields(body).into_iter().enumerate() {
+        places.entry(field).and_modify(|(_, last)| *last = n).or_insert((n, n));
+    }
+    let twice = twice.map(|path| (places.get(path).map(|p| p.1), duplicate_field(path)));
+    let unknown = unknown.iter().map(|path| (places.get(path).map(|p| p.0), unknown_field(path)));
     let mut complaints: Vec<_> = twice.chain(unknown).collect();
     complaints.sort_by_key(|(position, _)| *position);
+    complaints.truncate(MOST_COMPLAINTS);
     complaints.into_iter().map(|(_, complaint)| complaint).collect()
 }
 

@@ -1,5 +1,7 @@
 //! `metadata`: what the server sets, and what is wrong with what the client sets.
 
+use std::collections::HashSet;
+
 use http::{HeaderMap, header};
 use jiff::Timestamp;
 use schema::Cause;
@@ -24,6 +26,8 @@ pub(super) const AFTER_ADMISSION: &str = " after mutating admission happens";
 ///
 /// Source: `FieldManagerMaxLength` in upstream's `apimachinery/pkg/apis/meta/v1/validation`.
 const MANAGER_BYTES: usize = 128;
+/// Superfluous controllers that are told; each is told with all owners.
+const MOST_CONTROLLERS: usize = 8;
 /// Finalizers that need no domain.
 const STANDARD_FINALIZERS: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
 
@@ -32,12 +36,12 @@ pub fn now() -> String {
     after(0)
 }
 
-/// The time that many seconds from now.
+/// The time that many seconds from now, or the last one that can be written.
 pub(super) fn after(seconds: i64) -> String {
-    let now = Timestamp::now().as_second().saturating_add(seconds);
-    Timestamp::from_second(now)
-        .map(|t| t.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
-        .unwrap_or_default()
+    let then = Timestamp::now().as_second().saturating_add(seconds);
+    let then = then.clamp(0, Timestamp::MAX.as_second());
+    let then = Timestamp::from_second(then).unwrap_or(Timestamp::MAX);
+    then.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 /// The client's name for itself.
@@ -73,16 +77,15 @@ pub(super) fn prepare_create(meta: &mut Map<String, Value>) {
 /// Removes owners that are named twice, and warns of them.
 pub(super) fn dedup_owners(writer: &mut Writer<'_>, object: &mut Value, when: &str) {
     let Some(Value::Array(owners)) = object["metadata"].get_mut("ownerReferences") else { return };
-    let mut known: Vec<Value> = Vec::with_capacity(owners.len());
+    let mut known = HashSet::with_capacity(owners.len());
     let mut twice: Vec<String> = Vec::new();
-    for owner in std::mem::take(owners) {
-        if known.contains(&owner) {
+    owners.retain(|owner| {
+        let is_new = known.insert(owner.clone());
+        if !is_new {
             twice.push(owner["uid"].as_str().unwrap_or_default().to_owned());
-        } else {
-            known.push(owner);
         }
-    }
-    *owners = known;
+        is_new
+    });
     if !twice.is_empty() {
         writer.warnings.push(format!(
             ".metadata.ownerReferences contains duplicate entries{when}; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
@@ -255,6 +258,7 @@ fn annotations(annotations: &Value, causes: &mut Vec<Cause>) {
 
 fn owners(owners: &Value, causes: &mut Vec<Cause>) {
     let mut controller: Option<String> = None;
+    let mut told = 0;
     for owner in owners.as_array().into_iter().flatten() {
         let text = |key: &str| owner[key].as_str().unwrap_or_default();
         for (key, is_empty, fault) in [
@@ -275,11 +279,15 @@ fn owners(owners: &Value, causes: &mut Vec<Cause>) {
         if owner["controller"] == json!(true) {
             let shown = format!("{}/{}", text("kind"), text("name"));
             match &controller {
-                Some(first) => causes.push(Cause::invalid(
-                    "metadata.ownerReferences",
-                    owners,
-                    &format!("Only one reference can have Controller set to true. Found \"true\" in references for {first} and {shown}"),
-                )),
+                Some(first) if told < MOST_CONTROLLERS => {
+                    told += 1;
+                    causes.push(Cause::invalid(
+                        "metadata.ownerReferences",
+                        owners,
+                        &format!("Only one reference can have Controller set to true. Found \"true\" in references for {first} and {shown}"),
+                    ));
+                }
+                Some(_) => (),
                 None => controller = Some(shown),
             }
         }
@@ -320,7 +328,7 @@ pub(super) fn warnings(resource: &Resource, object: &Value, old: Option<&Value>)
         return Vec::new();
     }
     let list = |object: &Value| object["metadata"]["finalizers"].as_array().cloned();
-    let known = old.and_then(list).unwrap_or_default();
+    let known: HashSet<Value> = old.and_then(list).unwrap_or_default().into_iter().collect();
     let mut warnings = Vec::new();
     for finalizer in list(object).unwrap_or_default().iter().filter(|f| !known.contains(f)) {
         let name = finalizer.as_str().unwrap_or_default();

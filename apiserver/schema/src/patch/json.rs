@@ -9,6 +9,11 @@ use serde_json::Value;
 use super::{MAX_OPERATIONS, PatchError};
 use crate::json as parser;
 
+/// Bytes that the `copy` operations of one patch may add.
+///
+/// Source: the default of `JSONPatchMaxCopyBytes` in upstream's `apiserver/pkg/server/config.go`.
+const MAX_COPIED: usize = 3 << 20;
+
 #[derive(Deserialize)]
 struct Operation {
     #[serde(default)]
@@ -30,8 +35,9 @@ pub(super) fn apply(target: &mut Value, patch: &[u8]) -> Result<(), PatchError> 
         return Err(PatchError::TooManyOperations(operations.len()));
     }
     let mut result = target.clone();
+    let mut copied = 0;
     for operation in operations {
-        run(&mut result, operation).ok_or(PatchError::Unprocessable)?;
+        run(&mut result, operation, &mut copied).ok_or(PatchError::Unprocessable)?;
     }
     *target = result;
     Ok(())
@@ -89,26 +95,31 @@ fn texts(field: &str, value: &Value) -> Result<(), PatchError> {
     )))
 }
 
-/// `None` if the operation does not fit the document.
-fn run(document: &mut Value, operation: Operation) -> Option<()> {
+/// `None` if the operation does not fit the document, or makes it too large or too deep. `copied` is what earlier
+/// operations have copied, in bytes.
+fn run(document: &mut Value, operation: Operation, copied: &mut usize) -> Option<()> {
     let path = segments(operation.path.as_deref()?)?;
     match operation.op.as_str() {
         // Nothing to add is null.
-        "add" => add(document, &path, operation.value.unwrap_or_default()),
+        "add" => add(document, &path, fitting(&path, operation.value.unwrap_or_default())?),
         "remove" => remove(document, &path).map(drop),
-        "replace" => replace(document, &path, operation.value.unwrap_or_default()),
+        "replace" => replace(document, &path, fitting(&path, operation.value.unwrap_or_default())?),
         "move" => {
             let from = segments(operation.from.as_deref()?)?;
             if path.len() > from.len() && path.starts_with(&from) {
                 return None; // Into itself.
             }
             let value = remove(document, &from)?;
-            add(document, &path, value)
+            add(document, &path, fitting(&path, value)?)
         }
         "copy" => {
             let from = segments(operation.from.as_deref()?)?;
-            let value = copied(document, &from)?;
-            add(document, &path, value)
+            let value = found(document, &from)?;
+            *copied += serde_json::to_vec(&value).ok()?.len();
+            if *copied > MAX_COPIED {
+                return None;
+            }
+            add(document, &path, fitting(&path, value)?)
         }
         "test" => {
             let wanted = operation.value.unwrap_or(Value::Null);
@@ -117,6 +128,11 @@ fn run(document: &mut Value, operation: Operation) -> Option<()> {
         }
         _ => None,
     }
+}
+
+/// The value, if the document is still one that can be read when it stands there.
+fn fitting(path: &[String], value: Value) -> Option<Value> {
+    (path.len() + parser::depth(&value) <= parser::MAX_DEPTH).then_some(value)
 }
 
 /// The parts of a JSON pointer, unescaped. Recorded: upstream does not look at what is before the first slash.
@@ -129,7 +145,7 @@ fn segments(pointer: &str) -> Option<Vec<String>> {
 }
 
 /// What is at a place; recorded: a field that is absent is null.
-fn copied(document: &Value, from: &[String]) -> Option<Value> {
+fn found(document: &Value, from: &[String]) -> Option<Value> {
     if let Some(value) = get(document, from) {
         return Some(value.clone());
     }

@@ -105,12 +105,6 @@ fn merge_map(target: &mut Value, patch: &Map<String, Value>) {
 }
 
 impl Schema {
-    /// Whether strategic merge patches are accepted; other types answer 415.
-    #[must_use]
-    pub fn has_strategic_merge(&self) -> bool {
-        self.is_typed()
-    }
-
     /// Applies a strategic merge patch: lists merge by their keys, directives are obeyed.
     ///
     /// # Errors

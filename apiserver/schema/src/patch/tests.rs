@@ -62,6 +62,20 @@ fn json_patches_follow_upstreams_reading() {
 }
 
 #[test]
+fn a_json_patch_cannot_make_what_is_too_large_or_too_deep() {
+    let double = json!({"op": "copy", "from": "/data", "path": "/data/again"});
+    let patch = |n: usize| Value::Array(vec![double.clone(); n]);
+    assert!(json_patch(json!({"data": {}}), &patch(10)).is_ok());
+    assert_eq!(json_patch(json!({"data": {}}), &patch(64)), Err(PatchError::Unprocessable));
+    let nested = |levels: usize| (0..levels).fold(json!({}), |inner, _| json!({ "a": inner }));
+    let add =
+        |at: usize, value: Value| json!({"op": "add", "path": "/a".repeat(at), "value": value});
+    assert!(json_patch(json!({}), &json!([add(1, nested(120))])).is_ok());
+    let twice = json!([add(1, nested(120)), add(100, nested(120))]);
+    assert_eq!(json_patch(json!({}), &twice), Err(PatchError::Unprocessable));
+}
+
+#[test]
 fn a_failed_json_patch_changes_nothing() {
     let mut doc = json!({"a": 1});
     let patch = br#"[{"op":"add","path":"/b","value":2},{"op":"remove","path":"/c"}]"#;
