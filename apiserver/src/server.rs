@@ -19,7 +19,7 @@ use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use axum::Router;
-use futures::future::join_all;
+use futures::future::{BoxFuture, join_all};
 use jiff::Timestamp;
 use rustls::ClientConfig;
 use store::{Revision, Store};
@@ -166,14 +166,16 @@ impl Core {
     pub(crate) async fn delete_all(
         self: &Arc<Self>,
         resource: &Arc<Resource>,
+        time: std::time::Duration,
     ) -> Result<usize, ApiError> {
+        let begun = std::time::Instant::now();
         let cache = resource.storage()?.cache().await?;
         cache.fresh().await?;
         let user = User::new("system:apiserver", &["system:masters"]);
         let mut left = 0;
         let objects: Vec<_> = cache.list(None).iter().cloned().collect();
         for object in &objects {
-            if object.deleting() {
+            if object.deleting() || begun.elapsed() > time {
                 left += 1;
                 continue;
             }
@@ -223,6 +225,19 @@ impl Lookup for Core {
         let object = registry.find("", resource)?.cache()?.get(namespace, name)?;
         serde_json::from_slice(&object.json()).ok()
     }
+
+    fn catch_up<'a>(&'a self, resources: &'a [&str]) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            let registry = self.registry();
+            for resource in resources {
+                if let Some(cache) = registry.find("", resource).and_then(|found| found.cache())
+                    && let Err(error) = cache.fresh().await
+                {
+                    tracing::debug!(%error, resource, "the newest state is not known");
+                }
+            }
+        })
+    }
 }
 
 impl Pods for Core {
@@ -231,13 +246,9 @@ impl Pods for Core {
         let Some(cache) = registry.find("", "pods").and_then(|pods| pods.cache()) else {
             return Vec::new();
         };
-        let elsewhere = |object: &store::cache::Object| {
-            object.fields().get("spec.nodeName").is_some_and(|name| name != node)
-        };
         let pods = cache.list(namespace);
-        let here = pods.iter().filter(|pod| !elsewhere(pod));
-        let parsed = here.filter_map(|pod| serde_json::from_slice(&pod.json()).ok());
-        parsed.filter(|pod: &serde_json::Value| pod["spec"]["nodeName"] == node).collect()
+        let here = pods.iter().filter(|pod| pod.fields().get("spec.nodeName") == Some(node));
+        here.filter_map(|pod| serde_json::from_slice(&pod.json()).ok()).collect()
     }
 
     fn volume_of(&self, namespace: &str, claim: &str) -> Option<String> {
@@ -504,8 +515,8 @@ fn core(
 /// The first address of a range: that of the `kubernetes` Service.
 pub(crate) fn first_address(cidr: &str) -> Option<IpAddr> {
     match cidr.split_once('/')?.0.parse().ok()? {
-        IpAddr::V4(ip) => Some(IpAddr::V4((u32::from(ip) + 1).into())),
-        IpAddr::V6(ip) => Some(IpAddr::V6((u128::from(ip) + 1).into())),
+        IpAddr::V4(ip) => Some(IpAddr::V4(u32::from(ip).checked_add(1)?.into())),
+        IpAddr::V6(ip) => Some(IpAddr::V6(u128::from(ip).checked_add(1)?.into())),
     }
 }
 

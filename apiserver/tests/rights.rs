@@ -214,6 +214,50 @@ async fn roles_and_bindings_do_not_lift_their_writer() {
 }
 
 #[tokio::test]
+async fn narrow_leave_to_become_somebody_else_is_for_one_kind_of_users() {
+    let server = TestServer::start().await.unwrap();
+    let narrow = "authentication.k8s.io";
+    let verbs =
+        ["impersonate:user-info", "impersonate:serviceaccount", "impersonate:arbitrary-node"];
+    let on: Vec<String> = verbs.iter().map(|verb| verb.replace(':', "-on:") + ":create").collect();
+    let eve = eve(
+        &server,
+        json!([
+            rule(narrow, &["users", "groups", "serviceaccounts", "nodes"], &verbs),
+            rule(
+                narrow,
+                &["selfsubjectreviews"],
+                &on.iter().map(String::as_str).collect::<Vec<_>>()
+            ),
+        ]),
+    )
+    .await;
+    let whoami = async |headers: &[(&str, &str)]| {
+        let mut request = Request::post("/apis/authentication.k8s.io/v1/selfsubjectreviews");
+        for (name, value) in headers {
+            request =
+                request.header(*name, http::HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        let answer = eve.request::<Value>(request.body(b"{}".to_vec()).unwrap()).await;
+        match answer {
+            Ok(review) => Ok(review["status"]["userInfo"]["groups"].to_string()),
+            Err(kube::Error::Api(status)) => Err(status.code),
+            Err(other) => panic!("{other}"),
+        }
+    };
+    let user = ("impersonate-user", "jürgen");
+    assert_eq!(whoami(&[user]).await.unwrap(), r#"["system:authenticated"]"#);
+    assert!(whoami(&[user, ("impersonate-group", "dev")]).await.unwrap().starts_with(r#"["dev""#));
+    assert_eq!(whoami(&[user, ("impersonate-group", "system:masters")]).await, Err(403));
+    let node = ("impersonate-user", "system:node:n1");
+    assert!(whoami(&[node]).await.unwrap().starts_with(r#"["system:nodes""#));
+    assert_eq!(whoami(&[node, ("impersonate-group", "dev")]).await, Err(403));
+    let account = ("impersonate-user", "system:serviceaccount:a:b");
+    assert!(whoami(&[account]).await.unwrap().starts_with(r#"["system:serviceaccounts""#));
+    assert_eq!(whoami(&[account, ("impersonate-group", "dev")]).await, Err(403));
+}
+
+#[tokio::test]
 async fn nobody_becomes_somebody_else_without_leave() {
     let server = TestServer::start().await.unwrap();
     let eve = eve(

@@ -76,7 +76,7 @@ pub(super) fn introduce(headers: &mut HeaderMap, user: &User) -> Result<(), Stri
         headers.remove(name);
     }
     let value = |text: &str| {
-        HeaderValue::from_str(text)
+        HeaderValue::from_bytes(text.as_bytes())
             .map_err(|_| format!("user {:?} cannot be put into a header", user.name))
     };
     headers.insert(USER, value(&user.name)?);

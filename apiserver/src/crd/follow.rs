@@ -19,6 +19,9 @@ use crate::registry::{Registry, Resource, Storage};
 use crate::server::Core;
 use crate::write::now;
 
+/// How long the objects of one deleted definition are deleted before other definitions have their turn.
+const CLEANUP_FOR: Duration = Duration::from_millis(200);
+
 /// Pause before the objects of a deleted definition are looked for again.
 const CLEANUP_AGAIN: Duration = Duration::from_millis(100);
 
@@ -273,7 +276,7 @@ impl State {
             return;
         }
         if let Some(resource) = known.served.first() {
-            match core.delete_all(resource).await {
+            match core.delete_all(resource, CLEANUP_FOR).await {
                 Ok(0) => (),
                 Ok(_) => return,
                 Err(error) => {

@@ -91,7 +91,9 @@ fn parameter<'a>(query: Option<&'a str>, name: &str) -> Cow<'a, str> {
 /// A narrow right on the part is enough, and `nodes/proxy` is for all parts; but what runs commands is
 /// `create`, by whichever method it is asked for.
 async fn judge_proxy(authorizer: &Authorizer, asked: &Attributes<'_>, path: &str) -> Judged {
-    if let Some(part) = part_of(path) {
+    // A name with a port or a scheme is not the node agent's, but of whatever else listens on the node.
+    let is_agent = !asked.name.contains(':');
+    if let Some(part) = part_of(path).filter(|_| is_agent) {
         let narrow = Attributes { subresource: part, ..*asked };
         let judged = Judged::by(authorizer, &narrow).await;
         if judged.is_allowed() {

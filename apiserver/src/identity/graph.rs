@@ -27,14 +27,17 @@ pub struct Graph {
     by_node: HashMap<String, HashSet<Key>>,
     /// Claim to volume.
     volumes: HashMap<Key, String>,
+    /// Secrets that a node needs to use a volume.
+    volume_secrets: HashMap<String, HashSet<Tie>>,
     /// What belongs to one node because it says so: attachments of volumes, slices of devices.
     owned: HashMap<(&'static str, String), String>,
 }
 
 /// The resources whose objects tie others to nodes: group and plural name.
-pub const TIES: [(&str, &str); 4] = [
+pub const TIES: [(&str, &str); 5] = [
     ("", "pods"),
     ("", "persistentvolumeclaims"),
+    ("", "persistentvolumes"),
     ("storage.k8s.io", "volumeattachments"),
     ("resource.k8s.io", "resourceslices"),
 ];
@@ -56,6 +59,13 @@ impl Graph {
                 Some(volume) => _ = self.volumes.insert(key(), volume),
                 None => _ = self.volumes.remove(&key()),
             },
+            "persistentvolumes" => {
+                let secrets = object.map(secrets_of_volume).unwrap_or_default();
+                match secrets.is_empty() {
+                    true => _ = self.volume_secrets.remove(name),
+                    false => _ = self.volume_secrets.insert(name.to_owned(), secrets),
+                }
+            }
             _ => self.set_owned(resource, name, text("/spec/nodeName")),
         }
     }
@@ -96,7 +106,19 @@ impl Graph {
         if tie.resource == "persistentvolumes" {
             return found.any(|ties| ties.iter().any(|claim| self.volume_is(claim, &tie.name)));
         }
-        found.any(|ties| ties.contains(tie))
+        found.any(|ties| {
+            ties.contains(tie)
+                || tie.resource == "secrets" && ties.iter().any(|claim| self.opens(claim, tie))
+        })
+    }
+
+    /// Whether the secret is needed to use the volume behind a claim.
+    fn opens(&self, claim: &Tie, secret: &Tie) -> bool {
+        let volume = (claim.resource == "persistentvolumeclaims")
+            .then(|| self.volumes.get(&(claim.namespace.clone(), claim.name.clone())))
+            .flatten();
+        let secrets = volume.and_then(|volume| self.volume_secrets.get(volume));
+        secrets.is_some_and(|secrets| secrets.contains(secret))
     }
 
     fn volume_is(&self, claim: &Tie, volume: &str) -> bool {
@@ -164,10 +186,33 @@ fn of_volume(volume: &Value, pod: &Value, add: &mut impl FnMut(&'static str, &Va
     }
     add("secrets", &volume["azureFile"]["secretName"]);
     add("secrets", &volume["csi"]["nodePublishSecretRef"]["name"]);
-    for kind in ["cephfs", "cinder", "flexVolume", "iscsi", "rbd", "scaleIO", "storageos"] {
+    for kind in WITH_SECRET {
         add("secrets", &volume[kind]["secretRef"]["name"]);
     }
 }
+
+/// The secrets that a node needs to use a PersistentVolume; those for its controller are not among them.
+///
+/// Source: upstream's `pkg/api/v1/persistentvolume/util.go`.
+fn secrets_of_volume(volume: &Value) -> HashSet<Tie> {
+    let text = |value: &Value| value.as_str().filter(|t| !t.is_empty()).map(str::to_owned);
+    let spec = &volume["spec"];
+    let claims = || text(&spec["claimRef"]["namespace"]);
+    let tie = |namespace: &Value, name: &Value| {
+        let namespace = text(namespace).or_else(claims).unwrap_or_default();
+        Some(Tie { resource: "secrets", namespace, name: text(name)? })
+    };
+    let azure = &spec["azureFile"];
+    let csi = ["nodePublishSecretRef", "nodeStageSecretRef", "nodeExpandSecretRef"];
+    let csi = csi.into_iter().map(|field| &spec["csi"][field]);
+    let plain = WITH_SECRET.into_iter().map(|kind| &spec[kind]["secretRef"]);
+    let references = csi.chain(plain).filter_map(|r| tie(&r["namespace"], &r["name"]));
+    references.chain(tie(&azure["secretNamespace"], &azure["secretName"])).collect()
+}
+
+/// Volumes that have a `secretRef`.
+const WITH_SECRET: [&str; 7] =
+    ["cephfs", "cinder", "flexVolume", "iscsi", "rbd", "scaleIO", "storageos"];
 
 fn items(list: &Value) -> impl Iterator<Item = &Value> {
     list.as_array().into_iter().flatten()
@@ -203,6 +248,16 @@ mod tests {
         let claim = json!({ "spec": { "volumeName": "pv" } });
         graph.set("persistentvolumeclaims", "shop", "data", Some(&claim));
         assert!(reaches(&graph, "n1", "persistentvolumes", "pv"));
+        let csi = json!({
+            "nodeStageSecretRef": { "namespace": "shop", "name": "stage" },
+            "controllerExpandSecretRef": { "namespace": "shop", "name": "expand" },
+        });
+        graph.set("persistentvolumes", "", "pv", Some(&json!({ "spec": { "csi": csi } })));
+        assert!(reaches(&graph, "n1", "secrets", "stage"));
+        assert!(!reaches(&graph, "n2", "secrets", "stage"));
+        assert!(!reaches(&graph, "n1", "secrets", "expand"));
+        graph.set("persistentvolumes", "", "pv", None);
+        assert!(!reaches(&graph, "n1", "secrets", "stage"));
         graph.set("persistentvolumeclaims", "shop", "data", None);
         assert!(!reaches(&graph, "n1", "persistentvolumes", "pv"));
         pod["spec"]["volumes"] = json!([]);

@@ -43,7 +43,7 @@ impl Accounts {
     }
 
     /// The account that `token` stands for, if the token holds and all that it is bound to exists.
-    pub fn token(&self, token: &str, objects: &dyn Lookup, now: i64) -> Option<TokenUser> {
+    pub async fn token(&self, token: &str, objects: &dyn Lookup, now: i64) -> Option<TokenUser> {
         let digest: [u8; 32] = Sha256::digest(token).into();
         let known = self.remembered.lock().get(&digest).filter(|v| now < v.claims.exp).cloned();
         let verified = match known {
@@ -54,6 +54,11 @@ impl Accounts {
             user: verified.user.clone(),
             audiences: Some(verified.claims.aud.clone()),
         };
+        if still_bound(&verified.claims, objects, now) {
+            return Some(user());
+        }
+        // Another server may have made the object a moment ago, and the token for it.
+        objects.catch_up(&["serviceaccounts", "pods", "secrets", "nodes"]).await;
         still_bound(&verified.claims, objects, now).then(user)
     }
 

@@ -5,10 +5,11 @@
 use http::HeaderMap;
 use http::header::HeaderName;
 
-use super::{SERVICE_ACCOUNT_PREFIX, account_groups, with_everyone};
-use crate::identity::authz::{Attributes, Authorizer};
+use super::{SERVICE_ACCOUNT_PREFIX, account_groups, text, with_everyone};
+use crate::identity::authz::{Attributes, Authorizer, Decision, MASTERS};
 use crate::request::{RequestInfo, User};
 use crate::status::ApiError;
+use crate::write::names::subdomain;
 
 static IMPERSONATE_USER: HeaderName = HeaderName::from_static("impersonate-user");
 static IMPERSONATE_GROUP: HeaderName = HeaderName::from_static("impersonate-group");
@@ -18,25 +19,21 @@ const IMPERSONATE_EXTRA: &str = "impersonate-extra-";
 /// The user whom the request wants to act as; `None` if it does not ask for that.
 ///
 /// # Errors
-/// [`ApiError::BadRequest`] if groups, uid or extras come without a user name.
+/// [`ApiError::BadRequest`] if groups, uid or extras come without a user name, or a header is not UTF-8.
 pub fn wanted_user(headers: &HeaderMap) -> Result<Option<User>, ApiError> {
-    let text = |name: &HeaderName| {
-        headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned()
+    let one = |name: &HeaderName| {
+        headers.get(name).map_or_else(|| Ok(String::new()), |value| text(name, value))
     };
+    let groups = headers.get_all(&IMPERSONATE_GROUP).iter();
     let mut user = User {
-        name: text(&IMPERSONATE_USER),
-        uid: text(&IMPERSONATE_UID),
-        groups: headers
-            .get_all(&IMPERSONATE_GROUP)
-            .iter()
-            .filter_map(|v| v.to_str().ok().map(str::to_owned))
-            .collect(),
+        name: one(&IMPERSONATE_USER)?,
+        uid: one(&IMPERSONATE_UID)?,
+        groups: groups.map(|group| text(&IMPERSONATE_GROUP, group)).collect::<Result<_, _>>()?,
         extra: Vec::new(),
     };
     for (name, value) in headers {
         let Some(key) = name.as_str().strip_prefix(IMPERSONATE_EXTRA) else { continue };
-        let value = value.to_str().unwrap_or_default().to_owned();
-        let key = percent_decode(key);
+        let (key, value) = (percent_decode(key), text(name, value)?);
         match user.extra.iter_mut().find(|(known, _)| *known == key) {
             Some((_, values)) => values.push(value),
             None => user.extra.push((key, vec![value])),
@@ -56,8 +53,8 @@ pub fn wanted_user(headers: &HeaderMap) -> Result<Option<User>, ApiError> {
 
 /// Lets `real` act as `wanted`, if they may; the result carries the groups that follow from the name.
 ///
-/// Either the verb `impersonate` on each part of the wanted user is granted, as ever, or the
-/// narrower pair of verbs that also names what is done (`impersonate-on:user-info:list`).
+/// Either a narrow pair of verbs is granted, one for the wanted user (`impersonate:user-info`) and one that also names
+/// what is done (`impersonate-on:user-info:list`), or, as ever, the verb `impersonate` for each part of that user.
 ///
 /// # Errors
 /// [`ApiError::Forbidden`] if they may not.
@@ -67,33 +64,123 @@ pub async fn impersonate(
     wanted: User,
     request: &RequestInfo,
 ) -> Result<User, ApiError> {
-    if !may(authorizer, real, &impersonated_parts(&wanted, ""), "impersonate").await {
-        let mode = constrained_mode(&wanted);
-        let mut action = Attributes::of(real, request);
-        let verb = format!("impersonate-on:{mode}:{}", request.verb);
-        action.verb = &verb;
-        let decision = authorizer.authorize(&action).await;
-        if !decision.allowed {
-            return Err(action.forbidden(&decision));
-        }
-        let verb = format!("impersonate:{mode}");
-        let parts = impersonated_parts(&wanted, AUTHENTICATION);
-        if !may(authorizer, real, &parts, &verb).await {
-            let refused = parts[0].ask(real, &verb);
-            return Err(refused.forbidden(&authorizer.authorize(&refused).await));
+    let mut refusal = None;
+    for mode in Mode::ALL.into_iter().filter(|mode| mode.fits(real, &wanted)) {
+        match mode.permit(authorizer, real, &wanted, request).await {
+            Ok(()) => return Ok(completed(mode.groups(wanted))),
+            Err(error) => refusal = refusal.or(Some(error)),
         }
     }
-    Ok(completed(wanted))
+    match permit_parts(authorizer, real, &parts(&wanted, ""), "impersonate").await {
+        Ok(()) => Ok(completed(wanted)),
+        Err(error) => Err(refusal.unwrap_or(error)),
+    }
+}
+
+/// Whether `asked` is allowed.
+async fn permit(authorizer: &Authorizer, asked: &Attributes<'_>) -> Result<(), ApiError> {
+    let decision = authorizer.authorize(asked).await;
+    if decision.allowed { Ok(()) } else { Err(asked.forbidden(&decision)) }
 }
 
 /// Whether `real` has `verb` for every part.
-async fn may(authorizer: &Authorizer, real: &User, parts: &[Part], verb: &str) -> bool {
+async fn permit_parts(
+    authorizer: &Authorizer,
+    real: &User,
+    parts: &[Part],
+    verb: &str,
+) -> Result<(), ApiError> {
     for part in parts {
-        if !authorizer.authorize(&part.ask(real, verb)).await.allowed {
-            return false;
+        permit(authorizer, &part.ask(real, verb)).await?;
+    }
+    Ok(())
+}
+
+/// A narrow way to act as somebody else, for one kind of users.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// An account acts as the node on which its pod runs.
+    AssociatedNode,
+    ArbitraryNode,
+    ServiceAccount,
+    /// All users who are neither nodes nor accounts; the only ones whose groups and extras may be chosen.
+    UserInfo,
+}
+
+impl Mode {
+    /// In the order in which they are tried; the first refusal is told.
+    const ALL: [Mode; 4] =
+        [Mode::AssociatedNode, Mode::ArbitraryNode, Mode::ServiceAccount, Mode::UserInfo];
+
+    fn name(self) -> &'static str {
+        match self {
+            Mode::AssociatedNode => "associated-node",
+            Mode::ArbitraryNode => "arbitrary-node",
+            Mode::ServiceAccount => "serviceaccount",
+            Mode::UserInfo => "user-info",
         }
     }
-    true
+
+    fn fits(self, real: &User, wanted: &User) -> bool {
+        let is_bare = wanted.uid.is_empty() && wanted.groups.is_empty() && wanted.extra.is_empty();
+        let (node, account_of) = (node(&wanted.name), account(&wanted.name));
+        match self {
+            Mode::AssociatedNode => {
+                is_bare
+                    && account(&real.name).is_some()
+                    && node.is_some_and(|node| runs_on(real, node))
+            }
+            Mode::ArbitraryNode => is_bare && node.is_some(),
+            Mode::ServiceAccount => is_bare && account_of.is_some(),
+            Mode::UserInfo => node.is_none() && account_of.is_none(),
+        }
+    }
+
+    async fn permit(
+        self,
+        authorizer: &Authorizer,
+        real: &User,
+        wanted: &User,
+        request: &RequestInfo,
+    ) -> Result<(), ApiError> {
+        // What is granted for the own node is granted for all nodes, so which one it is does not count.
+        let keys = || real.extra.iter().map(|(key, _)| key.clone()).collect();
+        let on_any_node = User { extra: vec![(NODE_KEYS.to_owned(), keys())], ..real.clone() };
+        let real = if self == Mode::AssociatedNode { &on_any_node } else { real };
+        let verb = format!("impersonate-on:{}:{}", self.name(), request.verb);
+        permit(authorizer, &Attributes { verb: &verb, ..Attributes::of(real, request) }).await?;
+        let verb = format!("impersonate:{}", self.name());
+        let mut parts = parts(wanted, AUTHENTICATION);
+        if let Some(node) = node(&wanted.name) {
+            parts[0].resource = "nodes";
+            parts[0].name = if self == Mode::AssociatedNode { "*" } else { node }.to_owned();
+        }
+        if let Some((part, fault)) = parts.iter().find_map(|part| Some((part, part.fault()?))) {
+            return Err(part.ask(real, &verb).forbidden(&Decision::no_opinion(fault)));
+        }
+        permit_parts(authorizer, real, &parts, &verb).await
+    }
+
+    /// Nodes have fixed groups.
+    fn groups(self, wanted: User) -> User {
+        match self {
+            Mode::AssociatedNode | Mode::ArbitraryNode => {
+                User { groups: vec!["system:nodes".to_owned()], ..wanted }
+            }
+            Mode::ServiceAccount | Mode::UserInfo => wanted,
+        }
+    }
+}
+
+/// The node in a node's user name.
+fn node(user: &str) -> Option<&str> {
+    user.strip_prefix("system:node:").filter(|name| subdomain(name).is_empty())
+}
+
+/// Whether an account's token says that its pod runs on this node.
+fn runs_on(account: &User, node: &str) -> bool {
+    let mut names = account.extra.iter().filter(|(key, _)| key == NODE_NAME);
+    names.next().is_some_and(|(_, names)| matches!(names.as_slice(), [name] if name == node))
 }
 
 /// Adds the groups that a name brings along, as the authenticators would have.
@@ -110,16 +197,6 @@ fn completed(mut user: User) -> User {
 pub fn account(user: &str) -> Option<(&str, &str)> {
     let (namespace, name) = user.strip_prefix(SERVICE_ACCOUNT_PREFIX)?.split_once(':')?;
     (!namespace.is_empty() && !name.is_empty() && !name.contains(':')).then_some((namespace, name))
-}
-
-fn constrained_mode(wanted: &User) -> &'static str {
-    if account(&wanted.name).is_some() {
-        "serviceaccount"
-    } else if wanted.name.starts_with("system:node:") {
-        "arbitrary-node"
-    } else {
-        "user-info"
-    }
 }
 
 /// One thing that the real user must be allowed to take on.
@@ -145,12 +222,47 @@ impl Part {
             ..Attributes::of_nothing(user)
         }
     }
+
+    /// Why nobody may take it on by a narrow verb.
+    fn fault(&self) -> Option<String> {
+        let path = &self.subresource;
+        match (self.resource, self.name.as_str()) {
+            ("groups", "") => {
+                Some("impersonating the empty string group is not allowed".to_owned())
+            }
+            ("groups", MASTERS) => {
+                Some(format!("impersonating the {MASTERS} group is not allowed"))
+            }
+            ("userextras", _) if path.is_empty() => {
+                Some("impersonating the empty string key in extra is not allowed".to_owned())
+            }
+            ("userextras", _) if !is_domain_prefixed(path) => Some(format!(
+                "impersonating an invalid key in extra is not allowed: extra.key: Invalid value: {path:?}: must be a domain-prefixed path (such as \"acme.io/foo\")"
+            )),
+            ("userextras", _) if *path != path.to_lowercase() => {
+                Some(format!("impersonating a non-lowercase key in extra is not allowed: {path:?}"))
+            }
+            ("userextras", "") => {
+                Some("impersonating the empty string value in extra is not allowed".to_owned())
+            }
+            _ => None,
+        }
+    }
+}
+
+fn is_domain_prefixed(key: &str) -> bool {
+    key.split_once('/')
+        .is_some_and(|(domain, path)| !path.is_empty() && subdomain(domain).is_empty())
 }
 
 const AUTHENTICATION: &str = "authentication.k8s.io";
+/// Where a token of an account says on which node its pod runs.
+const NODE_NAME: &str = "authentication.kubernetes.io/node-name";
+/// What stands for the facts of a token of an account that acts as its own node.
+const NODE_KEYS: &str = "authentication.kubernetes.io/associated-node-keys";
 
 /// `group` is the API group of users, groups and accounts: the two ways of asking differ in it.
-fn impersonated_parts(wanted: &User, group: &'static str) -> Vec<Part> {
+fn parts(wanted: &User, group: &'static str) -> Vec<Part> {
     let part = |group, resource, name: &str| Part {
         group,
         resource,

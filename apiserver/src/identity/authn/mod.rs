@@ -19,8 +19,9 @@ mod webhook;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::HeaderMap;
-use http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
+use futures::future::BoxFuture;
+use http::header::{AUTHORIZATION, HeaderName, SEC_WEBSOCKET_PROTOCOL};
+use http::{HeaderMap, HeaderValue};
 
 use super::file::Watched;
 use super::tls::ClientAuthority;
@@ -64,6 +65,11 @@ pub trait Lookup: Send + Sync {
 
     /// The whole of such an object.
     fn object(&self, resource: &str, namespace: &str, name: &str) -> Option<serde_json::Value>;
+
+    /// Waits until these core resources show all that other servers on the same store have answered.
+    fn catch_up<'a>(&'a self, _resources: &'a [&str]) -> BoxFuture<'a, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// What a verified token stands for.
@@ -135,7 +141,7 @@ impl Authenticator {
         if let Some(peer) = peer {
             let verdict = peer.judge(self, now);
             let proxy = self.request_header.as_ref().filter(|_| verdict.is_proxy);
-            let user = proxy.and_then(|proxy| proxy.user(headers));
+            let user = proxy.map(|proxy| proxy.user(headers)).transpose()?.flatten();
             if let Some(user) = user.or_else(|| verdict.user.clone()) {
                 return Ok(with_everyone(user));
             }
@@ -166,7 +172,7 @@ impl Authenticator {
         if let Some(user) = self.token_file.as_ref().and_then(|file| file.user(token)) {
             return Some(TokenUser::anywhere(user));
         }
-        if let Some(found) = self.accounts.token(token, objects, now) {
+        if let Some(found) = self.accounts.token(token, objects, now).await {
             return Some(found);
         }
         if self.bootstrap_tokens
@@ -211,6 +217,15 @@ pub fn with_everyone(mut user: User) -> User {
         user.groups.push(everyone.to_owned());
     }
     user
+}
+
+/// The value of a header, in which names may have any letters.
+///
+/// # Errors
+/// [`ApiError::BadRequest`] if it is not UTF-8.
+fn text(name: &HeaderName, value: &HeaderValue) -> Result<String, ApiError> {
+    let text = String::from_utf8(value.as_bytes().to_vec());
+    text.map_err(|_| ApiError::BadRequest(format!("the value of header {name} is not UTF-8")))
 }
 
 fn account_groups(namespace: &str) -> Vec<String> {

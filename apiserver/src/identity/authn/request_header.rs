@@ -7,9 +7,11 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName};
 
 use super::impersonate::percent_decode;
+use super::text;
 use crate::identity::file::Watched;
 use crate::identity::tls::ClientAuthority;
 use crate::request::User;
+use crate::status::ApiError;
 
 /// Which proxies are believed, and where they say what.
 pub struct RequestHeader {
@@ -37,29 +39,42 @@ impl RequestHeader {
     }
 
     /// The user whom the headers name; `None` if they name nobody.
-    pub(super) fn user(&self, headers: &HeaderMap) -> Option<User> {
-        let first = |names: &[HeaderName]| {
-            let values = names.iter().filter_map(|name| headers.get(name)?.to_str().ok());
-            values.map(str::trim).find(|value| !value.is_empty()).map(str::to_owned)
+    ///
+    /// # Errors
+    /// A header is not UTF-8. The proxy's own rights must not take its place.
+    pub(super) fn user(&self, headers: &HeaderMap) -> Result<Option<User>, ApiError> {
+        let first = |names: &[HeaderName]| -> Result<String, ApiError> {
+            for name in names {
+                let value = headers.get(name).map(|value| text(name, value)).transpose()?;
+                if let Some(value) = value.filter(|value| !value.trim().is_empty()) {
+                    return Ok(value.trim().to_owned());
+                }
+            }
+            Ok(String::new())
         };
         let name = first(&self.username)?;
-        let groups = self.groups.iter().flat_map(|header| headers.get_all(header));
+        if name.is_empty() {
+            return Ok(None);
+        }
+        let groups = self.groups.iter().flat_map(|header| {
+            headers.get_all(header).iter().map(move |value| text(header, value))
+        });
         let mut user = User {
             name,
-            uid: first(&self.uid).unwrap_or_default(),
-            groups: groups.filter_map(|v| v.to_str().ok().map(str::to_owned)).collect(),
+            uid: first(&self.uid)?,
+            groups: groups.collect::<Result<_, _>>()?,
             extra: Vec::new(),
         };
         for (header, value) in headers {
             let Some(key) = self.extra_key(header) else { continue };
-            let (key, value) = (percent_decode(key), value.to_str().unwrap_or_default().to_owned());
+            let (key, value) = (percent_decode(key), text(header, value)?);
             match user.extra.iter_mut().find(|(known, _)| *known == key) {
                 Some((_, values)) => values.push(value),
                 None => user.extra.push((key, vec![value])),
             }
         }
         user.extra.sort();
-        Some(user)
+        Ok(Some(user))
     }
 
     fn extra_key<'a>(&self, header: &'a HeaderName) -> Option<&'a str> {

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwapOption;
 use http::{Request, Uri, header};
 use http_body_util::{BodyExt as _, Limited};
 use jsonwebtoken::jwk::JwkSet;
@@ -31,6 +32,8 @@ pub(super) struct Keys {
     discovery: String,
     authorities: Option<Vec<CertificateDer<'static>>>,
     state: Mutex<State>,
+    /// Those in `state`, for who cannot wait while they are fetched anew.
+    known: ArcSwapOption<JwkSet>,
 }
 
 #[derive(Debug, Default)]
@@ -62,12 +65,18 @@ impl Keys {
             discovery: discovery.map_or_else(own, str::to_owned),
             authorities: (!authorities.is_empty()).then_some(authorities),
             state: Mutex::default(),
+            known: ArcSwapOption::empty(),
         })
     }
 
-    /// The keys; `anew` if those that are known did not fit. One fetch at a time, others wait for it.
+    /// The keys; `anew` if those that are known did not fit. One fetch at a time; others who need what it brings
+    /// wait for it.
     pub(super) async fn get(&self, anew: bool) -> Result<Arc<JwkSet>, String> {
-        let mut state = self.state.lock().await;
+        let mut state = match (self.state.try_lock(), self.known.load_full()) {
+            (Ok(state), _) => state,
+            (Err(_), Some(known)) if !anew => return Ok(known),
+            (Err(_), _) => self.state.lock().await,
+        };
         let age = state.tried.map(|at| at.elapsed());
         let known = state.keys.clone();
         let is_due = |after: Duration| age.is_none_or(|age| age >= after);
@@ -83,6 +92,7 @@ impl Keys {
             (Ok(keys), _) => {
                 let keys = Arc::new(keys);
                 state.keys = Some(keys.clone());
+                self.known.store(Some(keys.clone()));
                 Ok(keys)
             }
             (Err(reason), known) => {
