@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Admitted, Attributes, Operation, Plugin, Resources, answer};
+use super::{Admitted, Attributes, Operation, Plugin, answer};
 
 /// Has nothing against anything.
 pub(super) struct AlwaysAdmit;
@@ -14,10 +14,6 @@ impl Plugin for AlwaysAdmit {
 
     fn handles(&self, _operation: Operation) -> bool {
         false
-    }
-
-    fn resources(&self) -> Resources {
-        Resources::All
     }
 }
 
@@ -31,10 +27,6 @@ impl Plugin for AlwaysDeny {
 
     fn handles(&self, _operation: Operation) -> bool {
         true
-    }
-
-    fn resources(&self) -> Resources {
-        Resources::All
     }
 
     fn admit<'a>(

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Admitted, Attributes, Operation, Plugin, Resources};
+use super::{Admitted, Attributes, Operation, Plugin};
 use crate::handlers::options::WriteOptions;
 use crate::request::{RequestInfo, User};
 use crate::status::ApiError;
@@ -19,10 +19,6 @@ impl Plugin for NamespaceExists {
 
     fn handles(&self, operation: Operation) -> bool {
         operation != Operation::Connect
-    }
-
-    fn resources(&self) -> Resources {
-        Resources::All
     }
 
     fn validate<'a>(
@@ -51,10 +47,6 @@ impl Plugin for NamespaceAutoProvision {
 
     fn handles(&self, operation: Operation) -> bool {
         operation == Operation::Create
-    }
-
-    fn resources(&self) -> Resources {
-        Resources::All
     }
 
     fn admit<'a>(

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Admitted, Attributes, Operation, Plugin, Resources};
+use super::{Admitted, Attributes, Operation, Plugin};
 use crate::status::{ApiError, StatusCause};
 
 /// Namespaces that nobody can delete.
@@ -18,10 +18,6 @@ impl Plugin for NamespaceLifecycle {
 
     fn handles(&self, operation: Operation) -> bool {
         operation != Operation::Connect
-    }
-
-    fn resources(&self) -> Resources {
-        Resources::All
     }
 
     fn admit<'a>(

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::{Admitted, Attributes, Operation, Plugin, Resources, answer};
+use super::{Admitted, Attributes, Operation, Plugin, answer};
 use crate::identity::{self, Decision};
 use crate::status::ApiError;
 use crate::types::check::{flag, items, text};
@@ -18,10 +18,6 @@ impl Plugin for OwnerReferencesPermissionEnforcement {
 
     fn handles(&self, operation: Operation) -> bool {
         matches!(operation, Operation::Create | Operation::Update)
-    }
-
-    fn resources(&self) -> Resources {
-        Resources::All
     }
 
     fn validate<'a>(

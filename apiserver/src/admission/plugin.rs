@@ -41,7 +41,9 @@ pub trait Plugin: Send + Sync {
     fn handles(&self, operation: Operation) -> bool;
 
     /// The resources that it looks at.
-    fn resources(&self) -> Resources;
+    fn resources(&self) -> Resources {
+        Resources::All
+    }
 
     /// The mutating phase. It runs again if the write is retried, and must then come to the same result.
     fn admit<'a>(

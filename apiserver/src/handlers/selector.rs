@@ -5,6 +5,7 @@
 use serde_json::{Value, json};
 
 use crate::status::ApiError;
+use crate::types::words;
 
 /// A parsed `labelSelector`; empty matches everything.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -60,6 +61,11 @@ impl Labels {
             out.push(Requirement { key, rule });
         }
         Ok(Self(out))
+    }
+
+    /// Whether a selector, as objects have it, chooses an object with these labels; one that makes no sense does not.
+    pub fn selects(selector: &Value, labels: &Value) -> bool {
+        Self::of_object(selector).is_ok_and(|selector| selector.match_object(labels))
     }
 
     /// Whether an object with these labels, as its metadata has them, is chosen.
@@ -298,62 +304,20 @@ impl Parser {
     }
 }
 
-const WORD: &str = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
-
 fn check_key(key: &str) -> Result<(), String> {
-    let faults = key_faults(key);
+    let faults = words::qualified(key);
     if faults.is_empty() {
         return Ok(());
     }
     Err(format!("<nil>: Invalid value: {key:?}: {}", faults.join("; ")))
 }
 
-fn key_faults(key: &str) -> Vec<String> {
-    let (prefix, name) = key.split_once('/').map_or((None, key), |(p, n)| (Some(p), n));
-    if name.contains('/') {
-        let with = "with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')";
-        return vec![format!("a valid label key {WORD} {with}")];
-    }
-    let mut faults = match prefix {
-        None => Vec::new(),
-        Some("") => vec!["prefix part must be non-empty".to_owned()],
-        Some(prefix) => crate::write::names::subdomain(prefix)
-            .iter()
-            .map(|fault| format!("prefix part {}", fault.replace("253 characters", "253 bytes")))
-            .collect(),
-    };
-    if name.is_empty() {
-        faults.push("name part must be non-empty".to_owned());
-    }
-    if name.len() > 63 {
-        faults.push("name part must be no more than 63 bytes".to_owned());
-    }
-    if !is_word(name) {
-        faults.push(format!("name part {WORD}"));
-    }
-    faults
-}
-
 fn check_value(n: usize, key: &str, value: &str) -> Result<(), String> {
-    let mut faults = Vec::new();
-    if value.len() > 63 {
-        faults.push("must be no more than 63 bytes");
-    }
-    if !value.is_empty() && !is_word(value) {
-        faults.push("a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')");
-    }
+    let faults = words::label_value(value);
     if faults.is_empty() {
         return Ok(());
     }
     Err(format!("values[{n}][{key}]: Invalid value: {value:?}: {}", faults.join("; ")))
-}
-
-fn is_word(text: &str) -> bool {
-    let bytes = text.as_bytes();
-    let edge = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
-    edge(bytes.first())
-        && edge(bytes.last())
-        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }
 
 /// A parsed `fieldSelector`; empty matches everything.

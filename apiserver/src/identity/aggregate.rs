@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use crate::handlers::selector::Labels;
+
 /// The rules that every role with an `aggregationRule` should have, by its name.
 ///
 /// Rules come in the order of their roles' names, each once. A role may collect from one that is
@@ -22,7 +24,10 @@ pub fn rules_of_all(roles: &[&Value]) -> BTreeMap<String, Vec<Value>> {
         for role in &aggregated {
             let mut rules: Vec<Value> = Vec::new();
             for source in sorted.iter().filter(|source| name(source) != name(role)) {
-                if !selectors(role).iter().any(|selector| selects(selector, source)) {
+                if !selectors(role)
+                    .iter()
+                    .any(|selector| Labels::selects(selector, &source["metadata"]["labels"]))
+                {
                     continue;
                 }
                 let own = || items(source, "rules").to_vec();
@@ -61,27 +66,6 @@ fn items<'a>(object: &'a Value, field: &str) -> &'a [Value] {
 
 fn selectors(role: &Value) -> &[Value] {
     role.get("aggregationRule").map_or(&[], |rule| items(rule, "clusterRoleSelectors"))
-}
-
-/// Whether a label selector selects the role. One without any term selects all, as everywhere.
-fn selects(selector: &Value, role: &Value) -> bool {
-    let labels = role.pointer("/metadata/labels").and_then(Value::as_object);
-    let label = |key: &str| labels.and_then(|labels| labels.get(key)).and_then(Value::as_str);
-    let wanted = selector.get("matchLabels").and_then(Value::as_object);
-    let exact = wanted.into_iter().flatten().all(|(key, value)| label(key) == value.as_str());
-    let expressions = items(selector, "matchExpressions").iter().all(|expression| {
-        let key = expression.get("key").and_then(Value::as_str).unwrap_or_default();
-        let values = items(expression, "values");
-        let among = |found: &str| values.iter().any(|value| value == found);
-        match expression.get("operator").and_then(Value::as_str).unwrap_or_default() {
-            "In" => label(key).is_some_and(among),
-            "NotIn" => !label(key).is_some_and(among),
-            "Exists" => label(key).is_some(),
-            "DoesNotExist" => label(key).is_none(),
-            _ => false,
-        }
-    });
-    exact && expressions
 }
 
 #[cfg(test)]

@@ -225,11 +225,6 @@ impl TokenKeys {
         self.issuers.first().map_or("", String::as_str)
     }
 
-    /// Whether tokens of `issuer` are judged here.
-    pub fn issues_for(&self, issuer: &str) -> bool {
-        self.issuers.iter().any(|known| known == issuer)
-    }
-
     /// Whom the API server answers to.
     pub fn audiences(&self) -> &[String] {
         &self.audiences

@@ -18,8 +18,6 @@ pub static FACTS: LazyLock<Facts> = LazyLock::new(|| {
 pub struct Facts {
     /// Answer of `GET /`.
     pub root_paths: Vec<String>,
-    /// Group names in the order of `GET /apis`.
-    pub group_order_apis: Vec<String>,
     /// Group names in the order of the aggregated document; the core group is empty.
     pub group_order_aggregated: Vec<String>,
     /// Versions of each group, in order.

@@ -408,8 +408,7 @@ pub(super) fn is_released(resource: &Resource, object: &Value) -> bool {
 
 /// Answers DELETECOLLECTION: every chosen object goes through DELETE; the answer lists them.
 pub(super) async fn collection(call: &Call<'_>, body: &[u8]) -> Result<Response, ApiError> {
-    let mut options = DeleteOptions::parse(call, body)?;
-    (options.uid, options.resource_version) = (None, None);
+    let options = DeleteOptions::parse(call, body)?;
     let mut list = ListOptions::parse(&call.query, false)?;
     read::fit_fields(call.resource, &mut list)?;
     let cache = call.resource.storage()?.cache().await?;

@@ -430,11 +430,5 @@ pub(crate) fn json_kind(value: &Value) -> &'static str {
 
 /// Metadata of an object, made if it is not there.
 pub(crate) fn metadata(value: &mut Value) -> &mut Map<String, Value> {
-    if !value["metadata"].is_object() {
-        value["metadata"] = Value::Object(Map::new());
-    }
-    match &mut value["metadata"] {
-        Value::Object(map) => map,
-        _ => unreachable!("it was made an object above"),
-    }
+    crate::types::check::ensure(value, "metadata")
 }

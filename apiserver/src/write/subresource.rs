@@ -11,6 +11,7 @@ use super::update::{Change, Plan, update};
 use super::{DeleteOptions, Writer, decode, delete, meta};
 use crate::admission;
 use crate::handlers::options::WriteOptions;
+use crate::handlers::selector::Labels;
 use crate::handlers::{Call, respond};
 use crate::identity::reviews;
 use crate::request::RequestInfo;
@@ -202,25 +203,52 @@ async fn evict(call: &Call<'_>, body: &[u8]) -> Result<Response, ApiError> {
     let name = call.info.name.clone();
     let entry = writer.load(&name).await?.ok_or_else(|| call.resource.not_found(&name))?;
     let pod = writer.parse(&entry).await?;
-    if needs_budget(&pod) {
-        take_budget(call, &writer, &pod).await?;
+    let lenient = match needs_budget(&pod) {
+        true => take_budget(call, &writer, &pod).await?,
+        false => None,
+    };
+    let seen = lenient.is_some().then(|| entry.revision.to_string());
+    match remove(call, &mut writer, &pod, seen, deletion).await {
+        Err(ApiError::Conflict { .. }) if let Some(budget) = lenient => Err(in_progress(&budget)),
+        Err(error) => Err(error),
+        Ok(()) => Ok(success(call)),
     }
+}
+
+/// Marks the pod as evicted and deletes it; only as it was `seen`, if that is given.
+async fn remove(
+    call: &Call<'_>,
+    writer: &mut Writer<'_>,
+    pod: &Value,
+    mut seen: Option<String>,
+    deletion: DeleteOptions,
+) -> Result<(), ApiError> {
+    let name = &call.info.name;
     let assigned = pod["spec"]["nodeName"].as_str().is_some_and(|n| !n.is_empty());
     let over = matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
     if assigned && !over {
         let agent = meta::agent(call.headers);
-        let plan = Plan::new(&name, Some("status"), Some(&agent));
+        let plan = Plan::new(name, Some("status"), Some(&agent));
         let condition = json!({"type": "DisruptionTarget", "status": "True", "lastProbeTime": null,
             "lastTransitionTime": meta::now(), "reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting"});
-        update(&mut writer, &plan, |_, pod| {
+        let marked = update(writer, &plan, |writer, pod| {
+            let now = pod["metadata"]["resourceVersion"].as_str();
+            if seen.is_some() && seen.as_deref() != now {
+                return Err(writer.conflict(name));
+            }
             let mut pod = pod.clone();
             set_condition(&mut pod, condition.clone());
             Ok(Change::To(pod))
         })
         .await?;
+        if seen.is_some() && !writer.options.dry_run {
+            let marked: Value = serde_json::from_slice(&marked).map_err(ApiError::internal)?;
+            seen = marked["metadata"]["resourceVersion"].as_str().map(str::to_owned);
+        }
     }
-    delete(&mut writer, &name, &deletion).await?;
-    Ok(success(call))
+    let resource_version = deletion.resource_version.or(seen);
+    delete(writer, name, &DeleteOptions { resource_version, ..deletion }).await?;
+    Ok(())
 }
 
 /// Whether the pod is neither over nor on its way out.
@@ -234,21 +262,32 @@ fn needs_budget(pod: &Value) -> bool {
     is_alive(pod) && pod["status"]["phase"] != "Pending"
 }
 
-/// Takes one disruption from the budget that covers the pod.
-async fn take_budget(call: &Call<'_>, writer: &Writer<'_>, pod: &Value) -> Result<(), ApiError> {
-    let Some(budgets) = call.registry.find("policy", "poddisruptionbudgets") else { return Ok(()) };
+/// Takes one disruption from the budget that covers the pod. One that lets the pod go without, as it is not healthy,
+/// is answered by name.
+async fn take_budget(
+    call: &Call<'_>,
+    writer: &Writer<'_>,
+    pod: &Value,
+) -> Result<Option<String>, ApiError> {
+    let Some(budgets) = call.registry.find("policy", "poddisruptionbudgets") else {
+        return Ok(None);
+    };
     let cache = budgets.storage()?.cache().await?;
     cache.fresh().await?;
     let mut covering = Vec::new();
     for object in cache.list(Some(writer.namespace())).iter() {
         let budget: Value = serde_json::from_slice(&object.json()).map_err(ApiError::internal)?;
-        if selects(&budget["spec"]["selector"], &pod["metadata"]["labels"]) {
-            covering.push(object.name().to_owned());
+        let selector = &budget["spec"]["selector"];
+        if !selector.is_null() && Labels::selects(selector, &pod["metadata"]["labels"]) {
+            covering.push((object.name().to_owned(), budget));
         }
     }
     let name = match covering.as_slice() {
-        [] => return Ok(()),
-        [one] => one.clone(),
+        [] => return Ok(None),
+        [(name, budget)] if !is_ready(pod) && spares_unhealthy(budget) => {
+            return Ok(Some(name.clone()));
+        }
+        [(name, _)] => name.clone(),
         _ => {
             return Err(ApiError::Internal(
                 "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.".to_owned(),
@@ -273,30 +312,50 @@ async fn take_budget(call: &Call<'_>, writer: &Writer<'_>, pod: &Value) -> Resul
     let plan = Plan::new(&name, Some("status"), Some(&agent));
     let pod_name = pod["metadata"]["name"].as_str().unwrap_or_default();
     update(&mut writer, &plan, |_, budget| spend(budget, pod_name)).await?;
-    Ok(())
+    Ok(None)
+}
+
+fn is_ready(pod: &Value) -> bool {
+    let mut conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
+    conditions.any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+}
+
+/// Whether pods that are not healthy may go without taking a disruption from the budget.
+///
+/// Source: KEP-3017.
+fn spares_unhealthy(budget: &Value) -> bool {
+    let number = |field: &str| budget["status"][field].as_i64().unwrap_or(0);
+    let (healthy, desired) = (number("currentHealthy"), number("desiredHealthy"));
+    budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+        || (healthy >= desired && desired > 0)
+}
+
+fn refused(text: String, retry_after: u32) -> ApiError {
+    ApiError::TooManyRequests {
+        message: "Cannot evict pod as it would violate the pod's disruption budget.".to_owned(),
+        retry_after,
+        causes: vec![crate::StatusCause::new("DisruptionBudget", "", text)],
+    }
+}
+
+fn in_progress(budget: &str) -> ApiError {
+    let text = format!("The disruption budget {budget} is still being processed by the server.");
+    refused(text, 10)
 }
 
 fn spend(budget: &Value, pod: &str) -> Result<Change, ApiError> {
     let status = &budget["status"];
     let name = budget["metadata"]["name"].as_str().unwrap_or_default();
-    let refuse = |text: String, retry_after: u32| ApiError::TooManyRequests {
-        message: "Cannot evict pod as it would violate the pod's disruption budget.".to_owned(),
-        retry_after,
-        causes: vec![crate::StatusCause::new("DisruptionBudget", "", text)],
-    };
     if status["observedGeneration"].as_i64().unwrap_or(0)
         < budget["metadata"]["generation"].as_i64().unwrap_or(0)
     {
-        return Err(refuse(
-            format!("The disruption budget {name} is still being processed by the server."),
-            10,
-        ));
+        return Err(in_progress(name));
     }
     let allowed = status["disruptionsAllowed"].as_i64().unwrap_or(0);
     if allowed <= 0 {
         let healthy = status["currentHealthy"].as_i64().unwrap_or(0);
         let desired = status["desiredHealthy"].as_i64().unwrap_or(0);
-        return Err(refuse(
+        return Err(refused(
             format!(
                 "The disruption budget {name} needs {desired} healthy pods and has {healthy} currently"
             ),
@@ -377,24 +436,6 @@ async fn review(call: &Call<'_>, body: &[u8]) -> Result<Response, ApiError> {
     };
     respond::warn(&mut response, &writer.warnings);
     Ok(response)
-}
-
-/// Whether a label selector chooses an object with these labels.
-fn selects(selector: &Value, labels: &Value) -> bool {
-    let Some(selector) = selector.as_object() else { return false };
-    let equal = selector.get("matchLabels").and_then(Value::as_object).into_iter().flatten();
-    let rules = selector.get("matchExpressions").and_then(Value::as_array).into_iter().flatten();
-    equal.into_iter().all(|(key, value)| labels[key.as_str()] == *value)
-        && rules.into_iter().all(|rule| {
-            let value = &labels[rule["key"].as_str().unwrap_or_default()];
-            let listed = rule["values"].as_array().is_some_and(|v| v.contains(value));
-            match rule["operator"].as_str() {
-                Some("In") => listed,
-                Some("NotIn") => !listed,
-                Some("Exists") => !value.is_null(),
-                _ => value.is_null(),
-            }
-        })
 }
 
 fn created(call: &Call<'_>, object: &Value) -> Response {

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{Invocation, Policy, invocations, mutate, validate};
 use crate::admission::attributes::{Attributes, Operation};
 use crate::admission::expressions::Subject;
-use crate::admission::plugin::{Admitted, Plugin, Resources, admitted};
+use crate::admission::plugin::{Admitted, Plugin, admitted};
 use crate::admission::{matching, mutation};
 use crate::status::{ApiError, StatusCause};
 
@@ -23,10 +23,6 @@ impl Plugin for MutatingAdmissionPolicy {
 
     fn handles(&self, operation: Operation) -> bool {
         operation != Operation::Delete // There is nothing to change.
-    }
-
-    fn resources(&self) -> Resources {
-        Resources::All
     }
 
     fn admit<'a>(

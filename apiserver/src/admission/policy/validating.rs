@@ -11,7 +11,7 @@ use super::validate::{self, Violation};
 use super::{Binding, Policy, invocations};
 use crate::admission::attributes::{Attributes, Operation};
 use crate::admission::matching;
-use crate::admission::plugin::{Admitted, Plugin, Resources, admitted};
+use crate::admission::plugin::{Admitted, Plugin, admitted};
 use crate::audit;
 use crate::status::{ApiError, Details, Status, StatusCause};
 
@@ -25,10 +25,6 @@ impl Plugin for ValidatingAdmissionPolicy {
 
     fn handles(&self, _operation: Operation) -> bool {
         true
-    }
-
-    fn resources(&self) -> Resources {
-        Resources::All
     }
 
     fn validate<'a>(

@@ -14,7 +14,7 @@ use quota::{Amounts, Evaluator, is_ignored, scope};
 use serde_json::Value;
 use tokio::sync::Mutex;
 
-use super::{Admitted, Attributes, Operation, OptionError, Plugin, Resources};
+use super::{Admitted, Attributes, Operation, OptionError, Plugin};
 use crate::handlers::options::WriteOptions;
 use crate::request::{RequestInfo, User};
 use crate::status::ApiError;
@@ -95,10 +95,6 @@ impl Plugin for ResourceQuota {
 
     fn handles(&self, operation: Operation) -> bool {
         matches!(operation, Operation::Create | Operation::Update)
-    }
-
-    fn resources(&self) -> Resources {
-        Resources::All
     }
 
     fn validate<'a>(

@@ -11,7 +11,7 @@ use super::call::Fault;
 use super::response::refusal;
 use crate::admission::attributes::{Attributes, Operation};
 use crate::admission::metrics::Phase;
-use crate::admission::plugin::{Admitted, Plugin, Resources, admitted};
+use crate::admission::plugin::{Admitted, Plugin, admitted};
 use crate::admission::{matching, mutation};
 use crate::audit;
 use crate::registry::Resource;
@@ -27,10 +27,6 @@ impl Plugin for MutatingAdmissionWebhook {
 
     fn handles(&self, _operation: Operation) -> bool {
         true
-    }
-
-    fn resources(&self) -> Resources {
-        Resources::All
     }
 
     fn admit<'a>(

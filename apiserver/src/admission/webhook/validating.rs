@@ -13,7 +13,7 @@ use super::response::refusal;
 use crate::admission::attributes::{Attributes, Operation};
 use crate::admission::matching;
 use crate::admission::metrics::Phase;
-use crate::admission::plugin::{Admitted, Plugin, Resources, admitted};
+use crate::admission::plugin::{Admitted, Plugin, admitted};
 use crate::registry::Resource;
 use crate::status::ApiError;
 
@@ -27,10 +27,6 @@ impl Plugin for ValidatingAdmissionWebhook {
 
     fn handles(&self, _operation: Operation) -> bool {
         true
-    }
-
-    fn resources(&self) -> Resources {
-        Resources::All
     }
 
     fn validate<'a>(

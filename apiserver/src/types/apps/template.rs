@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use crate::types::check::{At, Causes, is_empty, items, members, text};
+use crate::handlers::selector::Labels;
+use crate::types::check::{At, Causes, is_empty};
 use crate::types::pod;
 
 /// What upstream says of one kind of workload, in words of its own.
@@ -91,22 +92,7 @@ fn selects_all(selector: &Value) -> bool {
 
 /// Whether a label selector selects these labels; an absent one selects nothing.
 fn selects(selector: &Value, labels: &Value) -> bool {
-    if selector.is_null() {
-        return false;
-    }
-    let wanted = members(&selector["matchLabels"]).all(|(k, v)| labels[k] == *v);
-    wanted
-        && items(&selector["matchExpressions"]).iter().all(|e| {
-            let value = &labels[text(e, "key")];
-            let listed = items(&e["values"]).contains(value);
-            match text(e, "operator") {
-                "In" => listed,
-                "NotIn" => value.is_null() || !listed,
-                "Exists" => !value.is_null(),
-                "DoesNotExist" => value.is_null(),
-                _ => false,
-            }
-        })
+    !selector.is_null() && Labels::selects(selector, labels)
 }
 
 #[cfg(test)]
