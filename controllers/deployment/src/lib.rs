@@ -15,8 +15,8 @@ use k8s_openapi::api::{
     apps::v1::{Deployment, ReplicaSet},
     rbac::v1::PolicyRule,
 };
-use kit::{Clock, Controller, Player, Recorder, Reflector, Stage, Writes, owner, rules};
-use kube::{Client, ResourceExt, runtime::reflector::ObjectRef};
+use kit::{Clock, Controller, Player, Recorder, Reflector, Stage, Writes, claim, rules};
+use kube::{Client, runtime::reflector::ObjectRef};
 
 pub use plan::{Action, Observed, Outcome, Strategy, Update, plan, recheck_after, status};
 pub use reconcile::{Error, reconcile};
@@ -86,13 +86,13 @@ async fn run(stage: Stage) -> Result<(), kit::Error> {
 
 /// The Deployments whose selector takes an orphan in.
 fn would_adopt(deployments: &Reflector<Deployment>, rs: &ReplicaSet) -> Vec<ObjectRef<Deployment>> {
-    if owner::controller_of(&rs.metadata).is_some() || rs.metadata.deletion_timestamp.is_some() {
+    if !claim::is_orphan(&rs.metadata) {
         return Vec::new();
     }
     let namespace = rs.metadata.namespace.as_deref().unwrap_or_default();
-    let in_namespace = deployments.in_namespace(namespace);
-    let adopting = in_namespace
-        .iter()
-        .filter(|d| plan::selector(d).is_ok_and(|selector| plan::matches(&selector, rs.labels())));
-    adopting.map(|deployment| ObjectRef::from_obj(&**deployment)).collect()
+    let takes = |owner: &Deployment| {
+        plan::selector(owner).is_ok_and(|selector| claim::takes(&selector, &rs.metadata))
+    };
+    let adopting = deployments.in_namespace(namespace).into_iter().filter(|owner| takes(owner));
+    adopting.map(|owner| ObjectRef::from_obj(&*owner)).collect()
 }

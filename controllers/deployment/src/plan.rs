@@ -17,10 +17,10 @@ use k8s_openapi::{
     api::apps::v1::{Deployment, ReplicaSet},
     apimachinery::pkg::util::intstr::IntOrString,
 };
-use kit::owner;
+use kit::claim::{Claim, Claimant};
 use kube::{
     ResourceExt,
-    core::{ParseExpressionError, Selector, SelectorExt},
+    core::{ParseExpressionError, Selector},
 };
 
 pub(crate) use revision::REVISION;
@@ -71,10 +71,8 @@ pub struct Observed {
 /// One thing to do.
 #[derive(Debug, Clone)]
 pub enum Action {
-    /// Become the controller of an orphan that matches.
-    Adopt(Arc<ReplicaSet>),
-    /// Let go of a ReplicaSet that matches no longer.
-    Release(Arc<ReplicaSet>),
+    /// Become the controller of an orphan that matches, or let go of a ReplicaSet that matches no longer.
+    Claim(Claim, Arc<ReplicaSet>),
     /// Create the ReplicaSet of the current template.
     Create(Box<ReplicaSet>),
     /// Change a ReplicaSet.
@@ -110,8 +108,9 @@ pub fn plan(observed: &Observed) -> Vec<Action> {
 
 /// The ReplicaSet of the current template, and the others; oldest first.
 pub(crate) fn new_and_old(observed: &Observed) -> (Option<Arc<ReplicaSet>>, Vec<Arc<ReplicaSet>>) {
+    let claimant = claimant(observed);
     let mut own: Vec<_> =
-        observed.replica_sets.iter().filter(|rs| is_own(observed, rs)).cloned().collect();
+        observed.replica_sets.iter().filter(|rs| claimant.owns(&rs.metadata)).cloned().collect();
     own.sort_by_key(|rs| (created(rs), rs.name_any()));
     let Some(template) = observed.deployment.spec.as_ref().map(|spec| &spec.template) else {
         return (None, own);
@@ -131,11 +130,6 @@ pub(crate) fn new_and_old(observed: &Observed) -> (Option<Arc<ReplicaSet>>, Vec<
 /// An expression that no selector can have, which validation refuses.
 pub(crate) fn selector(deployment: &Deployment) -> Result<Selector, ParseExpressionError> {
     deployment.spec.as_ref().map(|spec| spec.selector.clone()).unwrap_or_default().try_into()
-}
-
-/// Whether `selector` takes these labels; one that says nothing takes none.
-pub(crate) fn matches(selector: &Selector, labels: &BTreeMap<String, String>) -> bool {
-    !selector.selects_all() && selector.matches(labels)
 }
 
 /// The strategy of a Deployment with `replicas` wanted; `Err` names the field that cannot be read.
@@ -201,34 +195,16 @@ fn is_paused(observed: &Observed) -> bool {
     observed.deployment.spec.as_ref().and_then(|spec| spec.paused).unwrap_or(false)
 }
 
-/// Whether the ReplicaSet is ours once [`claims`] are done.
-fn is_own(observed: &Observed, rs: &ReplicaSet) -> bool {
-    match owner::controller_of(&rs.metadata) {
-        Some(owner) if owner.uid != observed.uid => false,
-        Some(_) => matches(&observed.selector, rs.labels()),
-        None => is_adoptable(observed, rs),
-    }
-}
-
-fn is_adoptable(observed: &Observed, rs: &ReplicaSet) -> bool {
-    owner::controller_of(&rs.metadata).is_none()
-        && rs.metadata.deletion_timestamp.is_none()
-        && observed.deployment.metadata.deletion_timestamp.is_none()
-        && matches(&observed.selector, rs.labels())
+fn claimant(observed: &Observed) -> Claimant<'_> {
+    Claimant { owner: &observed.deployment.metadata, selector: &observed.selector }
 }
 
 fn claims(observed: &Observed) -> Vec<Action> {
-    let claim = |rs: &Arc<ReplicaSet>| {
-        let controlled = owner::is_controlled_by(&rs.metadata, &observed.uid);
-        if controlled && !matches(&observed.selector, rs.labels()) {
-            Some(Action::Release(Arc::clone(rs)))
-        } else if is_adoptable(observed, rs) {
-            Some(Action::Adopt(Arc::clone(rs)))
-        } else {
-            None
-        }
-    };
-    observed.replica_sets.iter().filter_map(claim).collect()
+    let claimant = claimant(observed);
+    let all = observed.replica_sets.iter();
+    let claims =
+        all.filter_map(|rs| Some(Action::Claim(claimant.claim(&rs.metadata)?, rs.clone())));
+    claims.collect()
 }
 
 fn created(rs: &ReplicaSet) -> Option<Timestamp> {

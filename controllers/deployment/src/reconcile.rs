@@ -2,16 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use k8s_openapi::{
-    api::{
-        apps::v1::{Deployment, DeploymentStatus, ReplicaSet},
-        core::v1::Pod,
-    },
-    apimachinery::pkg::apis::meta::v1::OwnerReference,
+use k8s_openapi::api::{
+    apps::v1::{Deployment, DeploymentStatus, ReplicaSet},
+    core::v1::Pod,
 };
 use kit::{
     CACHE_LAG, RESYNC, ReconcileError, Requeue,
     call::{is_namespace_ending, said},
+    claim::{self, Claim},
     owner, patch, pods,
 };
 use kube::{
@@ -203,20 +201,13 @@ async fn apply(
     let mut may_adopt = None;
     for action in actions {
         match action {
-            Action::Adopt(rs) => {
-                if may_adopt.is_none() {
+            Action::Claim(what, rs) => {
+                if what == Claim::Adopt && may_adopt.is_none() {
                     may_adopt = Some(is_still_there(ctx, observed).await?);
                 }
-                if may_adopt == Some(true) {
-                    let mut owners = rs.owner_references().to_vec();
-                    owners.extend(owner::controlled_by(&*observed.deployment));
-                    write_owners(ctx, observed, &api, &rs, &owners).await?;
+                if what == Claim::Release || may_adopt == Some(true) {
+                    take(ctx, observed, &api, &rs, what).await?;
                 }
-            }
-            Action::Release(rs) => {
-                let mut owners = rs.owner_references().to_vec();
-                owners.retain(|owner| owner.uid != observed.uid);
-                write_owners(ctx, observed, &api, &rs, &owners).await?;
             }
             Action::Create(rs) => create(ctx, observed, &api, &rs, outcome).await?,
             Action::Update(change) => update(ctx, observed, &api, change).await?,
@@ -231,33 +222,22 @@ async fn apply(
     Ok(())
 }
 
-/// Asks the server itself: an orphan adopted by a Deployment that is being deleted would die with it.
 async fn is_still_there(ctx: &Context, observed: &Observed) -> Result<bool, Error> {
-    let deployment = &observed.deployment;
-    let live = deployments(ctx, deployment).get_opt(&deployment.name_any()).await;
-    let live = live.map_err(|source| Error::ReadSelf { source: Box::new(source) })?;
-    Ok(live.is_some_and(|live| {
-        live.uid() == deployment.uid() && live.metadata.deletion_timestamp.is_none()
-    }))
+    let deployment = &*observed.deployment;
+    let live = claim::may_adopt(&deployments(ctx, deployment), deployment).await;
+    live.map_err(|source| Error::ReadSelf { source: Box::new(source) })
 }
 
-async fn write_owners(
+async fn take(
     ctx: &Context,
     observed: &Observed,
     api: &Api<ReplicaSet>,
     rs: &ReplicaSet,
-    owners: &[OwnerReference],
+    what: Claim,
 ) -> Result<(), Error> {
-    let owners = Some(owners).filter(|owners| !owners.is_empty());
-    let patch = json!({ "metadata": {
-        "uid": rs.metadata.uid,
-        "resourceVersion": rs.metadata.resource_version,
-        "ownerReferences": owners,
-    }});
-    match api.patch(&rs.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
-        Ok(written) => ctx.writes.wrote(&observed.uid, &written),
-        Err(kube::Error::Api(status)) if status.is_not_found() => {} // Gone.
-        Err(source) => return Err(failed("claim", rs, source)),
+    let written = claim::carry_out(api, &*observed.deployment, rs, what).await;
+    if let Some(written) = written.map_err(|source| failed("claim", rs, source))? {
+        ctx.writes.wrote(&observed.uid, &written);
     }
     Ok(())
 }

@@ -78,6 +78,7 @@
 pub mod backoff;
 pub mod call;
 pub mod chart;
+pub mod claim;
 pub mod clock;
 pub mod component;
 pub mod conditions;

@@ -18,8 +18,8 @@ use std::{
 };
 
 use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::Pod, rbac::v1::PolicyRule};
-use kit::{Clock, Controller, Player, Recorder, Reflector, Stage, Writes, owner, rules};
-use kube::{Client, ResourceExt, runtime::reflector::ObjectRef};
+use kit::{Clock, Controller, Player, Recorder, Reflector, Stage, Writes, claim, rules};
+use kube::{Client, runtime::reflector::ObjectRef};
 
 pub use plan::{Action, Observed, plan, recheck_after, status};
 pub use reconcile::{Error, reconcile};
@@ -91,13 +91,13 @@ async fn run(stage: Stage) -> Result<(), kit::Error> {
 
 /// The ReplicaSets whose selector takes an orphan in.
 fn would_adopt(replica_sets: &Reflector<ReplicaSet>, pod: &Pod) -> Vec<ObjectRef<ReplicaSet>> {
-    if owner::controller_of(&pod.metadata).is_some() || pod.metadata.deletion_timestamp.is_some() {
+    if !claim::is_orphan(&pod.metadata) {
         return Vec::new();
     }
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-    let in_namespace = replica_sets.in_namespace(namespace);
-    let adopting = in_namespace.iter().filter(|rs| {
-        plan::selector(rs).is_ok_and(|selector| plan::matches(&selector, pod.labels()))
-    });
-    adopting.map(|rs| ObjectRef::from_obj(&**rs)).collect()
+    let takes = |owner: &ReplicaSet| {
+        plan::selector(owner).is_ok_and(|selector| claim::takes(&selector, &pod.metadata))
+    };
+    let adopting = replica_sets.in_namespace(namespace).into_iter().filter(|owner| takes(owner));
+    adopting.map(|owner| ObjectRef::from_obj(&*owner)).collect()
 }

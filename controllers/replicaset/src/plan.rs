@@ -4,7 +4,7 @@ mod rank;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -14,10 +14,13 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
 };
-use kit::{owner, pods};
+use kit::{
+    claim::{Claim, Claimant},
+    owner, pods,
+};
 use kube::{
     ResourceExt,
-    core::{ParseExpressionError, Selector, SelectorExt},
+    core::{ParseExpressionError, Selector},
 };
 
 /// Most pods that one reconcile creates or deletes.
@@ -48,10 +51,8 @@ pub struct Observed {
 /// One thing to do.
 #[derive(Debug, Clone)]
 pub enum Action {
-    /// Become the controller of an orphan that matches.
-    Adopt(Arc<Pod>),
-    /// Let go of a pod that matches no longer.
-    Release(Arc<Pod>),
+    /// Become the controller of an orphan that matches, or let go of a pod that matches no longer.
+    Claim(Claim, Arc<Pod>),
     /// Create equal pods.
     Create {
         /// How many.
@@ -100,8 +101,9 @@ pub fn status(observed: &Observed, failure: Option<&Failure>) -> ReplicaSetStatu
     let available = |pod: &Pod| {
         pods::available_in(pod, observed.min_ready, observed.now).is_some_and(|left| left.is_zero())
     };
+    let own = claimant(observed);
     let terminating =
-        observed.pods.iter().filter(|pod| is_own(observed, pod) && pods::is_terminating(pod));
+        observed.pods.iter().filter(|pod| own.owns(&pod.metadata) && pods::is_terminating(pod));
     let positive = |n: usize| Some(to_i32(n)).filter(|n| *n > 0);
     let old = rs.status.as_ref();
     ReplicaSetStatus {
@@ -143,44 +145,22 @@ pub(crate) fn selector(rs: &ReplicaSet) -> Result<Selector, ParseExpressionError
     rs.spec.as_ref().map(|spec| spec.selector.clone()).unwrap_or_default().try_into()
 }
 
-/// Whether `selector` takes these labels; one that says nothing takes none.
-pub(crate) fn matches(selector: &Selector, labels: &BTreeMap<String, String>) -> bool {
-    !selector.selects_all() && selector.matches(labels)
-}
-
-/// Whether the pod is ours once [`claims`] are done.
-fn is_own(observed: &Observed, pod: &Pod) -> bool {
-    match owner::controller_of(&pod.metadata) {
-        Some(owner) if owner.uid != observed.uid => false,
-        Some(_) => matches(&observed.selector, pod.labels()),
-        None => is_adoptable(observed, pod),
-    }
-}
-
-fn is_adoptable(observed: &Observed, pod: &Pod) -> bool {
-    owner::controller_of(&pod.metadata).is_none()
-        && pod.metadata.deletion_timestamp.is_none()
-        && observed.replica_set.metadata.deletion_timestamp.is_none()
-        && matches(&observed.selector, pod.labels())
-}
-
 fn active(observed: &Observed) -> Vec<Arc<Pod>> {
-    let own = observed.pods.iter().filter(|pod| pods::is_active(pod) && is_own(observed, pod));
+    let own = claimant(observed);
+    let own = observed.pods.iter().filter(|pod| pods::is_active(pod) && own.owns(&pod.metadata));
     own.cloned().collect()
 }
 
+fn claimant(observed: &Observed) -> Claimant<'_> {
+    Claimant { owner: &observed.replica_set.metadata, selector: &observed.selector }
+}
+
 fn claims(observed: &Observed) -> Vec<Action> {
-    let claim = |pod: &Arc<Pod>| {
-        let controlled = owner::is_controlled_by(&pod.metadata, &observed.uid);
-        if controlled && !matches(&observed.selector, pod.labels()) {
-            Some(Action::Release(Arc::clone(pod)))
-        } else if is_adoptable(observed, pod) {
-            Some(Action::Adopt(Arc::clone(pod)))
-        } else {
-            None
-        }
-    };
-    observed.pods.iter().filter(|pod| pods::is_active(pod)).filter_map(claim).collect()
+    let claimant = claimant(observed);
+    let active = observed.pods.iter().filter(|pod| pods::is_active(pod));
+    let claims =
+        active.filter_map(|pod| Some(Action::Claim(claimant.claim(&pod.metadata)?, pod.clone())));
+    claims.collect()
 }
 
 fn new_pod(rs: &ReplicaSet) -> Pod {

@@ -1,6 +1,7 @@
 //! Observe, apply, write the status: all the I/O.
 
 use std::{
+    collections::HashSet,
     sync::{Arc, PoisonError},
     time::Duration,
 };
@@ -9,14 +10,14 @@ use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::Pod};
 use kit::{
     CACHE_LAG, RESYNC, ReconcileError, Requeue,
     call::{is_namespace_ending, said},
+    claim::{self, Claim},
     owner, patch, pods, slow_start,
 };
 use kube::{
     Api, ResourceExt,
-    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
+    api::{DeleteParams, ListParams, PostParams, Preconditions},
     core::{ParseExpressionError, Selector},
 };
-use serde_json::json;
 use tracing::{debug, info};
 
 use crate::{
@@ -194,7 +195,7 @@ async fn is_verified(observed: &Observed, ctx: &Context) -> Result<bool, Error> 
     }
     let mut verified = verified();
     if verified.len() >= VERIFIED {
-        let living: Vec<_> = ctx.replica_sets.all().iter().filter_map(|rs| rs.uid()).collect();
+        let living: HashSet<_> = ctx.replica_sets.all().iter().filter_map(|rs| rs.uid()).collect();
         verified.retain(|uid| living.contains(uid));
     }
     verified.insert(observed.uid.clone());
@@ -208,15 +209,14 @@ async fn apply(ctx: &Context, observed: &Observed, actions: Vec<Action>) -> Resu
     let mut doomed = Vec::new();
     for action in actions {
         match action {
-            Action::Adopt(pod) => {
-                if may_adopt.is_none() {
+            Action::Claim(what, pod) => {
+                if what == Claim::Adopt && may_adopt.is_none() {
                     may_adopt = Some(is_still_there(ctx, rs).await?);
                 }
-                if may_adopt == Some(true) {
-                    adopt(ctx, observed, &api, &pod).await?;
+                if what == Claim::Release || may_adopt == Some(true) {
+                    take(ctx, observed, &api, &pod, what).await?;
                 }
             }
-            Action::Release(pod) => release(ctx, observed, &api, &pod).await?,
             Action::Create { count, pod } => create(ctx, observed, &api, count, &pod).await?,
             Action::Delete(pod) => doomed.push(pod),
         }
@@ -224,54 +224,24 @@ async fn apply(ctx: &Context, observed: &Observed, actions: Vec<Action>) -> Resu
     delete(ctx, observed, &api, doomed).await
 }
 
-/// Asks the server itself: an orphan adopted by a ReplicaSet that is being deleted would die with it.
 async fn is_still_there(ctx: &Context, rs: &ReplicaSet) -> Result<bool, Error> {
-    let api: Api<ReplicaSet> =
-        Api::namespaced(ctx.client.clone(), &rs.namespace().unwrap_or_default());
-    let live = api.get_opt(&rs.name_any()).await;
-    let live = live.map_err(|source| Error::ReadSelf { source: Box::new(source) })?;
-    Ok(live
-        .is_some_and(|live| live.uid() == rs.uid() && live.metadata.deletion_timestamp.is_none()))
+    let namespace = rs.namespace().unwrap_or_default();
+    let live = claim::may_adopt(&Api::namespaced(ctx.client.clone(), &namespace), rs).await;
+    live.map_err(|source| Error::ReadSelf { source: Box::new(source) })
 }
 
-async fn adopt(ctx: &Context, observed: &Observed, api: &Api<Pod>, pod: &Pod) -> Result<(), Error> {
-    let mut owners = pod.owner_references().to_vec();
-    owners.extend(owner::controlled_by(&*observed.replica_set));
-    write_owners(ctx, observed, api, pod, &owners).await?;
-    info!(pod = pod.name_any(), "pod adopted");
-    Ok(())
-}
-
-async fn release(
+async fn take(
     ctx: &Context,
     observed: &Observed,
     api: &Api<Pod>,
     pod: &Pod,
+    what: Claim,
 ) -> Result<(), Error> {
-    let mut owners = pod.owner_references().to_vec();
-    owners.retain(|owner| owner.uid != observed.uid);
-    write_owners(ctx, observed, api, pod, &owners).await?;
-    info!(pod = pod.name_any(), "pod released");
-    Ok(())
-}
-
-/// Writes the list as a whole, on condition that the pod has not changed since it was cached.
-async fn write_owners(
-    ctx: &Context,
-    observed: &Observed,
-    api: &Api<Pod>,
-    pod: &Pod,
-    owners: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference],
-) -> Result<(), Error> {
-    let meta = &pod.metadata;
-    let owners = Some(owners).filter(|owners| !owners.is_empty());
-    let patch = json!({ "metadata": {
-        "uid": meta.uid, "resourceVersion": meta.resource_version, "ownerReferences": owners,
-    }});
-    match api.patch(&pod.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
-        Ok(written) => ctx.writes.wrote(&observed.uid, &written),
-        Err(kube::Error::Api(status)) if status.is_not_found() => {} // Gone.
-        Err(source) => return Err(Error::Claim { pod: pod.name_any(), source: Box::new(source) }),
+    let written = claim::carry_out(api, &*observed.replica_set, pod, what).await;
+    let failed = |source| Error::Claim { pod: pod.name_any(), source: Box::new(source) };
+    if let Some(written) = written.map_err(failed)? {
+        ctx.writes.wrote(&observed.uid, &written);
+        info!(pod = pod.name_any(), claim = ?what, "pod claimed");
     }
     Ok(())
 }

@@ -123,8 +123,8 @@ fn pause(observed: &mut Observed) {
 
 fn render(actions: &[Action]) -> String {
     let line = |action: &Action| match action {
-        Action::Adopt(rs) => format!("adopt {}", rs.name_any()),
-        Action::Release(rs) => format!("release {}", rs.name_any()),
+        Action::Claim(Claim::Adopt, rs) => format!("adopt {}", rs.name_any()),
+        Action::Claim(Claim::Release, rs) => format!("release {}", rs.name_any()),
         Action::Create(rs) => format!("create {}", replicas_of(rs)),
         Action::Update(update) => match update.replicas {
             Some(replicas) => format!("{} {replicas}", update.replica_set.name_any()),

@@ -1,5 +1,7 @@
 //! Tables through one `check`, and the proof that plans settle.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::{
     api::{
         apps::v1::ReplicaSetSpec,
@@ -152,8 +154,8 @@ fn observed<const N: usize>(replicas: usize, pods: [TestPod; N]) -> Observed {
 
 fn render(actions: &[Action]) -> String {
     let line = |action: &Action| match action {
-        Action::Adopt(pod) => format!("adopt {}", pod.name_any()),
-        Action::Release(pod) => format!("release {}", pod.name_any()),
+        Action::Claim(Claim::Adopt, pod) => format!("adopt {}", pod.name_any()),
+        Action::Claim(Claim::Release, pod) => format!("release {}", pod.name_any()),
         Action::Create { count, pod } => {
             format!("create {count} {}", pod.metadata.generate_name.as_deref().unwrap_or_default())
         }
@@ -321,11 +323,11 @@ proptest! {
             prop_assert!(rounds < 10, "still acting after {} rounds", rounds);
             for action in actions {
                 match action {
-                    Action::Adopt(adopted) => {
+                    Action::Claim(Claim::Adopt, adopted) => {
                         pods.retain(|pod| pod.uid() != adopted.uid());
                         pods.push(Arc::new(pod(&adopted.name_any()).0));
                     }
-                    Action::Release(released) => pods.retain(|pod| pod.uid() != released.uid()),
+                    Action::Claim(Claim::Release, released) => pods.retain(|pod| pod.uid() != released.uid()),
                     Action::Create { count, .. } => {
                         pods.extend((0..count).map(|i| Arc::new(pod(&format!("new-{rounds}-{i}")).0)));
                     }
