@@ -139,6 +139,4 @@ pub struct Stats {
     pub network_received: Option<Bytes>,
     /// Bytes sent by the pod since its start (pods only).
     pub network_sent: Option<Bytes>,
-    /// Writable layer, where it was cheap to know.
-    pub writable_layer: Option<Bytes>,
 }
