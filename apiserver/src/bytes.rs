@@ -60,16 +60,22 @@ pub fn write_json(out: &mut Vec<u8>, value: &(impl serde::Serialize + ?Sized)) {
 
 /// The text of a stored object with its resourceVersion.
 pub fn with_version(stored: &[u8], revision: u64) -> Bytes {
+    with_version_text(stored, &revision.to_string())
+}
+
+/// As [`with_version`], of a version that may be none.
+pub fn with_version_text(stored: &[u8], version: &str) -> Bytes {
     let Some(at) = memmem::find(stored, METADATA).map(|at| at + METADATA.len()) else {
         return Bytes::copy_from_slice(stored);
     };
-    let mut out = BytesMut::with_capacity(stored.len() + 44);
-    out.put_slice(&stored[..at]);
-    out.put_slice(b"\"resourceVersion\":\"");
-    out.put_slice(revision.to_string().as_bytes());
-    out.put_slice(if stored.get(at) == Some(&b'}') { b"\"" } else { b"\"," });
-    out.put_slice(&stored[at..]);
-    out.freeze()
+    let mut out = Vec::with_capacity(stored.len() + version.len() + 24);
+    out.extend_from_slice(&stored[..at]);
+    member(&mut out, "resourceVersion", &version.into());
+    if stored.get(at) != Some(&b'}') {
+        out.push(b',');
+    }
+    out.extend_from_slice(&stored[at..]);
+    out.into()
 }
 
 /// The text after the head: it begins with `"metadata"`. `{` before it makes an object without kind

@@ -213,14 +213,13 @@ impl Encoder {
         match &self.form {
             Form::Shared => json.clone(),
             Form::Converted => self.resource.view(json.clone()),
-            Form::Metadata(version) => respond::partial(version, json),
+            Form::Metadata(version) => respond::partial(&self.resource, version, json),
             Form::Table(version, include) => {
-                let json = self.resource.view(json.clone());
-                let meta = table::ListMeta::at(&crate::handlers::respond::revision_of(&json));
+                let meta = table::ListMeta::at(&respond::revision_of(json));
                 let columns = !std::mem::replace(&mut self.columns_sent, true);
                 table::render(
                     &self.resource,
-                    std::slice::from_ref(&json),
+                    std::slice::from_ref(json),
                     *include,
                     version,
                     &meta,

@@ -83,11 +83,18 @@ pub async fn handle(State(core): State<Arc<Core>>, request: Request) -> Response
         None if FACTS.groups.contains_key(&info.group) => Err(ApiError::NoResource),
         None => Err(ApiError::NoPath),
     };
-    let has_route = !matches!(&answered, Err(ApiError::NoResource | ApiError::MethodNotAllowed));
+    // Forms that there are none of are refused before there is a route.
+    let has_route = !match &answered {
+        Err(ApiError::UnsupportedMediaType(_)) => info.verb == "patch",
+        Err(
+            ApiError::NoResource | ApiError::MethodNotAllowed | ApiError::NotAcceptableMedia(_),
+        ) => true,
+        _ => false,
+    };
     let mut response =
         answered.unwrap_or_else(|error| respond::error(error, error_format(accept.as_ref())));
     if has_route && let Some(text) = found.and_then(|r| r.deprecation.as_ref()) {
-        respond::warn(&mut response, std::slice::from_ref(text));
+        respond::warn_first(&mut response, text);
     }
     response
 }

@@ -115,8 +115,7 @@ impl Output {
         if !resource.is_foreign() {
             accept.route(&produced(info))?;
         }
-        // What only passes through, as reviews do, has no rows; nor has what is not read.
-        let tabular = resource.has_verb("list");
+        let tabular = is_tabular(resource, &info.subresource);
         let allows = |format, target: Option<&Target>| match target {
             None => !(resource.is_foreign() && format == Format::Protobuf),
             Some(target) => Shape::of(target, format)
@@ -149,6 +148,20 @@ impl Output {
 pub(crate) fn only_accepted(media_types: &[&str]) -> ApiError {
     let list = media_types.join(", ");
     ApiError::NotAcceptable(format!("only the following media types are accepted: {list}"))
+}
+
+/// Whether an answer can have rows.
+///
+/// What only passes through, as reviews do, has none; nor has what is not read, nor some subresources.
+fn is_tabular(resource: &Resource, subresource: &str) -> bool {
+    let bare = match (resource.group.as_str(), resource.name.as_str()) {
+        _ if resource.is_foreign() => false,
+        ("", "pods") => !matches!(subresource, "" | "status"),
+        ("", "serviceaccounts") => subresource == "token",
+        ("resource.k8s.io", "resourceclaims") => subresource == "status",
+        _ => false,
+    };
+    resource.has_verb("list") && !bare
 }
 
 /// What the route of a request produces.

@@ -354,12 +354,20 @@ impl Page {
         // As upstream: there is a next page while there are objects, whether they match or not.
         let last = matching(snapshot, from, options).nth(options.limit - 1);
         let last = last.filter(|last| snapshot.iter_after(last.key()).next().is_some());
+        let last = last.filter(|last| !is_single(snapshot, last.key(), options));
         let Some(last) = last else { return Self::default() };
         let remaining = (!options.is_selective()).then(|| snapshot.iter_after(last.key()).count());
         let revision = i64::try_from(snapshot.revision()).unwrap_or(i64::MAX);
         let token = Token::after(revision, last.key(), snapshot.scope());
         Self { token: Some(token.encode()), remaining }
     }
+}
+
+/// Whether the one object that can match is read alone: of a name, in a place that is known.
+fn is_single(snapshot: &Snapshot, key: &str, options: &ListOptions) -> bool {
+    let asks = |field| options.fields.required(field).is_some();
+    let is_in_place = key.strip_prefix(snapshot.scope()).is_some_and(|name| !name.contains('/'));
+    asks("metadata.name") && (is_in_place || asks("metadata.namespace"))
 }
 
 /// `metadata` of a list, as JSON.
@@ -422,7 +430,7 @@ impl Form {
     fn write(&self, resource: &Resource, item: &Item<'_>, out: &mut Vec<u8>) {
         match self {
             Self::Metadata(version) => {
-                out.extend_from_slice(&respond::partial(version, &item.object.json()))
+                out.extend_from_slice(&respond::partial(resource, version, &item.object.json()))
             }
             _ => item.write(resource, out),
         }
@@ -436,7 +444,7 @@ impl Form {
         page: &Page,
     ) -> Response {
         let body: Bytes = if let Self::Table(version, include) = self {
-            let items: Vec<Bytes> = objects.iter().map(|o| call.resource.view(o.json())).collect();
+            let items: Vec<Bytes> = objects.iter().map(|o| o.json()).collect();
             let meta = table::ListMeta {
                 resource_version: revision.to_string(),
                 continue_token: page.token.clone(),

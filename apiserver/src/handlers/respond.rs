@@ -42,10 +42,9 @@ pub fn object(
     status: StatusCode,
     json: Bytes,
 ) -> Result<Response, ApiError> {
-    let json = resource.view(json);
     let body = match &output.shape {
-        Shape::Object => json,
-        Shape::Metadata(version) => partial(version, &json),
+        Shape::Object => resource.view(json),
+        Shape::Metadata(version) => partial(resource, version, &json),
         Shape::MetadataList(_) if resource.is_foreign() => {
             return Err(ApiError::Unknown("content is not a list".to_owned()));
         }
@@ -86,11 +85,18 @@ pub fn include_object(query: &Query) -> Result<table::Include, ApiError> {
     }
 }
 
-/// The object's metadata alone.
-pub fn partial(version: &str, json: &Bytes) -> Bytes {
+/// The metadata alone of a stored object.
+pub fn partial(resource: &Resource, version: &str, json: &Bytes) -> Bytes {
     let mut out = text::head("PartialObjectMetadata", &format!("meta.k8s.io/{version}"));
     out.extend_from_slice(b"\"metadata\":");
-    out.extend_from_slice(&text::metadata(json));
+    let metadata = text::metadata(json);
+    if resource.strategy.hidden().is_empty() {
+        out.extend_from_slice(&metadata);
+    } else {
+        let mut metadata = serde_json::from_slice(&metadata).unwrap_or_default();
+        resource.hide(&mut metadata);
+        text::write_json(&mut out, &metadata);
+    }
     out.push(b'}');
     out.into()
 }
@@ -101,7 +107,8 @@ pub fn go_type(resource: &Resource, list: bool) -> String {
         return format!("*unstructured.Unstructured{}", if list { "List" } else { "" });
     }
     let package = match resource.group.split('.').next() {
-        None | Some("") => "core",
+        // Events of both groups are one type.
+        None | Some("" | "events") => "core",
         Some(package) => package,
     };
     format!("*{package}.{}", if list { &resource.list_kind } else { &resource.kind })
@@ -212,6 +219,17 @@ pub fn error(error: ApiError, format: Format) -> Response {
     }
     std::mem::swap(response.extensions_mut(), plain.extensions_mut());
     response
+}
+
+/// Adds a `Warning` header in front of all others.
+pub fn warn_first(response: &mut Response, text: &str) {
+    let headers = response.headers_mut();
+    let others: Vec<HeaderValue> = headers.get_all(header::WARNING).iter().cloned().collect();
+    headers.remove(header::WARNING);
+    warn(response, &[text.to_owned()]);
+    for other in others {
+        response.headers_mut().append(header::WARNING, other);
+    }
 }
 
 /// Adds a `Warning` header for each text, once. If they are long together, each is cut, and the last are left out:

@@ -242,6 +242,20 @@ impl Resource {
         }
     }
 
+    /// Takes from metadata that is shown alone what upstream has as fields.
+    pub fn hide(&self, metadata: &mut Value) {
+        let hidden = self.strategy.hidden();
+        if hidden.is_empty() {
+            return;
+        }
+        if let Some(Value::Object(annotations)) = metadata.get_mut("annotations") {
+            annotations.retain(|name, _| !hidden.contains(&name.as_str()));
+            if annotations.is_empty() {
+                metadata.as_object_mut().map(|metadata| metadata.remove("annotations"));
+            }
+        }
+    }
+
     /// What is said when an object of this name is not there.
     pub fn not_found(&self, name: &str) -> ApiError {
         ApiError::NotFound { resource: self.group_resource(), name: name.to_owned() }

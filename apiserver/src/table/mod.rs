@@ -63,7 +63,7 @@ impl ListMeta {
     }
 }
 
-/// A `meta.k8s.io` Table as JSON text: one row for each object (given as full JSON text).
+/// A `meta.k8s.io` Table as JSON text: one row for each object (given as the store's text).
 ///
 /// `version` is `v1` or `v1beta1`; with `columns` false the definitions are `null`, as on all watch
 /// events but the first.
@@ -81,15 +81,45 @@ pub fn render(
         .iter()
         .map(|text| {
             // What is stored was parsed before; nothing else comes here.
-            let object: Value = serde_json::from_slice(text).unwrap_or_default();
-            format.row(object, include, version, now)
+            let parse = |text: &[u8]| serde_json::from_slice::<Value>(text).unwrap_or_default();
+            let shown = || parse(&resource.view(text.clone()));
+            // As upstream, which makes rows of its own form of a type that has several.
+            let is_converted = resource.conversion.is_some();
+            let object = if is_converted { parse(text) } else { shown() };
+            let mut row = format.row(object, include, version, now);
+            match include {
+                Include::Metadata => resource.hide(&mut row["object"]["metadata"]),
+                Include::Object if is_converted => row["object"] = shown(),
+                Include::None | Include::Object => (),
+            }
+            row
         })
         .collect();
+    table(rows, if columns { format.columns } else { Value::Null }, version, meta)
+}
+
+/// The Table of a Scale.
+pub fn render_scale(scale: Value, include: Include, version: &str) -> Bytes {
+    let column = |name, kind| column(name, kind, "", "", 0);
+    let columns = json!([
+        column("Name", "string"),
+        column("Desired", "integer"),
+        column("Available", "integer"),
+        column("Age", "string"),
+    ]);
+    let meta = ListMeta::at(scale["metadata"]["resourceVersion"].as_str().unwrap_or_default());
+    let cells = Cells::Known { cells: workloads::scale, is_pod: false };
+    let format = Format { columns: Value::Null, cells };
+    let row = format.row(scale, include, version, Timestamp::now());
+    table(vec![row], columns, version, &meta)
+}
+
+fn table(rows: Vec<Value>, columns: Value, version: &str, meta: &ListMeta) -> Bytes {
     let table = json!({
         "kind": "Table",
         "apiVersion": format!("meta.k8s.io/{version}"),
         "metadata": meta.to_json(),
-        "columnDefinitions": if columns { format.columns } else { Value::Null },
+        "columnDefinitions": columns,
         "rows": rows,
     });
     table.to_string().into()

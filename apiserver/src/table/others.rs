@@ -7,7 +7,9 @@ use super::core::ingress_addresses;
 use super::row::{NONE, Row, UNSET, first, or_none};
 
 pub(super) fn endpoint_slice(row: Row<'_>) -> Vec<Value> {
-    let port = |port: Row<'_>| port.shown("/port").unwrap_or_else(|| "*".to_owned());
+    let port = |port: Row<'_>| {
+        port.shown("/port").unwrap_or_else(|| port.text_or("/name", "*").to_owned())
+    };
     let ports: Vec<String> = row.items("/ports").map(port).collect();
     let addresses: Vec<&str> =
         row.items("/endpoints").flat_map(|e| e.texts("/addresses")).collect();
@@ -21,17 +23,31 @@ pub(super) fn endpoint_slice(row: Row<'_>) -> Vec<Value> {
 }
 
 pub(super) fn ingress(row: Row<'_>) -> Vec<Value> {
-    let hosts: Vec<&str> =
-        row.items("/spec/rules").map(|rule| rule.text("/host")).filter(|h| !h.is_empty()).collect();
     let ports = if row.count("/spec/tls") > 0 { "80, 443" } else { "80" };
     vec![
         row.name().into(),
         row.text_or("/spec/ingressClassName", NONE).into(),
-        first(&hosts, 3, "*").into(),
+        ingress_hosts(row).into(),
         ingress_addresses(row.at("/status/loadBalancer")).join(",").into(),
         ports.into(),
         row.age().into(),
     ]
+}
+
+/// The first hosts; of the rules after them there are more, with a host or without.
+fn ingress_hosts(row: Row<'_>) -> String {
+    const MOST: usize = 3;
+    let hosts: Vec<&str> = row.items("/spec/rules").map(|rule| rule.text("/host")).collect();
+    let named = hosts.iter().enumerate().filter(|(_, host)| !host.is_empty());
+    let last = named.clone().nth(MOST - 1).map(|(at, _)| at + 1);
+    let shown: Vec<&str> = named.map(|(_, host)| *host).take(MOST).collect();
+    match last {
+        _ if shown.is_empty() => "*".to_owned(),
+        Some(last) if last < hosts.len() => {
+            format!("{} + {} more...", shown.join(","), hosts.len() - MOST)
+        }
+        _ => shown.join(","),
+    }
 }
 
 pub(super) fn ingress_class(row: Row<'_>) -> Vec<Value> {

@@ -12,6 +12,12 @@ pub(super) fn replication_controller(row: Row<'_>) -> Vec<Value> {
     cells
 }
 
+pub(super) fn scale(row: Row<'_>) -> Vec<Value> {
+    let number = |path| row.object.pointer(path).cloned().unwrap_or_else(|| 0.into());
+    let (wanted, found) = (number("/spec/replicas"), number("/status/replicas"));
+    vec![row.name().into(), wanted, found, row.age().into()]
+}
+
 pub(super) fn replica_set(row: Row<'_>) -> Vec<Value> {
     let mut cells = replicas(row);
     cells.push(row.selector("/spec/selector").into());

@@ -10,7 +10,7 @@ pub(super) use stateful_set::StatefulSets;
 use schema::Cause;
 use serde_json::{Value, json};
 
-use super::check::{At, Causes, default, ensure, is_empty, members, part, percent, text};
+use super::check::{At, Causes, default, is_empty, members, part, percent, text};
 use super::{Ctx, Strategy, pod};
 use crate::registry::Selectable;
 use crate::status::ApiError;
@@ -75,6 +75,10 @@ fn is_none(value: &Value) -> bool {
 pub(super) struct Deployments;
 
 impl Strategy for Deployments {
+    fn hidden(&self) -> &'static [&'static str] {
+        &["deprecated.deployment.rollback.to"]
+    }
+
     fn kept_by_status(&self) -> &'static [&'static str] {
         &["labels"]
     }
@@ -205,17 +209,16 @@ impl Strategy for ReplicationControllers {
 
     fn default(&self, obj: &mut Value) {
         let labels = obj["spec"]["template"]["metadata"]["labels"].clone();
-        if !is_empty(&labels) {
-            if is_empty(&obj["spec"]["selector"]) {
-                obj["spec"]["selector"] = labels.clone();
-            }
-            if is_empty(&obj["metadata"]["labels"]) {
-                ensure(obj, "metadata").insert("labels".to_owned(), labels);
-            }
+        if !is_empty(&labels) && is_empty(&obj["spec"]["selector"]) {
+            obj["spec"]["selector"] = labels;
         }
         if let Some(spec) = part(obj, "spec") {
             pod::template_default(spec);
         }
+    }
+
+    fn inherit(&self, obj: &mut Value) {
+        pod::template_labels(obj);
     }
 
     fn prepare_create(&self, _ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {

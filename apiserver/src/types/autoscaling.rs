@@ -7,7 +7,7 @@ mod validate;
 use schema::Cause;
 use serde_json::{Map, Value, json};
 
-use super::check::{default, ensure, is_empty, items, part, remove, text};
+use super::check::{copy, default, ensure, is_empty, items, part, remove, text};
 use super::{Conversion, Ctx, Strategy};
 use crate::status::ApiError;
 
@@ -133,7 +133,8 @@ impl Conversion for VersionOne {
                 notes.push((CURRENT, format!("[{}]", shown.join(","))));
             }
             if let Some(conditions) = remove(status, "conditions").filter(|c| !is_empty(c)) {
-                notes.push((CONDITIONS, conditions.to_string()));
+                let shown: Vec<String> = items(&conditions).iter().map(old_condition).collect();
+                notes.push((CONDITIONS, format!("[{}]", shown.join(","))));
             }
         }
         for (key, note) in notes {
@@ -281,18 +282,32 @@ fn old_status(metric: &Value) -> String {
     let source = &metric[&field];
     let current = &source["current"];
     let zero = Value::from("0");
-    let value = if current["averageValue"].is_null() { &zero } else { &current["averageValue"] };
+    let given = |field: &str| if current[field].is_null() { &zero } else { &current[field] };
+    let (name, selector) = (&source["metric"]["name"], &source["metric"]["selector"]);
     let body = match kind {
         "Resource" | "ContainerResource" => object(&[
             ("name", &source["name"]),
             ("currentAverageUtilization", &current["averageUtilization"]),
-            ("currentAverageValue", value),
+            ("currentAverageValue", given("averageValue")),
             ("container", &source["container"]),
         ]),
+        "Pods" => object(&[
+            ("metricName", name),
+            ("currentAverageValue", given("averageValue")),
+            ("selector", selector),
+        ]),
+        "Object" => object(&[
+            ("target", &source["describedObject"]),
+            ("metricName", name),
+            ("currentValue", given("value")),
+            ("selector", selector),
+            ("averageValue", &current["averageValue"]),
+        ]),
         _ => object(&[
-            ("metricName", &source["metric"]["name"]),
-            ("currentValue", &current["value"]),
-            ("currentAverageValue", value),
+            ("metricName", name),
+            ("metricSelector", selector),
+            ("currentValue", given("value")),
+            ("currentAverageValue", &current["averageValue"]),
         ]),
     };
     format!("{{\"type\":\"{kind}\",\"{field}\":{body}}}")
@@ -306,6 +321,7 @@ fn new_status(old: &Value) -> Value {
     for (from, to) in [
         ("currentAverageUtilization", "averageUtilization"),
         ("currentAverageValue", "averageValue"),
+        ("averageValue", "averageValue"),
         ("currentValue", "value"),
     ] {
         if !source[from].is_null() && source[from] != "0" {
@@ -315,10 +331,24 @@ fn new_status(old: &Value) -> Value {
     let mut out = json!({"current": current});
     if kind.ends_with("Resource") {
         out["name"] = source["name"].clone();
+        copy(&mut out, source, "container");
     } else {
+        let selector = if kind == "External" { "metricSelector" } else { "selector" };
         out["metric"] = json!({"name": source["metricName"]});
+        if !source[selector].is_null() {
+            out["metric"]["selector"] = source[selector].clone();
+        }
+        if kind == "Object" {
+            out["describedObject"] = source["target"].clone();
+        }
     }
     json!({"type": kind, field: out})
+}
+
+/// A condition as v1's annotation has it.
+fn old_condition(condition: &Value) -> String {
+    let fields = ["type", "status", "lastTransitionTime", "reason", "message"];
+    object(&fields.map(|field| (field, &condition[field])))
 }
 
 /// Behavior with the member names that v1's annotation has.

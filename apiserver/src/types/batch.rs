@@ -51,10 +51,10 @@ impl Strategy for Jobs {
             if spec["podFailurePolicy"].is_null() { "TerminatingOrFailed" } else { "Failed" };
         default(spec, "podReplacementPolicy", policy);
         pod::template_default(spec);
-        let labels = spec["template"]["metadata"]["labels"].clone();
-        if super::check::is_empty(&obj["metadata"]["labels"]) && !super::check::is_empty(&labels) {
-            ensure(obj, "metadata").insert("labels".to_owned(), labels);
-        }
+    }
+
+    fn inherit(&self, obj: &mut Value) {
+        pod::template_labels(obj);
     }
 
     fn prepare_create(&self, ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {

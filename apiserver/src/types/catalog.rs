@@ -26,7 +26,8 @@ pub(super) fn strategy(group: &str, resource: &str) -> Arc<dyn Strategy> {
         ("", "services") => Arc::new(service::Services::new()),
         ("", "endpoints") => Arc::new(network::Endpoints),
         ("", "replicationcontrollers") => Arc::new(apps::ReplicationControllers),
-        ("" | "events.k8s.io", "events") => Arc::new(events::Events),
+        ("", "events") => Arc::new(events::Events { is_new: false }),
+        ("events.k8s.io", "events") => Arc::new(events::Events { is_new: true }),
         ("admissionregistration.k8s.io", "validatingadmissionpolicies") => {
             Arc::new(admission::ValidatingPolicies)
         }

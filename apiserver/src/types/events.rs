@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::check::{At, Causes, remove, text};
 use super::{Conversion, Strategy, words};
 use crate::registry::Selectable;
+use crate::write::names;
 
 /// Names in core/v1, which is what is stored, and in events.k8s.io/v1.
 const NAMES: [(&str, &str); 7] = [
@@ -19,7 +20,10 @@ const NAMES: [(&str, &str); 7] = [
 ];
 
 /// Strategy of `events` of both groups.
-pub(super) struct Events;
+pub(super) struct Events {
+    /// Whether the group is `events.k8s.io`, which is stricter.
+    pub(super) is_new: bool,
+}
 
 impl Strategy for Events {
     fn validate(&self, obj: &Value, old: Option<&Value>, _subresource: Option<&str>) -> Vec<Cause> {
@@ -53,8 +57,16 @@ impl Strategy for Events {
         fields
     }
 
+    fn validate_name(&self, name: &str) -> Vec<String> {
+        if self.is_new { words::subdomain(name) } else { names::path_segment(name) }
+    }
+
     fn creates_on_update(&self) -> bool {
         true
+    }
+
+    fn is_collected(&self) -> bool {
+        false
     }
 }
 
@@ -227,8 +239,9 @@ mod tests {
     #[test]
     fn events_are_in_the_namespace_of_their_object() {
         let event = |namespace: &str, object: &str| json!({"apiVersion": "v1", "metadata": {"namespace": namespace}, "involvedObject": {"namespace": object}});
-        assert!(Events.validate(&event("a", "a"), None, None).is_empty());
-        assert!(Events.validate(&event("default", ""), None, None).is_empty());
-        assert_eq!(Events.validate(&event("a", ""), None, None).len(), 1);
+        const EVENTS: Events = Events { is_new: false };
+        assert!(EVENTS.validate(&event("a", "a"), None, None).is_empty());
+        assert!(EVENTS.validate(&event("default", ""), None, None).is_empty());
+        assert_eq!(EVENTS.validate(&event("a", ""), None, None).len(), 1);
     }
 }

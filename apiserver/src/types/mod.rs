@@ -71,7 +71,8 @@ impl Ctx<'_> {
 /// All of the metadata that an update of the status could change.
 ///
 /// Source: `metav1.ResetObjectMetaForStatus`.
-const METADATA: [&str; 4] = ["labels", "annotations", "finalizers", "ownerReferences"];
+const METADATA: [&str; 5] =
+    ["labels", "annotations", "finalizers", "ownerReferences", "deletionTimestamp"];
 
 /// The rules of one type that no schema can say. Every method has a default that does nothing.
 ///
@@ -103,6 +104,10 @@ pub trait Strategy: Send + Sync {
 
     /// Defaults that depend on other fields.
     fn default(&self, _obj: &mut Value) {}
+
+    /// What the metadata takes from the rest of the object: when it is sent, and once more, judged by nobody, when
+    /// it is stored, since upstream does so with all that it reads.
+    fn inherit(&self, _obj: &mut Value) {}
 
     /// Whether [`Strategy::validate`] alone judges a field, which the schema would otherwise call missing.
     fn judges(&self, _field: &str) -> bool {
@@ -149,6 +154,11 @@ pub trait Strategy: Send + Sync {
         self.counts_generation()
     }
 
+    /// Annotations that upstream has as fields, so that metadata which is shown alone lacks them.
+    fn hidden(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// Whether an update may leave out which version of the object it is made from.
     fn unconditional_updates(&self) -> bool {
         true
@@ -172,6 +182,11 @@ pub trait Strategy: Send + Sync {
     /// Whether what the object owns survives its deletion, unless the client says otherwise.
     fn orphans_by_default(&self) -> bool {
         false
+    }
+
+    /// Whether the garbage collector looks at objects of this type, so that a deletion can wait for it.
+    fn is_collected(&self) -> bool {
+        true
     }
 
     /// Seconds of grace that a deletion gets; `asked` is what the client wants. `None` for types

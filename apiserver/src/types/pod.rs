@@ -105,11 +105,16 @@ impl Strategy for Pods {
                 let mut next = old.clone();
                 copy(&mut next["spec"], &obj["spec"], "ephemeralContainers");
                 copy(&mut next["metadata"], &obj["metadata"], "resourceVersion");
+                copy(&mut next["metadata"], &obj["metadata"], "managedFields");
                 *obj = next;
             }
             None | Some(_) => (),
         }
         Ok(())
+    }
+
+    fn kept_by_status(&self) -> &'static [&'static str] {
+        &["deletionTimestamp"]
     }
 
     fn default(&self, obj: &mut Value) {
@@ -275,6 +280,14 @@ pub(crate) fn template_default(spec: &mut Value) {
     if let Some(template) = part(spec, "template") {
         default(template, "metadata", json!({}));
         defaults::template(template);
+    }
+}
+
+/// An object without labels has those of its template.
+pub(crate) fn template_labels(obj: &mut Value) {
+    let labels = obj["spec"]["template"]["metadata"]["labels"].clone();
+    if is_empty(&obj["metadata"]["labels"]) && !is_empty(&labels) {
+        super::check::ensure(obj, "metadata").insert("labels".to_owned(), labels);
     }
 }
 

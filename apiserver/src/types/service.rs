@@ -134,6 +134,7 @@ impl Strategy for Services {
             let cause = Cause::invalid(format!("spec.ports[{n}].nodePort"), &port.into(), why);
             return Err(invalid(obj, vec![cause]));
         }
+        health_check_in_range(ctx, &obj["spec"])?;
         let mut early = Causes::default();
         validate::spec(&mut early, &obj["spec"], None);
         if !early.0.is_empty() || !obj["spec"].is_object() {
@@ -141,15 +142,11 @@ impl Strategy for Services {
         }
         self.catch_up(ctx);
         let uid = text(&obj["metadata"], "uid").to_owned();
-        let result = families(&mut obj["spec"]).and_then(|()| {
-            self.allocate(ctx, &uid, &mut obj["spec"], None).map_err(|cause| vec![cause])
-        });
-        result.map_err(|causes| {
-            if !ctx.dry_run {
-                self.allocator.give_back(&uid);
-            }
-            invalid(obj, causes)
-        })
+        let result = self.place(ctx, &uid, obj, None);
+        if result.is_err() && !ctx.dry_run {
+            self.allocator.give_back(&uid);
+        }
+        result
     }
 
     fn prepare_update(
@@ -179,12 +176,7 @@ impl Strategy for Services {
         }
         self.catch_up(ctx);
         let uid = text(&old["metadata"], "uid").to_owned();
-        families(&mut obj["spec"])
-            .and_then(|()| {
-                self.allocate(ctx, &uid, &mut obj["spec"], Some(&old["spec"]))
-                    .map_err(|cause| vec![cause])
-            })
-            .map_err(|causes| invalid(obj, causes))
+        self.place(ctx, &uid, obj, Some(&old["spec"]))
     }
 
     fn validate(&self, obj: &Value, old: Option<&Value>, subresource: Option<&str>) -> Vec<Cause> {
@@ -286,6 +278,26 @@ fn invalid(obj: &Value, causes: Vec<Cause>) -> ApiError {
         name: text(&obj["metadata"], "name").to_owned(),
         causes: causes.into_iter().map(Into::into).collect(),
     }
+}
+
+/// The refusal of a port for health checks, which upstream takes for a fault of its own.
+fn no_health_check(wanted: Option<i64>, Refusal(why): Refusal) -> ApiError {
+    let what = match wanted {
+        Some(port) => format!("requested HealthCheck NodePort {port}"),
+        None => "a HealthCheck NodePort 0".to_owned(),
+    };
+    ApiError::Internal(format!("failed to allocate {what}: {why}"))
+}
+
+/// A port for health checks is looked for before anything is judged.
+fn health_check_in_range(ctx: &Ctx<'_>, spec: &Value) -> Result<(), ApiError> {
+    let wanted = spec["healthCheckNodePort"].as_i64().filter(|n| *n != 0);
+    let Some(port) = wanted.filter(|_| wants_health_check(spec)) else { return Ok(()) };
+    let (first, last) = ctx.core.config.node_ports;
+    if (i64::from(first)..=i64::from(last)).contains(&port) {
+        return Ok(());
+    }
+    Err(no_health_check(wanted, allocate::out_of_range((first, last))))
 }
 
 fn refuse(obj: &Value, causes: Vec<Cause>) -> Result<(), ApiError> {
@@ -435,6 +447,33 @@ impl Services {
         }
     }
 
+    /// Gives a service its families, addresses and ports.
+    fn place(
+        &self,
+        ctx: &Ctx<'_>,
+        uid: &str,
+        obj: &mut Value,
+        old: Option<&Value>,
+    ) -> Result<(), ApiError> {
+        let placed = families(&mut obj["spec"]).and_then(|()| {
+            self.allocate(ctx, uid, &mut obj["spec"], old).map_err(|cause| vec![cause])
+        });
+        placed.map_err(|causes| invalid(obj, causes))?;
+        if wants_health_check(&obj["spec"]) {
+            let wanted = obj["spec"]["healthCheckNodePort"].as_i64().filter(|n| *n != 0);
+            let range = ctx.core.config.node_ports;
+            let mut ports = items(&obj["spec"]["ports"]).iter();
+            if wanted.is_some() && ports.any(|port| port["nodePort"].as_i64() == wanted) {
+                let taken = "provided port is already allocated".to_owned();
+                return Err(no_health_check(wanted, Refusal(taken)));
+            }
+            let port = self.allocator.port(uid, range, wanted, old.is_some(), ctx.dry_run);
+            let port = port.map_err(|refusal| no_health_check(wanted, refusal))?;
+            obj["spec"]["healthCheckNodePort"] = port.into();
+        }
+        Ok(())
+    }
+
     /// Takes addresses and ports that the service does not have yet.
     fn allocate(
         &self,
@@ -464,19 +503,8 @@ impl Services {
                 spec["clusterIPs"] = json!([ip.to_string()]);
             }
         }
-        let known = old.is_some();
-        let range = config.node_ports;
         if matches!(kind(spec), "NodePort" | "LoadBalancer") {
-            self.node_ports(ctx, uid, spec, known)?;
-        }
-        if wants_health_check(spec) {
-            let wanted = spec["healthCheckNodePort"].as_i64().filter(|n| *n != 0);
-            let port = self.allocator.port(uid, range, wanted, known, ctx.dry_run).map_err(
-                |Refusal(why)| {
-                    Cause::invalid("spec.healthCheckNodePort", &spec["healthCheckNodePort"], &why)
-                },
-            )?;
-            spec["healthCheckNodePort"] = port.into();
+            self.node_ports(ctx, uid, spec, old.is_some())?;
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ use store::{Entry, Expect};
 
 use super::{ATTEMPTS, Writer, answer, decode, meta, metadata};
 use crate::admission;
+use crate::bytes as text;
 use crate::crd::convert;
 use crate::handlers::Call;
 use crate::handlers::options::WriteOptions;
@@ -67,6 +68,7 @@ pub async fn create(
         meta::drop_status(writer.resource, &mut object);
     }
     writer.default(&mut object);
+    writer.resource.strategy.inherit(&mut object);
     if let Some(agent) = agent {
         meta::dedup_owners(writer, &mut object, "");
         meta::track_created(writer, &mut object, agent);
@@ -121,7 +123,7 @@ async fn once(writer: &mut Writer<'_>, mut object: Value) -> Result<Option<Bytes
     strategy.prepare_create(&writer.ctx(), &mut object)?;
     writer.default(&mut object);
     let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-    let outcome = finish(writer, &object, &name).await;
+    let outcome = finish(writer, &mut object, &name).await;
     if outcome.is_err() {
         strategy.release(&writer.ctx(), &object, None).await;
     }
@@ -149,7 +151,7 @@ fn refuse_if_terminating(writer: &Writer<'_>, name: &str) -> Result<(), ApiError
 
 async fn finish(
     writer: &mut Writer<'_>,
-    object: &Value,
+    object: &mut Value,
     name: &str,
 ) -> Result<Option<Bytes>, ApiError> {
     refuse_if_terminating(writer, name)?;
@@ -166,9 +168,16 @@ async fn finish(
     if !writer.options.dry_run && !strategy.claim(&writer.ctx(), object, None).await? {
         return Ok(None);
     }
+    strategy.inherit(object);
     let stored = writer.encode(object).await?;
     match writer.commit(name, Expect::Absent, stored).await {
-        Ok(json) => convert::present_one(writer.resource, json).await.map(Some),
+        Ok(json) => {
+            // Only a dry run has got here with a version.
+            let version = object["metadata"]["resourceVersion"].as_str();
+            let json =
+                version.map_or(json.clone(), |version| text::with_version_text(&json, version));
+            convert::present_one(writer.resource, json).await.map(Some)
+        }
         Err(store::Error::Conflict { current, .. }) => Err(taken(writer, name, current.as_ref())),
         Err(other) => Err(other.into()),
     }

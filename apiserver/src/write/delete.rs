@@ -7,7 +7,7 @@ use schema::Schema;
 use serde_json::{Value, json};
 use store::{Entry, Expect, Revision};
 
-use super::{ATTEMPTS, Outcome, Writer, meta, metadata};
+use super::{ATTEMPTS, Outcome, Writer, answer, meta, metadata, told};
 use crate::admission;
 use crate::bytes as text;
 use crate::crd::convert;
@@ -41,6 +41,8 @@ pub struct DeleteOptions {
     pub propagation: Option<Propagation>,
     /// Everything happens but the store.
     pub dry_run: bool,
+    /// The client wants in the old words that what the object owns goes too.
+    pub cascades: bool,
 }
 
 impl DeleteOptions {
@@ -146,6 +148,7 @@ impl DeleteOptions {
             resource_version: precondition("resourceVersion"),
             propagation,
             dry_run,
+            cascades: options["orphanDependents"] == json!(false),
         })
     }
 }
@@ -164,14 +167,20 @@ pub(super) async fn handle(call: &Call<'_>, body: &[u8]) -> Result<Response, Api
     let mut writer =
         Writer::new(call, WriteOptions { dry_run: options.dry_run, ..WriteOptions::default() });
     let mut options = options;
-    let orphans = options.propagation.is_none() && call.resource.strategy.orphans_by_default();
-    if orphans {
-        options.propagation = Some(Propagation::Orphan);
-    }
-    let deleted = delete(&mut writer, &call.info.name, &options).await?;
+    writer.warnings.extend(orphan_by_default(call.resource, &mut options));
+    let deleted = match delete(&mut writer, &call.info.name, &options).await {
+        Ok(deleted) => deleted,
+        Err(error) => return answer(call, &writer, StatusCode::OK, Err(error)),
+    };
+    let mut code = StatusCode::OK;
     let gone = match deleted {
         Deleted::Gone(json, _) if returns_object(call.resource) => json,
-        Deleted::Marked(json) => json,
+        Deleted::Marked(json) => {
+            if options.cascades {
+                code = StatusCode::ACCEPTED;
+            }
+            json
+        }
         Deleted::Gone(_, object) => {
             let details = Details {
                 name: call.info.name.clone(),
@@ -188,13 +197,16 @@ pub(super) async fn handle(call: &Call<'_>, body: &[u8]) -> Result<Response, Api
         }
     };
     let gone = convert::present_one(call.resource, gone).await?;
-    let mut response =
-        respond::object(call.resource, &call.output, &call.query, StatusCode::OK, gone)?;
-    if orphans && call.resource.name == "jobs" {
-        writer.warnings.push(CHILDREN_STAY.to_owned());
+    answer(call, &writer, code, Ok(gone))
+}
+
+/// Lets dependents live where the client says nothing of them and the type has it so; answers what it is told then.
+fn orphan_by_default(resource: &Resource, options: &mut DeleteOptions) -> Option<String> {
+    if options.propagation.is_some() || !resource.strategy.orphans_by_default() {
+        return None;
     }
-    respond::warn(&mut response, &writer.warnings);
-    Ok(response)
+    options.propagation = Some(Propagation::Orphan);
+    (resource.name == "jobs").then(|| CHILDREN_STAY.to_owned())
 }
 
 /// What clients are told who delete a job and do not say what becomes of its pods.
@@ -319,8 +331,14 @@ fn preconditions(
     object: &Value,
 ) -> Result<(), ApiError> {
     let text = |key: &str| object["metadata"][key].as_str().unwrap_or_default();
+    let resource = writer.resource;
+    if is_namespace(resource) {
+        return namespace_preconditions(writer, name, options, object);
+    }
+    // Events of both groups are one type, which is the core's.
+    let group = if resource.kind == "Event" { "" } else { &*resource.group };
     let conflict = |message: String| ApiError::Conflict {
-        resource: GroupResource::new(&*writer.resource.group, &*writer.resource.kind),
+        resource: GroupResource::new(group, &*resource.kind),
         name: name.to_owned(),
         message,
     };
@@ -341,6 +359,36 @@ fn preconditions(
     Ok(())
 }
 
+fn is_namespace(resource: &Resource) -> bool {
+    resource.group.is_empty() && resource.name == "namespaces"
+}
+
+/// Namespaces are compared in a place, and words, of their own.
+fn namespace_preconditions(
+    writer: &Writer<'_>,
+    name: &str,
+    options: &DeleteOptions,
+    object: &Value,
+) -> Result<(), ApiError> {
+    let wanted = [
+        ("UID", &options.uid, &object["metadata"]["uid"]),
+        ("ResourceVersion", &options.resource_version, &object["metadata"]["resourceVersion"]),
+    ];
+    for (what, wanted, found) in wanted {
+        let found = found.as_str().unwrap_or_default();
+        if let Some(wanted) = wanted.as_deref().filter(|wanted| *wanted != found) {
+            return Err(ApiError::Conflict {
+                resource: writer.resource.group_resource(),
+                name: name.to_owned(),
+                message: format!(
+                    "Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}"
+                ),
+            });
+        }
+    }
+    Ok(())
+}
+
 /// The object with its marks of deletion; `None` if they are there already.
 fn mark(
     writer: &Writer<'_>,
@@ -353,7 +401,8 @@ fn mark(
     let mut marked = object.clone();
     let before = object["metadata"]["deletionGracePeriodSeconds"].as_i64();
     let deleting = !object["metadata"]["deletionTimestamp"].is_null();
-    let finalizers = finalizers(object, options.propagation);
+    let propagation = propagation(writer.resource, options, deleting);
+    let finalizers = finalizers(object, propagation);
     let meta = metadata(&mut marked);
     if finalizers.is_empty() {
         meta.remove("finalizers");
@@ -382,6 +431,21 @@ fn mark(
     Ok((!waits).then_some(marked))
 }
 
+/// What is to become of dependents, where the type can do anything for them.
+fn propagation(
+    resource: &Resource,
+    options: &DeleteOptions,
+    deleting: bool,
+) -> Option<Propagation> {
+    match options.propagation {
+        _ if !resource.strategy.is_collected() => None,
+        // A namespace is marked once, and takes the old words for another wish.
+        _ if is_namespace(resource) && deleting => None,
+        _ if is_namespace(resource) && options.cascades => Some(Propagation::Foreground),
+        wish => wish,
+    }
+}
+
 /// Finalizers after the wish for propagation; a new wish replaces an old one.
 fn finalizers(object: &Value, propagation: Option<Propagation>) -> Vec<String> {
     let entries = object["metadata"]["finalizers"].as_array().into_iter().flatten();
@@ -408,7 +472,8 @@ pub(super) fn is_released(resource: &Resource, object: &Value) -> bool {
 
 /// Answers DELETECOLLECTION: every chosen object goes through DELETE; the answer lists them.
 pub(super) async fn collection(call: &Call<'_>, body: &[u8]) -> Result<Response, ApiError> {
-    let options = DeleteOptions::parse(call, body)?;
+    let mut options = DeleteOptions::parse(call, body)?;
+    let warning = orphan_by_default(call.resource, &mut options);
     let mut list = ListOptions::parse(&call.query, false)?;
     read::fit_fields(call.resource, &mut list)?;
     let cache = call.resource.storage()?.cache().await?;
@@ -431,5 +496,6 @@ pub(super) async fn collection(call: &Call<'_>, body: &[u8]) -> Result<Response,
             Err(other) => return Err(other),
         }
     }
-    read::answer_page(call, state.snapshot.revision(), &chosen, &page)
+    let done = read::answer_page(call, state.snapshot.revision(), &chosen, &page);
+    told(call, warning.as_slice(), done)
 }

@@ -1,5 +1,6 @@
 //! Kind and version of a body: those of the resource, in the words for all that they are not.
 
+use schema::Schema;
 use serde_json::{Map, Value};
 
 use super::json_kind;
@@ -9,6 +10,10 @@ use crate::status::{ApiError, GroupResource, StatusCause};
 
 /// Where upstream keeps the scheme of its own types.
 const SCHEME: &str = "pkg/api/legacyscheme/scheme.go:30";
+
+fn api_version(group: &str, version: &str) -> String {
+    if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
+}
 
 /// That upstream has no such kind in a version.
 pub(super) fn unregistered(kind: &str, version: &str) -> String {
@@ -50,7 +55,7 @@ pub(super) fn fit(
     body: &[u8],
     is_lenient: bool,
 ) -> Result<(), ApiError> {
-    let given = Given::read(value).map_err(|fault| unrecognized(resource, body, &fault))?;
+    let given = Given::read(value).map_err(|fault| unrecognized(&resource.kind, body, &fault))?;
     if resource.is_foreign() {
         if given.kind.is_empty() {
             return Err(kindless(resource, body, is_lenient));
@@ -67,8 +72,8 @@ pub(super) fn fit(
 }
 
 /// The refusal of a body that is no object at all.
-pub(super) fn unrecognized(resource: &Resource, body: &[u8], fault: &str) -> ApiError {
-    let (kind, summary) = (&resource.kind, summary(body));
+pub(super) fn unrecognized(kind: &str, body: &[u8], fault: &str) -> ApiError {
+    let summary = summary(body);
     ApiError::BadRequest(format!(
         "the object provided is unrecognized (must be of type {kind}): {fault} ({summary})"
     ))
@@ -78,7 +83,7 @@ pub(super) fn unrecognized(resource: &Resource, body: &[u8], fault: &str) -> Api
 fn kindless(resource: &Resource, body: &[u8], is_lenient: bool) -> ApiError {
     let fault = format!("Object 'Kind' is missing in '{}'", String::from_utf8_lossy(body));
     if !is_lenient {
-        return unrecognized(resource, body, &fault);
+        return unrecognized(&resource.kind, body, &fault);
     }
     undecoded(resource, &fault)
 }
@@ -156,15 +161,121 @@ fn fit_built_in(
         return Ok(());
     }
     let (kind, (group, version)) = (&given.kind, given.group_version());
-    let fault = match read_as(registry, group, version, kind, value) {
-        Some(Err(fault)) => fault,
-        Some(Ok(())) => format!(
-            "converting ({version}.{kind}) to ({}): unknown conversion",
-            go_type(resource, false).trim_start_matches('*')
-        ),
-        None => unregistered(kind, &given.api_version),
-    };
+    let target = go_type(resource, false);
+    let fault = misread(registry, (group, version, kind), value, target.trim_start_matches('*'));
     Err(unhandled((kind, version), &resource.kind, &fault))
+}
+
+/// Why a value of one kind is none of the `target`'s, a Go type.
+fn misread(
+    registry: &Registry,
+    (group, version, kind): (&str, &str, &str),
+    value: &Value,
+    target: &str,
+) -> String {
+    match read_as(registry, group, version, kind, value) {
+        Some(Err(fault)) => fault,
+        Some(Ok(())) => {
+            format!("converting ({version}.{kind}) to ({target}): unknown conversion")
+        }
+        None => unregistered(kind, &api_version(group, version)),
+    }
+}
+
+/// A kind that is sent to a subresource of another one.
+pub(super) struct Part {
+    pub(super) group: &'static str,
+    pub(super) version: &'static str,
+    pub(super) kind: &'static str,
+    /// Versions that mean the same.
+    also: &'static [&'static str],
+    /// Versions that had the kind, and are not taken.
+    before: &'static [&'static str],
+}
+
+impl Part {
+    /// What is sent to bind a pod.
+    pub(super) const BINDING: Self =
+        Self { group: "", version: "v1", kind: "Binding", also: &[], before: &[] };
+    /// What is sent to evict a pod.
+    pub(super) const EVICTION: Self = Self {
+        group: "policy",
+        version: "v1",
+        kind: "Eviction",
+        also: &["policy/v1beta1"],
+        before: &[],
+    };
+    /// What is sent to scale.
+    pub(super) const SCALE: Self = Self {
+        group: "autoscaling",
+        version: "v1",
+        kind: "Scale",
+        also: &[],
+        before: &["apps/v1beta1", "apps/v1beta2", "extensions/v1beta1"],
+    };
+    /// What is sent for a token.
+    pub(super) const TOKEN: Self = Self {
+        group: "authentication.k8s.io",
+        version: "v1",
+        kind: "TokenRequest",
+        also: &[],
+        before: &[],
+    };
+
+    pub(super) fn schema(&self) -> Option<Schema> {
+        Schema::for_gvk(self.group, self.version, self.kind)
+    }
+
+    /// The refusal of an object of the right kind that cannot be read.
+    pub(super) fn undecoded(&self, fault: &str) -> ApiError {
+        unhandled((self.kind, self.version), self.kind, fault)
+    }
+
+    /// Refuses a body of another kind; kind and version may be left out.
+    pub(super) fn fit(
+        &self,
+        registry: &Registry,
+        value: &mut Value,
+        body: &[u8],
+    ) -> Result<(), ApiError> {
+        Given::read(value).map_err(|fault| unrecognized(self.kind, body, &fault))?;
+        let said = value["apiVersion"].as_str().unwrap_or_default().to_owned();
+        if value["kind"] == self.kind && self.before.contains(&&*said) {
+            let own = api_version(self.group, self.version);
+            return Err(ApiError::BadRequest(format!(
+                "the API version in the data ({said}) does not match the expected API version ({own})"
+            )));
+        }
+        self.check(registry, value)
+            .map_err(|((kind, version), fault)| unhandled((&kind, &version), self.kind, &fault))?;
+        value["kind"] = self.kind.into();
+        value["apiVersion"] = api_version(self.group, self.version).into();
+        Ok(())
+    }
+
+    /// Whether a value is of this kind, if it says one; else which one it is of, and what is wrong with that.
+    pub(super) fn check(
+        &self,
+        registry: &Registry,
+        value: &Value,
+    ) -> Result<(), ((String, String), String)> {
+        let mut given = Given::read(value).map_err(|fault| (Default::default(), fault))?;
+        let own = api_version(self.group, self.version);
+        if given.kind.is_empty() {
+            self.kind.clone_into(&mut given.kind);
+        }
+        if given.api_version.is_empty() || self.also.contains(&&*given.api_version) {
+            given.api_version.clone_from(&own);
+        }
+        if (&*given.kind, &given.api_version) != (self.kind, &own) {
+            let package = self.group.split('.').next().filter(|package| !package.is_empty());
+            let target = format!("{}.{}", package.unwrap_or("core"), self.kind);
+            let (group, version) = given.group_version();
+            let fault = misread(registry, (group, version, &given.kind), value, &target);
+            return Err(((given.kind.clone(), version.to_owned()), fault));
+        }
+        Ok(())
+    }
 }
 
 /// Reads a value as another type of Kubernetes; `None` if there is none of that name.

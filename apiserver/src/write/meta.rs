@@ -18,8 +18,12 @@ use crate::types::words;
 /// Source: `TotalAnnotationSizeLimitB` in upstream's object validation.
 const ANNOTATION_BYTES: usize = 256 * 1024;
 /// What upstream judges of the new object alone, and once more when it compares it with the old one.
-const TOLD_OFTEN: [&str; 3] =
-    ["metadata.labels", "metadata.managedFields", "metadata.ownerReferences"];
+const TOLD_OFTEN: [&str; 4] = [
+    "metadata.annotations",
+    "metadata.labels",
+    "metadata.managedFields",
+    "metadata.ownerReferences",
+];
 /// When [`dedup_owners`] looks again.
 pub(super) const AFTER_ADMISSION: &str = " after mutating admission happens";
 /// Longest name of a field manager.
@@ -130,11 +134,18 @@ pub(super) fn prepare_update(object: &mut Value, old: &Value) {
 }
 
 /// Everything that is wrong with the metadata of an object.
-pub(super) fn validate(resource: &Resource, object: &Value, old: Option<&Value>) -> Vec<Cause> {
+pub(super) fn validate(
+    resource: &Resource,
+    object: &Value,
+    old: Option<&Value>,
+    subresource: Option<&str>,
+) -> Vec<Cause> {
     let meta = &object["metadata"];
     let mut causes = Vec::new();
     if old.is_none() {
         name(resource, meta, &mut causes);
+    } else if resource.bare_items {
+        base_of_name(resource, meta, &mut causes);
     }
     labels(&meta["labels"], "metadata.labels", &mut causes);
     annotations(&meta["annotations"], &mut causes);
@@ -149,7 +160,7 @@ pub(super) fn validate(resource: &Resource, object: &Value, old: Option<&Value>)
         immutable(meta, &old["metadata"], &mut causes);
         if resource.bare_items {
             // Upstream's own types judge metadata in several places, and tell it as often.
-            let rounds = Rounds::of(&resource.group, &resource.name);
+            let rounds = Rounds::of(&resource.group, &resource.name, subresource);
             let often = |cause: Cause| std::iter::repeat_n(cause.clone(), rounds.told(&cause));
             causes = causes.into_iter().flat_map(often).collect();
         }
@@ -168,40 +179,56 @@ pub(super) fn of_embedded(meta: &Value) -> Vec<Cause> {
 
 /// Where a type's own update rules judge metadata, beyond what is done for all types.
 struct Rounds {
-    /// The new metadata as such.
-    alone: bool,
-    /// The new metadata as what replaces the old.
-    compared: bool,
+    /// How often the new metadata as such.
+    alone: usize,
+    /// How often the new metadata as what replaces the old.
+    compared: usize,
 }
 
 impl Rounds {
     /// As recorded from updates with bad labels and finalizers.
-    fn of(group: &str, resource: &str) -> Self {
+    fn of(group: &str, resource: &str, subresource: Option<&str>) -> Self {
         let (alone, compared) = match (group, resource) {
-            ("policy", "poddisruptionbudgets") | ("", "events") => (false, false),
+            ("policy", "poddisruptionbudgets") | ("", "events") => (0, 0),
+            ("batch", "cronjobs") if subresource == Some("status") => (0, 0),
+            (
+                "",
+                "namespaces" | "nodes" | "persistentvolumeclaims" | "persistentvolumes" | "pods",
+            )
+            | ("batch", "jobs")
+            | ("networking.k8s.io", "ingresses")
+                if subresource == Some("status") =>
+            {
+                (0, 1)
+            }
+            ("", "persistentvolumes") => (2, 0),
             ("", "podtemplates" | "replicationcontrollers" | "resourcequotas" | "services")
             | ("apps", "daemonsets" | "deployments" | "replicasets" | "statefulsets")
             | ("autoscaling" | "coordination.k8s.io" | "events.k8s.io" | "scheduling.k8s.io", _)
             | ("batch", "cronjobs")
             | ("networking.k8s.io", "networkpolicies" | "servicecidrs")
             | ("resource.k8s.io", "resourceslices")
-            | ("storage.k8s.io", "csidrivers") => (false, true),
+            | ("storage.k8s.io", "csidrivers") => (0, 1),
             ("", "limitranges")
             | ("admissionregistration.k8s.io" | "discovery.k8s.io", _)
             | ("flowcontrol.apiserver.k8s.io", _)
-            | ("storage.k8s.io", "csinodes" | "volumeattachments") => (true, false),
-            _ => (true, true),
+            | ("storage.k8s.io", "csinodes" | "volumeattachments") => (1, 0),
+            _ => (1, 1),
         };
         Self { alone, compared }
     }
 
     /// How often a cause is told.
     fn told(&self, cause: &Cause) -> usize {
-        let (alone, compared) = (usize::from(self.alone), usize::from(self.compared));
+        let (alone, compared) = (self.alone, self.compared);
         let begins = |field: &&str| cause.field.starts_with(*field);
-        let form = ["metadata.annotations", "metadata.finalizers", "metadata.generation"];
+        let form = ["metadata.finalizers", "metadata.generation"];
         if TOLD_OFTEN.iter().any(begins) {
             2 + alone + compared
+        } else if cause.field == "metadata.generateName" {
+            alone
+        } else if begins(&"metadata.finalizers[") {
+            alone + compared
         } else if form.iter().any(begins) && cause.reason != Reason::Forbidden {
             1 + alone
         } else {
@@ -210,22 +237,35 @@ impl Rounds {
     }
 }
 
+/// Whether upstream judges the names of a type by tags of its fields, which know nothing of `generateName`.
+fn is_declared(resource: &Resource) -> bool {
+    let declared = [("", "replicationcontrollers"), ("resource.k8s.io", "deviceclasses")];
+    declared.contains(&(&resource.group, &resource.name))
+}
+
+fn base_of_name(resource: &Resource, meta: &Value, causes: &mut Vec<Cause>) {
+    let base = meta["generateName"].as_str().unwrap_or_default();
+    if base.is_empty() || is_declared(resource) {
+        return;
+    }
+    // A base may end in a dash, since letters follow.
+    let probe = format!("{}a", base.trim_end_matches('-'));
+    let probe = if base.ends_with('-') { probe } else { base.to_owned() };
+    for fault in resource.strategy.validate_name(&probe) {
+        causes.push(Cause::invalid("metadata.generateName", &base.into(), &fault));
+    }
+}
+
 fn name(resource: &Resource, meta: &Value, causes: &mut Vec<Cause>) {
     let name = meta["name"].as_str().unwrap_or_default();
-    let base = meta["generateName"].as_str().unwrap_or_default();
-    if !base.is_empty() {
-        // A base may end in a dash, since letters follow.
-        let probe = format!("{}a", base.trim_end_matches('-'));
-        let probe = if base.ends_with('-') { probe } else { base.to_owned() };
-        for fault in resource.strategy.validate_name(&probe) {
-            causes.push(Cause::invalid("metadata.generateName", &base.into(), &fault));
-        }
-    }
+    base_of_name(resource, meta, causes);
     if name.is_empty() {
         causes.push(Cause::required("metadata.name", "name or generateName is required"));
         return;
     }
     for fault in resource.strategy.validate_name(name) {
+        let counts = is_declared(resource) && fault.starts_with("must be no more than");
+        let fault = if counts { fault.replace("characters", "bytes") } else { fault };
         causes.push(Cause::invalid("metadata.name", &name.into(), &fault));
     }
 }
@@ -315,11 +355,19 @@ fn managers(entries: &Value, causes: &mut Vec<Cause>) {
 
 /// Whether finalizers of this type need no domain.
 ///
-/// As recorded: all but upstream's own, and those of extensions of the server.
+/// As recorded: all but upstream's own, those of extensions of the server, and some more.
 fn judges_names_alone(resource: &Resource) -> bool {
     const EXTENSIONS: [&str; 3] =
         ["admissionregistration.k8s.io", "apiextensions.k8s.io", "apiregistration.k8s.io"];
-    resource.is_foreign() || EXTENSIONS.contains(&resource.group.as_str())
+    const OTHERS: [(&str, &str); 4] = [
+        ("", "events"),
+        ("coordination.k8s.io", "leases"),
+        ("node.k8s.io", "runtimeclasses"),
+        ("policy", "poddisruptionbudgets"),
+    ];
+    resource.is_foreign()
+        || EXTENSIONS.contains(&resource.group.as_str())
+        || OTHERS.contains(&(&resource.group, &resource.name))
 }
 
 /// Warnings for new finalizers of custom resources that might be others' too.

@@ -40,6 +40,7 @@ use crate::types::pod::privileged;
 pub use create::create;
 pub(crate) use delete::returns_object;
 pub use delete::{DeleteOptions, Deleted, Propagation, delete};
+use kind::Part;
 pub use meta::now;
 pub use update::{Change, Plan, update};
 
@@ -247,16 +248,8 @@ impl<'a> Writer<'a> {
     /// In upstream's words.
     pub fn decode(&mut self, body: &[u8], format: decode::BodyFormat) -> Result<Value, ApiError> {
         let resource = self.resource;
-        let decoded = decode::decode(body, format).map_err(|fault| {
-            kind::unrecognized(resource, body, &decode::unreadable(format, fault))
-        })?;
-        let mut value = match decoded.value {
-            // Nothing at all is an object in YAML.
-            Value::Null if format == decode::BodyFormat::Yaml || !body.trim_ascii().is_empty() => {
-                Value::Object(Map::new())
-            }
-            value => value,
-        };
+        let mut decoded = read_body(&resource.kind, body, format)?;
+        let mut value = decoded.value.take();
         let is_lenient = self.options.field_validation == FieldValidation::Ignore;
         kind::fit(resource, &self.core.registry(), &mut value, body, is_lenient)?;
         meta::mark_reset(&mut value);
@@ -266,6 +259,39 @@ impl<'a> Writer<'a> {
                 .map_err(|fault| kind::undecoded(resource, &fault.to_string()))?,
             None => Vec::new(),
         };
+        let complaints = self.complaints(decoded, unknown, (body, format));
+        self.complain(complaints).map_err(|fault| kind::undecoded(resource, &fault))?;
+        Ok(value)
+    }
+
+    /// As [`Writer::decode`], of a kind that is sent to a subresource.
+    fn decode_part(
+        &mut self,
+        part: &Part,
+        body: &[u8],
+        format: decode::BodyFormat,
+    ) -> Result<Value, ApiError> {
+        let mut decoded = read_body(part.kind, body, format)?;
+        let mut value = decoded.value.take();
+        part.fit(&self.core.registry(), &mut value, body)?;
+        let unknown = match part.schema() {
+            Some(schema) => {
+                schema.decode(&mut value).map_err(|fault| part.undecoded(&fault.to_string()))?
+            }
+            None => Vec::new(),
+        };
+        let complaints = self.complaints(decoded, unknown, (body, format));
+        self.complain(complaints).map_err(|fault| part.undecoded(&fault))?;
+        Ok(value)
+    }
+
+    /// What a strict reader says of a body.
+    fn complaints(
+        &self,
+        decoded: decode::Decoded,
+        unknown: Vec<String>,
+        (body, format): (&[u8], decode::BodyFormat),
+    ) -> Vec<String> {
         let mut complaints = match (format, self.options.field_validation) {
             (decode::BodyFormat::Yaml, FieldValidation::Strict)
                 if !decoded.complaints.is_empty() =>
@@ -274,23 +300,27 @@ impl<'a> Writer<'a> {
             }
             _ => decoded.complaints,
         };
-        if resource.is_foreign() {
+        if self.resource.is_foreign() {
             complaints.extend(sorted(unknown).iter().map(|path| decode::unknown_field(path)));
         } else if format == decode::BodyFormat::Json {
             complaints = decode::in_order(&decoded.duplicates, &unknown, body);
         } else {
             complaints.extend(unknown.iter().map(|path| decode::unknown_field(path)));
         }
+        complaints
+    }
+
+    /// Warns, or answers the fault of a client that wants no warnings.
+    fn complain(&mut self, mut complaints: Vec<String>) -> Result<(), String> {
         match self.options.field_validation {
             _ if complaints.is_empty() => (),
             FieldValidation::Ignore => (),
             FieldValidation::Warn => self.warnings.append(&mut complaints),
             FieldValidation::Strict => {
-                let fault = format!("strict decoding error: {}", complaints.join(", "));
-                return Err(kind::undecoded(resource, &fault));
+                return Err(format!("strict decoding error: {}", complaints.join(", ")));
             }
         }
-        Ok(value)
+        Ok(())
     }
 
     /// Everything that is wrong with an object.
@@ -304,7 +334,7 @@ impl<'a> Writer<'a> {
         subresource: Option<&str>,
     ) -> Result<(), ApiError> {
         let strategy = &self.resource.strategy;
-        let mut causes = meta::validate(self.resource, value, old);
+        let mut causes = meta::validate(self.resource, value, old, subresource);
         let own = strategy.validate(value, old, subresource);
         let mut by_schema =
             self.resource.schema.get().map(|s| s.validate(value, old)).unwrap_or_default();
@@ -362,6 +392,22 @@ impl<'a> Writer<'a> {
     }
 }
 
+/// Reads the body of an object of a kind.
+fn read_body(
+    kind: &str,
+    body: &[u8],
+    format: decode::BodyFormat,
+) -> Result<decode::Decoded, ApiError> {
+    let mut decoded = decode::decode(body, format)
+        .map_err(|fault| kind::unrecognized(kind, body, &decode::unreadable(format, fault)))?;
+    // Nothing at all is an object in YAML.
+    let is_empty = format == decode::BodyFormat::Yaml || !body.trim_ascii().is_empty();
+    if decoded.value.is_null() && is_empty {
+        decoded.value = Value::Object(Map::new());
+    }
+    Ok(decoded)
+}
+
 /// Answers every request that is not a read.
 ///
 /// # Errors
@@ -408,11 +454,22 @@ pub fn answer(
     status: StatusCode,
     written: Result<Bytes, ApiError>,
 ) -> Result<Response, ApiError> {
-    let mut response = match written {
-        Ok(json) => respond::object(call.resource, &call.output, &call.query, status, json)?,
-        Err(refusal) => respond::error(refusal, error_format(call.headers.get(header::ACCEPT))),
+    let done = match written {
+        Ok(json) => Ok(respond::object(call.resource, &call.output, &call.query, status, json)?),
+        Err(refusal) => Err(refusal),
     };
-    respond::warn(&mut response, &writer.warnings);
+    told(call, &writer.warnings, done)
+}
+
+/// An answer, or a refusal, with warnings.
+fn told(
+    call: &Call<'_>,
+    warnings: &[String],
+    done: Result<Response, ApiError>,
+) -> Result<Response, ApiError> {
+    let format = error_format(call.headers.get(header::ACCEPT));
+    let mut response = done.unwrap_or_else(|refusal| respond::error(refusal, format));
+    respond::warn(&mut response, warnings);
     Ok(response)
 }
 

@@ -10,7 +10,7 @@ use super::kind::unregistered;
 use super::update::{Change, Plan, fit_name, update};
 use super::{Writer, answer, decode, meta};
 use crate::handlers::Call;
-use crate::handlers::options::{FieldValidation, WriteOptions, invalid_options};
+use crate::handlers::options::{WriteOptions, invalid_options};
 use crate::status::{ApiError, GroupResource, StatusCause};
 
 /// The four languages of patches.
@@ -133,20 +133,12 @@ pub(super) fn patched(
     let unknown = if writer.resource.is_foreign() { super::sorted(unknown) } else { unknown };
     let unknown = unknown.iter().map(|path| decode::unknown_field(path));
     let complaints: Vec<String> = twice.chain(unknown).collect();
-    match writer.options.field_validation {
-        _ if complaints.is_empty() => (),
-        FieldValidation::Ignore => (),
-        FieldValidation::Warn => writer.warnings.extend(complaints),
-        FieldValidation::Strict => {
-            let fault = format!("strict decoding error: {}", complaints.join(", "));
-            return Err(not_a_result(&shown(), &fault));
-        }
-    }
+    writer.complain(complaints).map_err(|fault| not_a_result(&shown(), &fault))?;
     Ok(object)
 }
 
 /// The object as the patch alone makes it.
-fn merged(
+pub(super) fn merged(
     schema: Option<&Schema>,
     language: Language,
     patch: &[u8],
@@ -250,6 +242,6 @@ fn check_kind(writer: &Writer<'_>, object: &Value) -> Result<(), String> {
 
 /// A patch cannot rename or move an object.
 pub(super) fn fit(writer: &Writer<'_>, name: &str, object: &mut Value) -> Result<(), ApiError> {
-    fit_name(name, object)?;
-    meta::fit_namespace(writer, object)
+    meta::fit_namespace(writer, object)?;
+    fit_name(name, object)
 }

@@ -5,14 +5,16 @@ use http::StatusCode;
 use schema::{Schema, apply};
 use serde_json::{Value, json};
 
-use super::kind::{unhandled, unregistered};
+use super::kind::{Part, unhandled, unregistered};
 use super::patch::Language;
 use super::update::{Change, Plan, fit_name, update};
-use super::{Writer, decode, meta, patch};
+use super::{Writer, decode, meta, patch, told};
+use crate::handlers::negotiate::Shape;
 use crate::handlers::options::WriteOptions;
 use crate::handlers::{Call, read, respond};
 use crate::registry::{Resource, ScalePaths};
 use crate::status::{ApiError, GroupResource};
+use crate::table;
 
 /// Answers GET, PUT and PATCH of `…/scale`.
 pub(super) async fn handle(call: &Call<'_>, body: &[u8]) -> Result<Response, ApiError> {
@@ -25,7 +27,7 @@ pub(super) async fn handle(call: &Call<'_>, body: &[u8]) -> Result<Response, Api
             let fault = format!("the spec replicas field \".{path}\" does not exist");
             return Err(ApiError::Internal(fault));
         }
-        return Ok(answer(call, &paths, &object));
+        return answer(call, &paths, &object);
     }
     let options = WriteOptions::parse(&call.query, call.method)?;
     let mut writer = Writer::new(call, options);
@@ -36,7 +38,10 @@ pub(super) async fn handle(call: &Call<'_>, body: &[u8]) -> Result<Response, Api
         let mut before = scale(call.resource, &paths, old);
         before["metadata"]["managedFields"] = apply::scale_owners(old, &paths.spec_replicas);
         let force = writer.options.force.unwrap_or(false);
-        let scale = wanted.over(&before, &manager, force)?;
+        let scale = wanted.over(writer, &before, &manager, force)?;
+        if !wanted.is_whole() {
+            check_uid(call.resource, &plan.name, &scale, old)?;
+        }
         let replicas = check(call.resource, &plan.name, &scale, wanted.is_whole())?;
         let mut object = old.clone();
         put(&mut object, &paths.spec_replicas, replicas.into());
@@ -53,11 +58,12 @@ pub(super) async fn handle(call: &Call<'_>, body: &[u8]) -> Result<Response, Api
         }
         Ok(Change::To(object))
     })
-    .await?;
-    let object: Value = serde_json::from_slice(&updated).map_err(ApiError::internal)?;
-    let mut response = answer(call, &paths, &object);
-    respond::warn(&mut response, &writer.warnings);
-    Ok(response)
+    .await;
+    let done = updated.and_then(|updated| {
+        let object: Value = serde_json::from_slice(&updated).map_err(ApiError::internal)?;
+        answer(call, &paths, &object)
+    });
+    told(call, &writer.warnings, done)
 }
 
 /// Where the resource keeps its replicas.
@@ -92,22 +98,33 @@ impl<'b> Wanted<'b> {
                 other => Self::Patch(other, body),
             });
         }
-        let decoded = decode::decode(body, decode::body_format(call.headers)?);
-        let mut scale = decoded.map_err(|e| {
-            ApiError::BadRequest(format!("couldn't get version/kind; json parse error: {e}"))
-        })?;
-        check_kind(&scale.value)?;
-        fit_name(&call.info.name, &scale.value)?;
-        meta::fit_namespace(writer, &mut scale.value)?;
-        Ok(Self::Whole(scale.value))
+        let format = decode::body_format(call.headers)?;
+        let mut scale = if call.resource.is_foreign() {
+            let decoded = decode::decode(body, format).map_err(|e| {
+                ApiError::BadRequest(format!("couldn't get version/kind; json parse error: {e}"))
+            })?;
+            check_kind(&decoded.value)?;
+            decoded.value
+        } else {
+            writer.decode_part(&Part::SCALE, body, format)?
+        };
+        meta::fit_namespace(writer, &mut scale)?;
+        fit_name(&call.info.name, &scale)?;
+        Ok(Self::Whole(scale))
     }
 
     fn is_whole(&self) -> bool {
         matches!(self, Self::Whole(_))
     }
 
-    fn over(&self, current: &Value, manager: &str, force: bool) -> Result<Value, ApiError> {
-        let schema = Schema::for_gvk("autoscaling", "v1", "Scale").ok_or(ApiError::NoResource)?;
+    fn over(
+        &self,
+        writer: &mut Writer<'_>,
+        current: &Value,
+        manager: &str,
+        force: bool,
+    ) -> Result<Value, ApiError> {
+        let schema = Part::SCALE.schema().ok_or(ApiError::NoResource)?;
         let who = apply::Writer {
             manager,
             api_version: apply::SCALE_VERSION,
@@ -125,19 +142,48 @@ impl<'b> Wanted<'b> {
             }
             Self::Whole(scale) => scale.clone(),
             Self::Patch(language, text) => {
-                let mut scale = current.clone();
-                // Scale has no lists, so that the merging languages mean the same.
-                let done = match language {
-                    Language::Json => schema::patch::json(&mut scale, text),
-                    _ => schema::patch::merge(&mut scale, text),
-                };
-                done.map_err(|fault| patch::engine_fault(fault, ""))?;
+                let mut scale = patch::merged(Some(&schema), *language, text, current)?;
+                if !writer.resource.is_foreign() {
+                    decode_patched(writer, &schema, &mut scale)?;
+                    let name = writer.info.name.clone();
+                    patch::fit(writer, &name, &mut scale)?;
+                }
                 scale
             }
         };
         schema.track_update(Some(current), &mut scale, &who);
         Ok(scale)
     }
+}
+
+/// Reads what a patch made of a Scale.
+fn decode_patched(
+    writer: &mut Writer<'_>,
+    schema: &Schema,
+    scale: &mut Value,
+) -> Result<(), ApiError> {
+    let shown = scale.to_string();
+    let refused = |fault: String| patch::not_a_result(&shown, &fault);
+    Part::SCALE.check(&writer.core.registry(), scale).map_err(|(_, fault)| refused(fault))?;
+    let unknown = schema.decode(scale).map_err(|fault| refused(fault.to_string()))?;
+    let complaints = unknown.iter().map(|path| decode::unknown_field(path)).collect();
+    writer.complain(complaints).map_err(refused)
+}
+
+/// Refuses a patch that means an earlier namesake.
+fn check_uid(resource: &Resource, name: &str, scale: &Value, old: &Value) -> Result<(), ApiError> {
+    let uid = |object: &Value| object["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+    let (wanted, found) = (uid(scale), uid(old));
+    if wanted.is_empty() || wanted == found || resource.is_foreign() {
+        return Ok(());
+    }
+    Err(ApiError::Conflict {
+        resource: GroupResource::new(&*resource.group, format!("{}/scale", resource.name)),
+        name: name.to_owned(),
+        message: format!(
+            "Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}"
+        ),
+    })
 }
 
 /// Kind and version may be left out, but must not be others.
@@ -157,13 +203,13 @@ fn check_kind(scale: &Value) -> Result<(), ApiError> {
 }
 
 fn check(resource: &Resource, name: &str, scale: &Value, is_whole: bool) -> Result<i64, ApiError> {
-    let invalid = |cause: schema::Cause| ApiError::Invalid {
+    let invalid = |causes: Vec<schema::Cause>| ApiError::Invalid {
         kind: match resource.is_foreign() {
             true => resource.group_kind(),
             false => GroupResource::new("autoscaling", "Scale"),
         },
         name: name.to_owned(),
-        causes: vec![cause.into()],
+        causes: causes.into_iter().map(Into::into).collect(),
     };
     let replicas = match &scale["spec"]["replicas"] {
         Value::Null => 0,
@@ -179,14 +225,18 @@ fn check(resource: &Resource, name: &str, scale: &Value, is_whole: bool) -> Resu
             return Err(unhandled(("Scale", "v1"), "Scale", &fault));
         }
     };
+    let mut causes = match resource.is_foreign() {
+        true => Vec::new(),
+        false => meta::of_embedded(&scale["metadata"]),
+    };
     if replicas < 0 {
         let (field, fault) = match resource.is_foreign() {
             true => (".spec.replicas", "should be a non-negative integer"),
             false => ("spec.replicas", "must be greater than or equal to 0"),
         };
-        return Err(invalid(schema::Cause::invalid(field, &replicas.into(), fault)));
+        causes.push(schema::Cause::invalid(field, &replicas.into(), fault));
     }
-    Ok(replicas)
+    if causes.is_empty() { Ok(replicas) } else { Err(invalid(causes)) }
 }
 
 /// The Scale of an object, as admission sees it.
@@ -276,8 +326,16 @@ fn put(object: &mut Value, path: &[String], value: Value) {
     *place = value;
 }
 
-fn answer(call: &Call<'_>, paths: &ScalePaths, object: &Value) -> Response {
+fn answer(call: &Call<'_>, paths: &ScalePaths, object: &Value) -> Result<Response, ApiError> {
     let scale = scale(call.resource, paths, object);
-    let body = serde_json::to_vec(&scale).unwrap_or_default();
-    respond::formatted(&call.output, StatusCode::OK, body.into())
+    let body = match &call.output.shape {
+        Shape::Table(version) if !call.resource.is_foreign() => {
+            table::render_scale(scale, respond::include_object(&call.query)?, version)
+        }
+        Shape::Metadata(version) if !call.resource.is_foreign() => {
+            respond::partial(call.resource, version, &scale.to_string().into())
+        }
+        _ => scale.to_string().into(),
+    };
+    Ok(respond::formatted(&call.output, StatusCode::OK, body))
 }

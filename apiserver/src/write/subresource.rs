@@ -3,12 +3,11 @@
 use axum::response::Response;
 use bytes::Bytes;
 use http::StatusCode;
-use schema::Schema;
 use serde_json::{Value, json};
 
-use super::kind::{unhandled, unregistered};
+use super::kind::Part;
 use super::update::{Change, Plan, update};
-use super::{DeleteOptions, Writer, decode, delete, meta};
+use super::{DeleteOptions, Writer, decode, delete, meta, told};
 use crate::admission;
 use crate::handlers::options::WriteOptions;
 use crate::handlers::selector::Labels;
@@ -36,31 +35,16 @@ pub(super) async fn handle(call: &Call<'_>, body: &[u8]) -> Result<Option<Respon
     Ok(Some(response))
 }
 
-/// Decodes a body of another kind than the resource's.
+/// Decodes a body of another kind than the resource's, which is in the namespace of the request.
 fn other_kind(
     call: &Call<'_>,
+    writer: &mut Writer<'_>,
     body: &[u8],
-    (group, version, kind): (&str, &str, &str),
+    kind: &Part,
 ) -> Result<Value, ApiError> {
-    let unrecognized = |fault: String| {
-        ApiError::BadRequest(format!(
-            "the object provided is unrecognized (must be of type {kind}): {fault}"
-        ))
-    };
-    let mut decoded = decode::decode(body, decode::body_format(call.headers)?)
-        .map_err(|e| unrecognized(format!("couldn't get version/kind; json parse error: {e}")))?;
-    if !decoded.value.is_object() {
-        return Err(unrecognized("couldn't get version/kind".to_owned()));
-    }
-    let refused = |given: &str, fault: &str| unhandled((given, version), kind, fault);
-    if let Some(given) = decoded.value["kind"].as_str().filter(|k| !k.is_empty() && *k != kind) {
-        let of = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
-        return Err(refused(given, &unregistered(given, &of)));
-    }
-    if let Some(schema) = Schema::for_gvk(group, version, kind) {
-        schema.decode(&mut decoded.value).map_err(|fault| refused(kind, &fault.to_string()))?;
-    }
-    Ok(decoded.value)
+    let mut object = writer.decode_part(kind, body, decode::body_format(call.headers)?)?;
+    meta::fit_namespace(writer, &mut object)?;
+    Ok(object)
 }
 
 fn success(call: &Call<'_>) -> Response {
@@ -85,7 +69,17 @@ fn part(name: &str) -> GroupResource {
 /// Assigns a pod to a node, once.
 async fn bind(call: &Call<'_>, body: &[u8]) -> Result<Response, ApiError> {
     let options = WriteOptions::parse(&call.query, call.method)?;
-    let mut binding = other_kind(call, body, ("", "v1", "Binding"))?;
+    let mut writer = Writer::new(call, options);
+    let binding = other_kind(call, &mut writer, body, &Part::BINDING)?;
+    let warnings = std::mem::take(&mut writer.warnings);
+    told(call, &warnings, bind_to(call, writer, binding).await)
+}
+
+async fn bind_to(
+    call: &Call<'_>,
+    writer: Writer<'_>,
+    mut binding: Value,
+) -> Result<Response, ApiError> {
     let meta_of = &binding["metadata"];
     let name = if call.info.name.is_empty() {
         meta_of["name"].as_str().unwrap_or_default()
@@ -96,7 +90,7 @@ async fn bind(call: &Call<'_>, body: &[u8]) -> Result<Response, ApiError> {
     let registry = call.registry.clone();
     let pods = registry.find("", "pods").ok_or(ApiError::NoResource)?;
     let info = RequestInfo { name: name.clone(), ..call.info.clone() };
-    let mut writer = Writer { resource: pods, info: &info, ..Writer::new(call, options) };
+    let mut writer = Writer { resource: pods, info: &info, ..writer };
     admission::pass(&mut writer, Some("binding"), &mut binding).await?;
     writer.admitted = true;
     fit_url(call, "Binding", &binding)?;
@@ -187,10 +181,20 @@ fn set_condition(object: &mut Value, mut condition: Value) {
 
 /// Deletes a pod if its disruption budget has room.
 async fn evict(call: &Call<'_>, body: &[u8]) -> Result<Response, ApiError> {
-    let mut options = WriteOptions::parse(&call.query, call.method)?;
-    let mut eviction = other_kind(call, body, ("policy", "v1", "Eviction"))?;
+    let options = WriteOptions::parse(&call.query, call.method)?;
+    let mut writer = Writer::new(call, options);
+    let eviction = other_kind(call, &mut writer, body, &Part::EVICTION)?;
+    let warnings = std::mem::take(&mut writer.warnings);
+    told(call, &warnings, evict_by(call, writer, eviction).await)
+}
+
+async fn evict_by(
+    call: &Call<'_>,
+    mut writer: Writer<'_>,
+    mut eviction: Value,
+) -> Result<Response, ApiError> {
+    let mut options = writer.options.clone();
     fit_url(call, "Eviction", &eviction)?;
-    let mut writer = Writer::new(call, options.clone());
     admission::pass(&mut writer, Some("eviction"), &mut eviction).await?;
     let asked = &eviction["deleteOptions"];
     let dry: Vec<&str> =
@@ -391,8 +395,17 @@ fn review_context<'a>(call: &'a Call<'_>) -> reviews::Context<'a> {
 /// Issues a token for a service account.
 async fn token(call: &Call<'_>, body: &[u8]) -> Result<Response, ApiError> {
     let options = WriteOptions::parse(&call.query, call.method)?;
-    let mut request = other_kind(call, body, ("authentication.k8s.io", "v1", "TokenRequest"))?;
     let mut writer = Writer::new(call, options);
+    let request = other_kind(call, &mut writer, body, &Part::TOKEN)?;
+    let warnings = std::mem::take(&mut writer.warnings);
+    told(call, &warnings, issue(call, writer, request).await)
+}
+
+async fn issue(
+    call: &Call<'_>,
+    mut writer: Writer<'_>,
+    mut request: Value,
+) -> Result<Response, ApiError> {
     own_token_request(&writer, &mut request, &meta::agent(call.headers));
     admission::pass(&mut writer, Some("token"), &mut request).await?;
     call.core.fresh(&["serviceaccounts", "pods", "secrets", "nodes"]).await?;
@@ -412,7 +425,7 @@ fn own_token_request(writer: &Writer<'_>, request: &mut Value, agent: &str) {
         subresource: "token",
         time: &time,
     };
-    if let Some(schema) = Schema::for_gvk("authentication.k8s.io", "v1", "TokenRequest") {
+    if let Some(schema) = Part::TOKEN.schema() {
         schema.track_update(None, request, &who);
     }
 }

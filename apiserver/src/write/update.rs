@@ -78,7 +78,7 @@ pub(super) async fn handle(call: &Call<'_>, body: &[u8]) -> Result<Response, Api
     let mut writer = Writer::new(call, options);
     let mut object = writer.decode(body, format)?;
     let name = call.info.name.clone();
-    let fitted = fit_name(&name, &object).and_then(|()| meta::fit_namespace(&writer, &mut object));
+    let fitted = meta::fit_namespace(&writer, &mut object).and_then(|()| fit_name(&name, &object));
     if let Err(error) = fitted {
         return answer(call, &writer, StatusCode::OK, Err(error));
     }
@@ -183,6 +183,11 @@ fn check_version(
     current: &Entry,
     old: &Value,
 ) -> Result<(), ApiError> {
+    let uid = object["metadata"]["uid"].as_str().unwrap_or_default();
+    let known = old["metadata"]["uid"].as_str().unwrap_or_default();
+    if !uid.is_empty() && uid != known && writer.info.verb != "patch" {
+        return Err(uid_conflict(writer, &plan.name, uid, known));
+    }
     let version = object["metadata"]["resourceVersion"].as_str().unwrap_or_default();
     if !matches!(version, "" | "0") && version != current.revision.to_string() {
         return Err(writer.conflict(&plan.name));
@@ -202,25 +207,37 @@ fn check_version(
             causes: vec![cause.into()],
         });
     }
-    let uid = object["metadata"]["uid"].as_str().unwrap_or_default();
-    let known = old["metadata"]["uid"].as_str().unwrap_or_default();
-    if !uid.is_empty() && uid != known && writer.info.verb != "patch" {
-        return Err(uid_conflict(writer, &plan.name, uid, known));
-    }
     Ok(())
 }
 
 /// The refusal of a write that means an earlier namesake.
 pub(super) fn uid_conflict(writer: &Writer<'_>, name: &str, uid: &str, known: &str) -> ApiError {
     let resource = writer.resource;
-    let key = [&*resource.name, writer.namespace(), name].into_iter().filter(|p| !p.is_empty());
+    let folder = upstream_folder(&resource.name);
+    // What only looks, as a dry run, looks below the root.
+    let root = if writer.options.dry_run { "" } else { "/registry" };
+    let key = [folder, writer.namespace(), name].into_iter().filter(|p| !p.is_empty());
     let key = key.collect::<Vec<_>>().join("/");
     ApiError::Conflict {
         resource: resource.group_resource(),
         name: name.to_owned(),
         message: format!(
-            "StorageError: invalid object, Code: 4, Key: /registry/{key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {uid}, UID in object meta: {known}"
+            "StorageError: invalid object, Code: 4, Key: {root}/{key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {uid}, UID in object meta: {known}"
         ),
+    }
+}
+
+/// Where upstream stores the objects of a type.
+///
+/// Source: `SpecialDefaultResourcePrefixes` in upstream's `pkg/kubeapiserver`, and the registries of its types.
+fn upstream_folder(resource: &str) -> &str {
+    match resource {
+        "replicationcontrollers" => "controllers",
+        "endpoints" => "services/endpoints",
+        "services" => "services/specs",
+        "nodes" => "minions",
+        "ingresses" => "ingress",
+        other => other,
     }
 }
 
@@ -239,6 +256,7 @@ async fn replace(
     }
     // What a default depends on is what was sent, even where this kind of update does not take it.
     writer.default(&mut object);
+    resource.strategy.inherit(&mut object);
     isolate(writer, plan.subresource, &mut object, old);
     if writer.info.verb == "update" {
         meta::dedup_owners(writer, &mut object, "");
@@ -265,6 +283,7 @@ async fn replace(
     if super::delete::is_released(&resource, &object) {
         return remove(writer, plan, &object, current).await;
     }
+    resource.strategy.inherit(&mut object);
     let stored = writer.encode(&object).await?;
     if stored == current.value {
         return Ok(Outcome::Unchanged(text::with_version(&stored, current.revision)));

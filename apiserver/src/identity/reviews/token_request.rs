@@ -85,7 +85,9 @@ fn metadata(ctx: &Context<'_>, name: &str, body: &Value) -> Value {
         "uid": Uuid::new_v4().to_string(),
         "creationTimestamp": seconds(ctx.now),
     });
-    for field in ["labels", "annotations", "finalizers", "ownerReferences", "managedFields"] {
+    for field in
+        ["generateName", "labels", "annotations", "finalizers", "ownerReferences", "managedFields"]
+    {
         if let Some(value) = body.pointer(&format!("/metadata/{field}")) {
             metadata[field] = value.clone();
         }

@@ -15,6 +15,10 @@ pub(in crate::types) struct DaemonSets;
 const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
 
 impl Strategy for DaemonSets {
+    fn hidden(&self) -> &'static [&'static str] {
+        &[TEMPLATE_GENERATION]
+    }
+
     fn default(&self, obj: &mut Value) {
         if obj["metadata"]["annotations"][TEMPLATE_GENERATION].is_null() {
             ensure(&mut obj["metadata"], "annotations")
