@@ -130,8 +130,8 @@ impl Strategy for Deployments {
         causes.0
     }
 
-    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
-        pod::template_warnings(obj)
+    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
+        pod::workload_warnings(obj, old, "spec.template")
     }
 
     fn counts_generation(&self) -> bool {
@@ -183,8 +183,8 @@ impl Strategy for ReplicaSets {
         causes.0
     }
 
-    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
-        pod::template_warnings(obj)
+    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
+        pod::workload_warnings(obj, old, "spec.template")
     }
 
     fn counts_generation(&self) -> bool {
@@ -257,8 +257,8 @@ impl Strategy for ReplicationControllers {
         causes.0
     }
 
-    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
-        pod::template_warnings(obj)
+    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
+        pod::workload_warnings(obj, old, "spec.template")
     }
 
     fn orphans_by_default(&self) -> bool {

@@ -107,14 +107,7 @@ impl Strategy for Jobs {
     }
 
     fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
-        let faults = words::label(text(&obj["metadata"], "name"));
-        let name = (old.is_none() && !faults.is_empty()).then(|| {
-            format!(
-                "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: [{}]",
-                faults.join(" ")
-            )
-        });
-        name.into_iter().chain(pod::template_warnings(obj)).collect()
+        pod::workload_warnings(obj, old, "spec.template")
     }
 
     fn orphans_by_default(&self) -> bool {
@@ -452,6 +445,10 @@ impl Strategy for CronJobs {
             causes.not_supported(&job_at.field("manualSelector"), &true.into(), &["nil", "false"]);
         }
         causes.0
+    }
+
+    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
+        pod::workload_warnings(obj, old, "spec.jobTemplate.spec.template")
     }
 
     fn validate_name(&self, name: &str) -> Vec<String> {

@@ -6,7 +6,7 @@ use schema::Cause;
 use serde_json::{Value, json};
 
 use super::check::{At, Causes, ensure, flag, is_empty, members, remove, text};
-use super::{Ctx, Strategy, words};
+use super::{Ctx, Strategy, tls_pair, words};
 use crate::registry::Selectable;
 use crate::status::ApiError;
 
@@ -98,6 +98,17 @@ impl Strategy for Secrets {
             }
         }
         causes.0
+    }
+
+    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
+        if text(obj, "type") != "kubernetes.io/tls" {
+            return Vec::new();
+        }
+        let part = |key: &str| {
+            let bytes = BASE64.decode(text(&obj["data"], key)).unwrap_or_default();
+            String::from_utf8_lossy(&bytes).into_owned()
+        };
+        tls_pair::fault(&part("tls.crt"), &part("tls.key")).into_iter().collect()
     }
 
     fn selectable(&self) -> Vec<Selectable> {

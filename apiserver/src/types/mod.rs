@@ -25,6 +25,7 @@ mod scheduling;
 mod service;
 mod sources;
 mod storage;
+mod tls_pair;
 pub(crate) mod webhooks;
 pub(crate) mod words;
 
@@ -104,6 +105,9 @@ pub trait Strategy: Send + Sync {
 
     /// Defaults that depend on other fields.
     fn default(&self, _obj: &mut Value) {}
+
+    /// Defaults of what was left out, before those of the schema.
+    fn default_absent(&self, _obj: &mut Value) {}
 
     /// What the metadata takes from the rest of the object: when it is sent, and once more, judged by nobody, when
     /// it is stored, since upstream does so with all that it reads.

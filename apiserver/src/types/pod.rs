@@ -154,8 +154,14 @@ impl Strategy for Pods {
         causes.0
     }
 
-    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
-        warnings::all("", obj)
+    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
+        if old.is_some() {
+            return Vec::new();
+        }
+        name_warning(obj, old, "the Pod's hostname")
+            .into_iter()
+            .chain(warnings::all("", obj))
+            .collect()
     }
 
     fn selectable(&self) -> Vec<Selectable> {
@@ -270,6 +276,10 @@ impl Strategy for Templates {
         causes.0
     }
 
+    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
+        template_warnings(obj, old, "template")
+    }
+
     fn counts_generation(&self) -> bool {
         true
     }
@@ -291,9 +301,31 @@ pub(crate) fn template_labels(obj: &mut Value) {
     }
 }
 
-/// What is a bad idea in the template of a workload.
-pub(crate) fn template_warnings(obj: &Value) -> Vec<String> {
-    warnings::all("spec.template.", &obj["spec"]["template"])
+/// What is a bad idea in the template at a path, unless nothing but metadata has changed.
+pub(crate) fn template_warnings(obj: &Value, old: Option<&Value>, path: &str) -> Vec<String> {
+    let generation = |object: &Value| object["metadata"]["generation"].as_i64();
+    if old.is_some_and(|old| generation(old) == generation(obj)) {
+        return Vec::new();
+    }
+    let template = obj.pointer(&format!("/{}", path.replace('.', "/")));
+    warnings::all(&format!("{path}."), template.unwrap_or(&Value::Null))
+}
+
+/// As [`template_warnings`], of a type whose pods are named by it.
+pub(crate) fn workload_warnings(obj: &Value, old: Option<&Value>, path: &str) -> Vec<String> {
+    let name = name_warning(obj, old, "Pod names and hostnames");
+    name.into_iter().chain(template_warnings(obj, old, path)).collect()
+}
+
+/// A new object's name makes names of hosts, which are labels.
+fn name_warning(obj: &Value, old: Option<&Value>, used: &str) -> Option<String> {
+    let faults = super::words::label(text(&obj["metadata"], "name"));
+    (old.is_none() && !faults.is_empty()).then(|| {
+        format!(
+            "metadata.name: this is used in {used}, which can result in surprising behavior; a DNS label is recommended: [{}]",
+            faults.join(" ")
+        )
+    })
 }
 
 /// What is wrong with a pod template.

@@ -134,15 +134,18 @@ impl Strategy for Services {
             let cause = Cause::invalid(format!("spec.ports[{n}].nodePort"), &port.into(), why);
             return Err(invalid(obj, vec![cause]));
         }
-        health_check_in_range(ctx, &obj["spec"])?;
-        let mut early = Causes::default();
-        validate::spec(&mut early, &obj["spec"], None);
-        if !early.0.is_empty() || !obj["spec"].is_object() {
-            return Ok(()); // Validation refuses it, and nothing was taken.
+        if !obj["spec"].is_object() {
+            return Ok(());
         }
         self.catch_up(ctx);
         let uid = text(&obj["metadata"], "uid").to_owned();
-        let result = self.place(ctx, &uid, obj, None);
+        let mut early = Causes::default();
+        validate::spec(&mut early, &obj["spec"], None);
+        if !early.0.is_empty() {
+            // Validation refuses it; but what cannot be had is told before.
+            return self.place(ctx, &uid, &mut obj.clone(), None, true);
+        }
+        let result = self.place(ctx, &uid, obj, None, ctx.dry_run);
         if result.is_err() && !ctx.dry_run {
             self.allocator.give_back(&uid);
         }
@@ -176,7 +179,7 @@ impl Strategy for Services {
         }
         self.catch_up(ctx);
         let uid = text(&old["metadata"], "uid").to_owned();
-        self.place(ctx, &uid, obj, Some(&old["spec"]))
+        self.place(ctx, &uid, obj, Some(&old["spec"]), ctx.dry_run)
     }
 
     fn validate(&self, obj: &Value, old: Option<&Value>, subresource: Option<&str>) -> Vec<Cause> {
@@ -289,15 +292,11 @@ fn no_health_check(wanted: Option<i64>, Refusal(why): Refusal) -> ApiError {
     ApiError::Internal(format!("failed to allocate {what}: {why}"))
 }
 
-/// A port for health checks is looked for before anything is judged.
-fn health_check_in_range(ctx: &Ctx<'_>, spec: &Value) -> Result<(), ApiError> {
-    let wanted = spec["healthCheckNodePort"].as_i64().filter(|n| *n != 0);
-    let Some(port) = wanted.filter(|_| wants_health_check(spec)) else { return Ok(()) };
+/// Whether a port is one of those that services do not get, which upstream does not look at in a dry run.
+fn passes_unseen(ctx: &Ctx<'_>, wanted: Option<i64>) -> bool {
     let (first, last) = ctx.core.config.node_ports;
-    if (i64::from(first)..=i64::from(last)).contains(&port) {
-        return Ok(());
-    }
-    Err(no_health_check(wanted, allocate::out_of_range((first, last))))
+    let is_outside = |port: i64| port < i64::from(first) || port > i64::from(last);
+    ctx.dry_run && wanted.is_some_and(is_outside)
 }
 
 fn refuse(obj: &Value, causes: Vec<Cause>) -> Result<(), ApiError> {
@@ -447,27 +446,28 @@ impl Services {
         }
     }
 
-    /// Gives a service its families, addresses and ports.
+    /// Gives a service its families, addresses and ports; a dry one is given none that others could not get.
     fn place(
         &self,
         ctx: &Ctx<'_>,
         uid: &str,
         obj: &mut Value,
         old: Option<&Value>,
+        dry: bool,
     ) -> Result<(), ApiError> {
         let placed = families(&mut obj["spec"]).and_then(|()| {
-            self.allocate(ctx, uid, &mut obj["spec"], old).map_err(|cause| vec![cause])
+            self.allocate(ctx, uid, &mut obj["spec"], old, dry).map_err(|cause| vec![cause])
         });
         placed.map_err(|causes| invalid(obj, causes))?;
-        if wants_health_check(&obj["spec"]) {
-            let wanted = obj["spec"]["healthCheckNodePort"].as_i64().filter(|n| *n != 0);
+        let wanted = obj["spec"]["healthCheckNodePort"].as_i64().filter(|n| *n != 0);
+        if wants_health_check(&obj["spec"]) && !passes_unseen(ctx, wanted) {
             let range = ctx.core.config.node_ports;
             let mut ports = items(&obj["spec"]["ports"]).iter();
             if wanted.is_some() && ports.any(|port| port["nodePort"].as_i64() == wanted) {
                 let taken = "provided port is already allocated".to_owned();
                 return Err(no_health_check(wanted, Refusal(taken)));
             }
-            let port = self.allocator.port(uid, range, wanted, old.is_some(), ctx.dry_run);
+            let port = self.allocator.port(uid, range, wanted, old.is_some(), dry);
             let port = port.map_err(|refusal| no_health_check(wanted, refusal))?;
             obj["spec"]["healthCheckNodePort"] = port.into();
         }
@@ -481,6 +481,7 @@ impl Services {
         uid: &str,
         spec: &mut Value,
         old: Option<&Value>,
+        dry: bool,
     ) -> Result<(), Cause> {
         let config = &ctx.core.config;
         if kind(spec) != "ExternalName" && !is_headless(spec) {
@@ -498,13 +499,13 @@ impl Services {
                         "the service range is not usable",
                     )
                 })?;
-                let ip = self.allocator.ip(uid, range, wanted, ctx.dry_run).map_err(refused)?;
+                let ip = self.allocator.ip(uid, range, wanted, dry).map_err(refused)?;
                 spec["clusterIP"] = ip.to_string().into();
                 spec["clusterIPs"] = json!([ip.to_string()]);
             }
         }
         if matches!(kind(spec), "NodePort" | "LoadBalancer") {
-            self.node_ports(ctx, uid, spec, old.is_some())?;
+            self.node_ports(ctx, uid, spec, old.is_some(), dry)?;
         }
         Ok(())
     }
@@ -516,14 +517,16 @@ impl Services {
         uid: &str,
         spec: &mut Value,
         known: bool,
+        dry: bool,
     ) -> Result<(), Cause> {
         let range = ctx.core.config.node_ports;
         let automatic = wants_node_ports(spec);
         let ports = spec.get_mut("ports").and_then(Value::as_array_mut);
         let ports = ports.map(Vec::as_mut_slice).unwrap_or_default();
         for (n, port) in ports.iter().enumerate() {
-            if let Some(wanted) = port["nodePort"].as_i64().filter(|w| *w != 0) {
-                self.allocator.port(uid, range, Some(wanted), known, ctx.dry_run).map_err(
+            let wanted = port["nodePort"].as_i64().filter(|w| *w != 0);
+            if let Some(wanted) = wanted.filter(|_| !passes_unseen(ctx, wanted)) {
+                self.allocator.port(uid, range, Some(wanted), known, dry).map_err(
                     |Refusal(why)| {
                         Cause::invalid(format!("spec.ports[{n}].nodePort"), &port["nodePort"], &why)
                     },
@@ -542,7 +545,7 @@ impl Services {
             let number = match twin {
                 Some(twin) => twin["nodePort"].clone(),
                 None => {
-                    let free = self.allocator.port(uid, range, None, known, ctx.dry_run);
+                    let free = self.allocator.port(uid, range, None, known, dry);
                     let refused = |Refusal(why): Refusal| {
                         Cause::invalid(format!("spec.ports[{n}].nodePort"), &0.into(), &why)
                     };

@@ -168,6 +168,12 @@ pub(super) fn validate(
     causes
 }
 
+/// Whether the metadata of a new object is looked at only if nothing else is wrong with it.
+pub(super) fn is_judged_last(resource: &Resource) -> bool {
+    let rounds = Rounds::of(&resource.group, &resource.name, None);
+    resource.bare_items && rounds.alone + rounds.compared == 0
+}
+
 /// What is wrong with the metadata of an object inside of another one, beside its names.
 pub(super) fn of_embedded(meta: &Value) -> Vec<Cause> {
     let mut causes = Vec::new();

@@ -342,7 +342,11 @@ impl<'a> Writer<'a> {
         by_schema.retain(|cause| {
             !cause.field.starts_with("metadata.ownerReferences") && !strategy.judges(&cause.field)
         });
-        causes.extend(schema::cause::merge(by_schema, own));
+        let others = schema::cause::merge(by_schema, own);
+        if old.is_none() && !others.is_empty() && meta::is_judged_last(self.resource) {
+            causes.clear();
+        }
+        causes.extend(others);
         let makes_pods = matches!(&*self.resource.group, "" | "apps" | "batch");
         if makes_pods && !self.core.config.allow_privileged && subresource != Some("status") {
             causes.extend(privileged(value));
@@ -375,6 +379,7 @@ impl<'a> Writer<'a> {
 
     /// Static and conditional defaults.
     pub fn default(&self, value: &mut Value) {
+        self.resource.strategy.default_absent(value);
         if let Some(schema) = self.resource.schema.get() {
             schema.default(value);
         }

@@ -33,7 +33,10 @@ pub(super) async fn handle(call: &Call<'_>, body: &[u8]) -> Result<Response, Api
     let mut writer = Writer::new(call, options);
     let manager = writer.manager(&meta::agent(call.headers));
     let plan = Plan { scale: Some(&paths), ..Plan::new(&call.info.name, Some("scale"), None) };
-    let wanted = Wanted::parse(call, &mut writer, body)?;
+    let wanted = match Wanted::parse(call, &mut writer, body) {
+        Ok(wanted) => wanted,
+        Err(refusal) => return told(call, &writer.warnings, Err(refusal)),
+    };
     let updated = update(&mut writer, &plan, |writer, old| {
         let mut before = scale(call.resource, &paths, old);
         before["metadata"]["managedFields"] = apply::scale_owners(old, &paths.spec_replicas);

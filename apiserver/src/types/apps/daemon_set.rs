@@ -86,8 +86,11 @@ impl Strategy for DaemonSets {
         causes.0
     }
 
-    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
-        pod::template_warnings(obj)
+    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
+        if old.is_some_and(|old| old["spec"]["template"] == obj["spec"]["template"]) {
+            return Vec::new();
+        }
+        pod::template_warnings(obj, old, "spec.template")
     }
 
     fn counts_generation(&self) -> bool {

@@ -14,15 +14,27 @@ use crate::types::{Strategy, pod, storage, words};
 pub(in crate::types) struct StatefulSets;
 
 impl Strategy for StatefulSets {
+    /// Who names the strategy must say all of it.
+    fn default_absent(&self, obj: &mut Value) {
+        let Some(spec) = part(obj, "spec") else { return };
+        if text(&spec["updateStrategy"], "type").is_empty() {
+            default(spec, "updateStrategy", json!({}));
+            default(&mut spec["updateStrategy"], "rollingUpdate", json!({}));
+        }
+    }
+
     fn default(&self, obj: &mut Value) {
         if let Some(status) = part(obj, "status") {
             default(status, "replicas", 0);
             default(status, "availableReplicas", 0);
         }
         let Some(spec) = part(obj, "spec") else { return };
-        if text(&spec["updateStrategy"], "type") == "RollingUpdate" {
-            default(&mut spec["updateStrategy"], "rollingUpdate", json!({}));
-            default(&mut spec["updateStrategy"]["rollingUpdate"], "partition", 0);
+        let strategy = &mut spec["updateStrategy"];
+        if text(strategy, "type") == "RollingUpdate" && !strategy["rollingUpdate"].is_null() {
+            default(&mut strategy["rollingUpdate"], "partition", 0);
+        }
+        if let Some(ordinals) = part(spec, "ordinals") {
+            default(ordinals, "start", 0);
         }
         for template in items_mut(spec, "volumeClaimTemplates") {
             storage::template_default(template);
@@ -76,8 +88,8 @@ impl Strategy for StatefulSets {
         causes.0
     }
 
-    fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
-        let mut warnings = pod::template_warnings(obj);
+    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
+        let mut warnings = pod::template_warnings(obj, old, "spec.template");
         if obj["spec"]["revisionHistoryLimit"].as_i64().is_some_and(|limit| limit < 0) {
             warnings.push("spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended".to_owned());
         }

@@ -80,8 +80,12 @@ fn policies(causes: &mut Causes, at: &At<'_>, spec: &Value) {
     causes.one_of(&at.field("restartPolicy"), &spec["restartPolicy"], &restart);
     let dns = ["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
     causes.one_of(&at.field("dnsPolicy"), &spec["dnsPolicy"], &dns);
-    let preemption = ["PreemptLowerPriority", "Never"];
-    causes.one_of(&at.field("preemptionPolicy"), &spec["preemptionPolicy"], &preemption);
+    let (preemption, at) = (&spec["preemptionPolicy"], at.field("preemptionPolicy"));
+    if *preemption == "" {
+        causes.required(&at, "");
+    } else {
+        causes.one_of(&at, preemption, &["PreemptLowerPriority", "Never"]);
+    }
 }
 
 /// On the host's network a port of the host is the container's own.

@@ -3,6 +3,7 @@
 //! Source: upstream's `pkg/apis/resource/validation`; KEP-4381.
 
 mod access;
+mod policy;
 mod request;
 mod slice;
 mod status;
@@ -139,11 +140,33 @@ impl Strategy for Slices {
             let capacity = part(device, "capacity").and_then(Value::as_object_mut);
             for (_, amount) in capacity.into_iter().flatten() {
                 default(amount, "value", "0");
+                // It is shown even if there is none.
+                if let Some(policy) = part(amount, "requestPolicy")
+                    && policy.get("default").is_none()
+                {
+                    policy["default"] = Value::Null;
+                }
             }
             for taint in items_mut(device, "taints") {
                 default(taint, "timeAdded", crate::write::now());
             }
         }
+    }
+
+    fn prepare_create(&self, _ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {
+        without_lists(obj);
+        Ok(())
+    }
+
+    fn prepare_update(
+        &self,
+        _ctx: &Ctx<'_>,
+        obj: &mut Value,
+        _old: &Value,
+        _subresource: Option<&str>,
+    ) -> Result<(), ApiError> {
+        without_lists(obj);
+        Ok(())
     }
 
     fn validate(&self, obj: &Value, old: Option<&Value>, _subresource: Option<&str>) -> Vec<Cause> {
@@ -158,6 +181,18 @@ impl Strategy for Slices {
 
     fn counts_generation(&self) -> bool {
         true
+    }
+}
+
+/// Upstream does not take lists as attributes of devices yet.
+fn without_lists(slice: &mut Value) {
+    let Some(spec) = part(slice, "spec") else { return };
+    for device in items_mut(spec, "devices") {
+        let attributes = part(device, "attributes").and_then(Value::as_object_mut);
+        for attribute in attributes.into_iter().flatten().filter_map(|(_, a)| a.as_object_mut()) {
+            attribute
+                .retain(|kind, _| !matches!(&**kind, "bools" | "ints" | "strings" | "versions"));
+        }
     }
 }
 

@@ -103,19 +103,13 @@ fn request(causes: &mut Causes, at: &At<'_>, request: &Value) {
             if fits(causes, &list, alternatives, ALTERNATIVES) {
                 for (n, sub) in items(alternatives).iter().enumerate() {
                     let at = list.index(n);
-                    name(causes, &at.field("name"), &sub["name"]);
+                    let name = text(sub, "name");
+                    causes.faults(&at.field("name"), name, words::label(name));
                     wanted(causes, &at, sub);
                 }
                 unique(causes, &list, items(alternatives).iter().map(|sub| text(sub, "name")));
             }
         }
-    }
-}
-
-/// The name of an alternative; that of a request may be missing in other words.
-fn name(causes: &mut Causes, at: &At<'_>, name: &Value) {
-    if causes.present(at, name, "") {
-        causes.label(at, name);
     }
 }
 

@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::super::check::{At, Causes, flag, is_empty, items, members, text};
 use super::super::words;
 use super::super::{pod, sources};
+use super::policy::policy;
 use super::request::{fits, pool_name, qualified_name, unique};
 
 /// Most devices of a slice, and of one that has taints or counters.
@@ -146,10 +147,15 @@ fn device(causes: &mut Causes, at: &At<'_>, device: &Value, selects_nodes: bool)
     let map = at.field("capacity");
     for (name, amount) in members(capacity) {
         qualified_name(causes, &map, name);
-        if !amount["requestPolicy"].is_null() && !flag(device, "allowMultipleAllocations") {
-            let at = map.key(name);
-            let detail = "allowMultipleAllocations must be true";
-            causes.forbidden(&at.field("requestPolicy"), detail);
+        let limits = &amount["requestPolicy"];
+        let at = map.key(name);
+        let at = at.field("requestPolicy");
+        if limits.is_null() {
+            continue;
+        } else if flag(device, "allowMultipleAllocations") {
+            policy(causes, &at, limits, &amount["value"]);
+        } else {
+            causes.forbidden(&at, "allowMultipleAllocations must be true");
         }
     }
     let list = at.field("taints");

@@ -259,7 +259,10 @@ impl Allocator {
             Some(port) => {
                 let fits = u16::try_from(port).ok().filter(|p| (range.0..=range.1).contains(p));
                 let Some(port) = fits else {
-                    return Err(out_of_range(range));
+                    return Err(Refusal(format!(
+                        "provided port is not in the valid range. The range of valid ports is {}-{}",
+                        range.0, range.1
+                    )));
                 };
                 if taken.ports.get(&port).is_some_and(|owner| owner != uid) {
                     return Err(Refusal("provided port is already allocated".to_owned()));
@@ -293,13 +296,6 @@ impl Allocator {
             taken.stored(uid, None);
         }
     }
-}
-
-/// The refusal of a port that is none of those that services get.
-pub(super) fn out_of_range((first, last): (u16, u16)) -> Refusal {
-    Refusal(format!(
-        "provided port is not in the valid range. The range of valid ports is {first}-{last}"
-    ))
 }
 
 fn free_ip(taken: &Taken, range: Range) -> Option<IpAddr> {
