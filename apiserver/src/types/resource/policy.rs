@@ -38,13 +38,14 @@ fn chosen(causes: &mut Causes, at: &At<'_>, values: &Value, default: &Value, cap
             causes.invalid(&at.index(n + 1), &shown(&pair[1]), detail);
         }
     }
+    // Too many are not looked at.
+    let list = if super::request::fits(causes, at, values, VALUES) { list } else { &[] };
     for (n, value) in list.iter().enumerate() {
         above(causes, &at.index(n), value, "option", capacity);
         if list[..n].iter().any(|before| nano(before) == nano(value)) {
             causes.duplicate(&at.index(n), &shown(value));
         }
     }
-    super::request::fits(causes, at, values, VALUES);
     if !list.iter().any(|value| nano(value) == nano(default)) {
         let detail = "default value is not valid according to the requestPolicy";
         causes.invalid(at, &shown(default), detail);
