@@ -148,8 +148,8 @@ impl Schema {
         }
         // Rules rely on types and sizes being right.
         let blocks = |cause: &Cause| {
-            use Reason::{Required, TooLong, TooMany, TypeInvalid};
-            matches!(cause.reason, Required | TooLong | TooMany | TypeInvalid)
+            use Reason::{NotSupported, Required, TooLong, TooMany, TypeInvalid};
+            matches!(cause.reason, NotSupported | Required | TooLong | TooMany | TypeInvalid)
         };
         if causes.iter().any(blocks) {
             causes.push(Cause::invalid(

@@ -124,8 +124,11 @@ impl Validator {
     }
 
     fn unique(&mut self, node: &Node, list: &[Value], path: &Path<'_>) {
-        let mut seen = HashSet::with_capacity(list.len());
+        let mut seen = HashMap::with_capacity(list.len());
         for (index, value) in list.iter().enumerate() {
+            if node.list == ListType::Map && value.is_null() {
+                continue;
+            }
             if node.list == ListType::Map && !value.is_object() {
                 let detail = "must be an object for an array of list-type map";
                 self.causes.push(Cause::invalid(path.index(index).bracketed(), value, detail));
@@ -136,7 +139,10 @@ impl Validator {
                 ListType::Set => value.clone(),
                 ListType::Map => Value::Object(key_of(node, value)),
             };
-            if !seen.insert(key.to_string()) {
+            let n_before = seen.entry(key.to_string()).or_insert(0_usize);
+            *n_before += 1;
+            // Each value is told once, however often it occurs.
+            if *n_before == 2 {
                 self.causes.push(Cause::duplicate(path.index(index).bracketed(), &key));
             }
         }

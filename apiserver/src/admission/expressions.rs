@@ -40,6 +40,11 @@ impl Expression {
         Self { source: source.to_owned(), program: cel::compile(source) }
     }
 
+    /// What is wrong with the names of the objects that it makes.
+    pub(super) fn misnamed(&self) -> Option<String> {
+        self.program.as_ref().ok()?.misnamed()
+    }
+
     /// The value; a failure says which expression failed. Nothing if the budget is used up.
     pub(super) fn run(
         &self,

@@ -132,17 +132,41 @@ enum Check {
 const CHECKS: &[(&str, Check)] = &[
     ("ping", Check::Always),
     ("log", Check::Always),
+    ("loopback-serving-certificate", Check::Always),
     ("etcd", Check::Store),
     ("etcd-readiness", Check::Store),
     ("informer-sync", Check::Caches),
+    ("poststarthook/start-apiserver-admission-initializer", Check::Caches),
     ("poststarthook/generic-apiserver-start-informers", Check::Caches),
-    ("poststarthook/crd-informer-synced", Check::Caches),
+    ("poststarthook/priority-and-fairness-config-consumer", Check::Caches),
+    ("poststarthook/priority-and-fairness-filter", Check::Caches),
+    ("poststarthook/storage-object-count-tracker-hook", Check::Caches),
+    ("poststarthook/start-apiextensions-informers", Check::Caches),
     ("poststarthook/start-apiextensions-controllers", Check::Caches),
-    ("poststarthook/rbac/bootstrap-roles", Check::Objects),
+    ("poststarthook/crd-informer-synced", Check::Caches),
     ("poststarthook/start-system-namespaces-controller", Check::Objects),
-    ("poststarthook/bootstrap-controller", Check::Objects),
+    ("poststarthook/peer-endpoint-reconciler-controller", Check::Caches),
+    ("poststarthook/start-cluster-authentication-info-controller", Check::Objects),
+    ("poststarthook/start-kube-apiserver-identity-lease-controller", Check::Caches),
+    ("poststarthook/start-kube-apiserver-identity-lease-garbage-collector", Check::Caches),
+    ("poststarthook/storage-readiness", Check::Store),
+    ("poststarthook/start-legacy-token-tracking-controller", Check::Caches),
+    ("poststarthook/start-service-ip-repair-controllers", Check::Caches),
+    ("poststarthook/rbac/bootstrap-roles", Check::Objects),
     ("poststarthook/scheduling/bootstrap-system-priority-classes", Check::Objects),
     ("poststarthook/priority-and-fairness-config-producer", Check::Objects),
+    ("poststarthook/bootstrap-controller", Check::Objects),
+    ("poststarthook/start-kubernetes-service-cidr-controller", Check::Objects),
+    ("poststarthook/start-kube-aggregator-informers", Check::Caches),
+    ("poststarthook/apiservice-status-local-available-controller", Check::Caches),
+    ("poststarthook/apiservice-status-remote-available-controller", Check::Caches),
+    ("poststarthook/apiservice-registration-controller", Check::Caches),
+    ("poststarthook/apiservice-wait-for-first-sync", Check::Objects),
+    ("poststarthook/apiservice-discovery-controller", Check::Caches),
+    ("poststarthook/kube-apiserver-autoregistration", Check::Objects),
+    ("autoregister-completion", Check::Objects),
+    ("poststarthook/apiservice-openapi-controller", Check::Caches),
+    ("poststarthook/apiservice-openapiv3-controller", Check::Caches),
     ("shutdown", Check::NotStopping),
 ];
 
@@ -173,6 +197,7 @@ impl Endpoint {
     fn has(self, name: &str) -> bool {
         match name {
             "shutdown" | "informer-sync" | "etcd-readiness" => self == Self::Ready,
+            "loopback-serving-certificate" => self != Self::Ready,
             _ => true,
         }
     }
@@ -350,7 +375,8 @@ mod tests {
     #[tokio::test]
     async fn verbose_answers_name_each_check() {
         let (_, text) = ask(&ready(), "/healthz?verbose").await.unwrap();
-        assert!(text.starts_with("[+]ping ok\n[+]log ok\n[+]etcd ok\n"), "{text}");
+        let first = "[+]ping ok\n[+]log ok\n[+]loopback-serving-certificate ok\n[+]etcd ok\n";
+        assert!(text.starts_with(first), "{text}");
         assert!(text.ends_with("healthz check passed\n"), "{text}");
         assert!(!text.contains("shutdown"), "{text}");
     }

@@ -7,6 +7,7 @@ pub mod metrics;
 mod openapi;
 mod zpages;
 
+use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwapOption;
@@ -196,7 +197,7 @@ fn groups_answer(
     if has_route {
         asked.route(&MEDIA_TYPES)?;
     }
-    if matches!(asked.path, "/api" | "/apis")
+    if matches!(asked.path, "/api" | "/api/" | "/apis")
         && let Some(format) = aggregated_format(headers)
     {
         let of_core = parts == ["api"];
@@ -258,11 +259,35 @@ fn indicators(core: &Core) -> Result<String, std::fmt::Error> {
 }
 
 fn metrics(text: Result<String, std::fmt::Error>) -> Response {
-    const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
     match text {
-        Ok(text) => (StatusCode::OK, [(header::CONTENT_TYPE, TEXT)], text).into_response(),
+        Ok(text) => {
+            (StatusCode::OK, [(header::CONTENT_TYPE, TEXT)], prometheus(&text)).into_response()
+        }
         Err(error) => ApiError::internal(error).into_response(),
     }
+}
+
+/// OpenMetrics in the format that Kubernetes answers: there the names of counters have their ending everywhere, and
+/// nothing is said of units or of the end.
+///
+/// Source: prometheus.io, "Exposition formats", "Text-based format".
+fn prometheus(text: &str) -> String {
+    let is_of = |line: &str, what: &str| line.starts_with(&format!("# {what} "));
+    let counters: HashSet<&str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"))
+        .collect();
+    let mut out = String::with_capacity(text.len());
+    for line in text.lines().filter(|line| *line != "# EOF" && !is_of(line, "UNIT")) {
+        let named = line.split(' ').nth(2).filter(|name| counters.contains(name));
+        match named.filter(|_| is_of(line, "TYPE") || is_of(line, "HELP")) {
+            Some(name) => out.push_str(&line.replacen(name, &format!("{name}_total"), 1)),
+            None => out.push_str(line),
+        }
+        out.push('\n');
+    }
+    out
 }
 
 fn key_set(core: &Core) -> Response {
@@ -325,6 +350,13 @@ fn fixed_paths() -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn metrics_are_told_in_the_format_of_kubernetes() {
+        let open = "# HELP a_seconds What.\n# TYPE a_seconds counter\n# UNIT a_seconds seconds\na_seconds_total 1\n# HELP b What.\n# TYPE b gauge\nb 1\n# EOF\n";
+        let expected = "# HELP a_seconds_total What.\n# TYPE a_seconds_total counter\na_seconds_total 1\n# HELP b What.\n# TYPE b gauge\nb 1\n";
+        assert_eq!(prometheus(open), expected);
+    }
 
     #[test]
     fn the_aggregated_form_is_asked_for_by_all_its_parameters() {

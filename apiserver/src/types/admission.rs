@@ -150,6 +150,9 @@ fn policy(spec: &Value, at: &At<'_>, causes: &mut Causes) -> ExpressionScope {
     let has_params = !spec["paramKind"].is_null();
     let scope = ExpressionScope::new(None).with_params(has_params).with_authorizer();
     conditions(&spec["matchConditions"], &at.field("matchConditions"), &scope, causes);
+    if is_empty(&spec["variables"]) {
+        return scope;
+    }
     let mut scope = scope.with_variables();
     let at = at.field("variables");
     for (n, variable) in items(&spec["variables"]).iter().enumerate() {
@@ -167,11 +170,10 @@ fn variable(variable: &Value, at: &At<'_>, scope: &mut ExpressionScope, causes: 
         let detail = "must be a valid CEL identifier";
         causes.invalid(&at.field("name"), &variable["name"], detail);
     }
-    let fault = scope.declare(name, source);
     let at = at.field("expression");
     if source.is_empty() {
         causes.required(&at, "expression is not specified");
-    } else if let Err(fault) = fault {
+    } else if let Err(fault) = scope.declare(name, source) {
         causes.invalid(&at, &source.into(), &fault);
     }
 }
@@ -221,6 +223,9 @@ fn mutated(resources: &Value, at: &At<'_>, causes: &mut Causes) {
 }
 
 fn is_identifier(name: &str) -> bool {
+    if schema::cel::is_reserved(name) {
+        return false;
+    }
     let mut letters = name.chars();
     letters.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
         && letters.all(|c| c.is_ascii_alphanumeric() || c == '_')
@@ -281,7 +286,7 @@ impl Strategy for ValidatingPolicies {
             if !seen.insert(key) {
                 causes.duplicate(&at.field("key"), &key.into());
             }
-            let place = (&at, &tells);
+            let place = (&at, &asks);
             let (missing, wanted) = ("valueExpression is not specified", ["string", "null_type"]);
             let value = &annotation["valueExpression"];
             if value.as_str().is_some_and(|value| value.trim().len() > ANNOTATION_BYTES) {
@@ -355,7 +360,7 @@ impl Strategy for MutatingPolicies {
         if old.is_some_and(|old| old["spec"] == *spec) {
             return causes.0;
         }
-        let scope = policy(spec, &at, &mut causes);
+        let scope = policy(spec, &at, &mut causes).with_variables();
         mutated(&spec["matchConstraints"], &at.field("matchConstraints"), &mut causes);
         let mutations_at = at.field("mutations");
         causes.present(

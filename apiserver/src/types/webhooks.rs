@@ -169,9 +169,9 @@ fn path(value: &Value, at: &At<'_>, causes: &mut Causes) {
     if !path.starts_with('/') {
         causes.invalid(at, value, "must start with a '/'");
     }
-    // What stands before the first slash is not looked at, wherever that is.
-    let rest = path.strip_suffix('/').unwrap_or(path);
-    let rest = rest.strip_prefix('/').unwrap_or(rest);
+    // The first byte is taken for the slash, whatever it is.
+    let rest = path.get(1..).unwrap_or_default();
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
     for (n, step) in rest.split('/').enumerate() {
         if step.is_empty() {
             causes.invalid(at, value, &format!("segment[{n}] may not be empty"));

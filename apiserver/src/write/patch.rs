@@ -2,8 +2,8 @@
 
 use axum::response::Response;
 use http::StatusCode;
-use schema::Schema;
 use schema::patch::PatchError;
+use schema::{Cause, Schema};
 use serde_json::Value;
 
 use super::kind::unregistered;
@@ -115,9 +115,17 @@ pub(super) fn patched(
         object["kind"] = writer.resource.kind.clone().into();
         object["apiVersion"] = writer.resource.api_version().into();
     } else if object["kind"].as_str().unwrap_or_default().is_empty() {
+        if writer.resource.is_foreign() {
+            let fault = format!("Object 'Kind' is missing in '{object}'");
+            return Err(not_a_result(&shown(), &fault));
+        }
         object["kind"] = writer.resource.kind.clone().into();
     }
-    check_kind(writer, &object).map_err(|fault| not_a_result(&shown(), &fault))?;
+    if writer.resource.is_foreign() {
+        keep_kind(writer, &mut object)?;
+    } else {
+        check_kind(writer, &object).map_err(|fault| not_a_result(&shown(), &fault))?;
+    }
     let Some(schema) = schema else { return Ok(object) };
     meta::mark_reset(&mut object);
     let unknown = schema.decode(&mut object).map_err(|fault| {
@@ -214,6 +222,29 @@ fn restore_fault(fault: schema::DecodeError) -> String {
         }
         other => other.to_string(),
     }
+}
+
+/// A custom object keeps its kind and version; a patch of a subresource does not even change them.
+///
+/// Source: `typeMetaValidator` in upstream's `apiextensions-apiserver/pkg/registry/customresource/validator.go`.
+fn keep_kind(writer: &Writer<'_>, object: &mut Value) -> Result<(), ApiError> {
+    let resource = writer.resource;
+    let mut causes = Vec::new();
+    let said = object["apiVersion"].as_str().and_then(|version| version.split_once('/'));
+    let group = said.map_or("", |(group, _)| group);
+    let said = GroupResource::new(group, object["kind"].as_str().unwrap_or_default());
+    for (field, wanted) in [("apiVersion", resource.api_version()), ("kind", resource.kind.clone())]
+    {
+        if object[field] != *wanted && writer.info.subresource.is_empty() {
+            let cause = Cause::invalid(field, &object[field], &format!("must be {wanted}"));
+            causes.push(cause.into());
+        }
+        object[field] = wanted.into();
+    }
+    if causes.is_empty() {
+        return Ok(());
+    }
+    Err(ApiError::Invalid { kind: said, name: writer.info.name.clone(), causes })
 }
 
 /// Refuses a patch that makes an object of another kind.

@@ -16,7 +16,6 @@ pub(super) type Name = Arc<str>;
 fn is_namespace(space: &str, function: &str) -> bool {
     match space {
         "sets" => matches!(function, "contains" | "equivalent" | "intersects"),
-        "math" => true,
         "ip" => function == "isCanonical",
         "format" => {
             let stem = function.strip_suffix("Prefix").unwrap_or(function);
@@ -28,6 +27,8 @@ fn is_namespace(space: &str, function: &str) -> bool {
         "optional" => matches!(function, "none" | "of" | "ofNonZeroValue"),
         "base64" => matches!(function, "encode" | "decode"),
         "jsonpatch" => function == "escapeKey",
+        "lists" => function == "range",
+        "strings" => function == "quote",
         _ => false,
     }
 }
@@ -91,6 +92,8 @@ pub(super) enum Binary {
 pub(super) struct Loop {
     pub(super) range: Expr,
     pub(super) item: Name,
+    /// The value beside a key or an index.
+    pub(super) second: Option<Name>,
     pub(super) accumulator: Name,
     pub(super) init: Expr,
     pub(super) condition: Expr,
@@ -119,7 +122,7 @@ pub(super) fn lower(parsed: &IdedExpr) -> Result<Expr, String> {
         }
         Parsed::Struct(object) => {
             let fields = object.entries.iter().map(object_field).collect::<Result<Vec<_>, _>>()?;
-            check_names(&object.type_name, &fields)?;
+            check_name(&object.type_name)?;
             Expr::Object(object.type_name.as_str().into(), fields)
         }
         Parsed::Comprehension(comprehension) => {
@@ -168,24 +171,10 @@ fn object_field(entry: &IdedEntryExpr) -> Result<(Name, Expr, bool), String> {
     }
 }
 
-/// Objects are named by where they stand: what is in `Object{spec: …}` is an `Object.spec`.
-fn check_names(name: &str, fields: &[(Name, Expr, bool)]) -> Result<(), String> {
-    fn check(value: &Expr, expected: &str) -> Result<(), String> {
-        match value {
-            Expr::Object(name, _) if **name != *expected => Err(format!(
-                "unexpected type name {name:?}, expected {expected:?}, which matches field name path from root Object type"
-            )),
-            Expr::List(entries) => entries.iter().try_for_each(|(entry, _)| check(entry, expected)),
-            _ => Ok(()),
-        }
-    }
-    match name {
-        "JSONPatch" => Ok(()),
-        name if name == "Object" || name.starts_with("Object.") => {
-            fields.iter().try_for_each(|(field, value, _)| check(value, &format!("{name}.{field}")))
-        }
-        other => Err(undeclared(other)),
-    }
+/// Types that expressions can make objects of.
+fn check_name(name: &str) -> Result<(), String> {
+    let is_known = matches!(name, "JSONPatch" | "Object") || name.starts_with("Object.");
+    if is_known { Ok(()) } else { Err(undeclared(name)) }
 }
 
 /// What is said of a name that means nothing.
@@ -197,6 +186,7 @@ fn comprehension(loops: &ComprehensionExpr) -> Result<Loop, String> {
     Ok(Loop {
         range: lower(&loops.iter_range)?,
         item: loops.iter_var.as_str().into(),
+        second: loops.iter_var2.as_deref().map(Into::into),
         accumulator: loops.accu_var.as_str().into(),
         init: lower(&loops.accu_init)?,
         condition: lower(&loops.loop_cond)?,
@@ -208,6 +198,11 @@ fn comprehension(loops: &ComprehensionExpr) -> Result<Loop, String> {
 fn call(call: &CallExpr) -> Result<Expr, String> {
     if call.target.is_none()
         && let Some(expr) = operator(&call.func_name, &call.args)?
+    {
+        return Ok(expr);
+    }
+    if let Some(target) = call.target.as_deref()
+        && let Some(expr) = two_variables(&call.func_name, target, &call.args)?
     {
         return Ok(expr);
     }
@@ -225,6 +220,76 @@ fn call(call: &CallExpr) -> Result<Expr, String> {
         }
         None => Expr::Call { function: function(&call.func_name), target: None, args },
     })
+}
+
+/// The accumulator of macros; nobody can write its name.
+const ACCUMULATOR: &str = "@result";
+
+/// Macros over keys or indexes and their values.
+///
+/// Source: `cel-go/ext/comprehensions.go`.
+fn two_variables(
+    macro_name: &str,
+    range: &IdedExpr,
+    args: &[IdedExpr],
+) -> Result<Option<Expr>, String> {
+    let [Parsed::Ident(item), Parsed::Ident(second), ..] =
+        args.iter().map(|arg| &arg.expr).collect::<Vec<_>>()[..]
+    else {
+        return Ok(None);
+    };
+    let sum = || Expr::Var(ACCUMULATOR.into());
+    let boxed_sum = || Box::new(sum());
+    let add = |more: Expr| Expr::Binary(Binary::Add, boxed_sum(), Box::new(more));
+    let insert = |more: Vec<Expr>| Expr::Call {
+        function: "cel.@mapInsert".into(),
+        target: None,
+        args: std::iter::once(sum()).chain(more).collect(),
+    };
+    let is_true = || Expr::Literal(Value::Bool(true));
+    let (init, condition, made, result) = match (macro_name, &args[2..]) {
+        ("all", [test]) => {
+            let made = Expr::And(boxed_sum(), boxed(test)?);
+            (is_true(), Expr::NotFalse(boxed_sum()), made, sum())
+        }
+        ("exists", [test]) => {
+            let made = Expr::Or(boxed_sum(), boxed(test)?);
+            let goes_on = Expr::NotFalse(Box::new(Expr::Not(boxed_sum())));
+            (Expr::Literal(Value::Bool(false)), goes_on, made, sum())
+        }
+        ("existsOne" | "exists_one", [test]) => {
+            let one = || Expr::Literal(Value::Int(1));
+            let made = Expr::If(Box::new([lower(test)?, add(one()), sum()]));
+            let result = Expr::Binary(Binary::Equal, boxed_sum(), Box::new(one()));
+            (Expr::Literal(Value::Int(0)), is_true(), made, result)
+        }
+        ("transformList", [.., value] | [value]) if args.len() <= 4 => {
+            let made = add(Expr::List(vec![(lower(value)?, false)]));
+            (Expr::List(Vec::new()), is_true(), made, sum())
+        }
+        ("transformMap", [.., value] | [value]) if args.len() <= 4 => {
+            let made = insert(vec![Expr::Var(item.as_str().into()), lower(value)?]);
+            (Expr::Map(Vec::new()), is_true(), made, sum())
+        }
+        ("transformMapEntry", [.., entry] | [entry]) if args.len() <= 4 => {
+            (Expr::Map(Vec::new()), is_true(), insert(vec![lower(entry)?]), sum())
+        }
+        _ => return Ok(None),
+    };
+    let step = match &args[2..] {
+        [filter, _] => Expr::If(Box::new([lower(filter)?, made, sum()])),
+        _ => made,
+    };
+    Ok(Some(Expr::Loop(Box::new(Loop {
+        range: lower(range)?,
+        item: item.as_str().into(),
+        second: Some(second.as_str().into()),
+        accumulator: ACCUMULATOR.into(),
+        init,
+        condition,
+        step,
+        result,
+    }))))
 }
 
 /// The expression of an operator; none if the name is a function's.
@@ -279,6 +344,33 @@ fn binary(name: &str) -> Option<Binary> {
 }
 
 impl Expr {
+    /// What is wrong with the names of the objects that the expression makes: what is in `Object{spec: …}` is an
+    /// `Object.spec`.
+    pub(super) fn misnamed(&self) -> Option<String> {
+        if let Expr::Object(name, fields) = self
+            && **name != *"JSONPatch"
+        {
+            return fields
+                .iter()
+                .find_map(|(field, value, _)| value.misnamed_as(&format!("{name}.{field}")));
+        }
+        let mut found = None;
+        self.children(&mut |child| found = found.take().or_else(|| child.misnamed()));
+        found
+    }
+
+    fn misnamed_as(&self, expected: &str) -> Option<String> {
+        match self {
+            Expr::Object(name, _) if **name != *expected => Some(format!(
+                "unexpected type name {name:?}, expected {expected:?}, which matches field name path from root Object type"
+            )),
+            Expr::List(entries) => {
+                entries.iter().find_map(|(entry, _)| entry.misnamed_as(expected))
+            }
+            other => other.misnamed(),
+        }
+    }
+
     /// Calls `visit` with every variable that the expression or a part of it names.
     pub(super) fn variables<'a>(&'a self, visit: &mut dyn FnMut(&'a str)) {
         if let Expr::Var(name) = self {

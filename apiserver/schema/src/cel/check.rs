@@ -2,15 +2,18 @@
 //!
 //! Source: `cel-go/checker/{checker,cost}.go` and upstream's `apiserver/pkg/cel/library/cost.go`.
 
-mod functions;
+mod cost;
+mod declared;
+mod places;
 
 use std::collections::HashMap;
 use std::num::Saturating;
 
+use super::Value;
 use super::ast::{Binary, Expr, Loop, undeclared};
-use super::eval::TYPES;
 use super::types::Type;
-use functions::{FUNCTIONS, result};
+use declared::Overload;
+pub(super) use places::Places;
 
 /// Costs stay at the top when they reach it: they only have to be too large then.
 type Cost = Saturating<u64>;
@@ -23,38 +26,34 @@ pub(super) struct Checked {
     pub(super) cost: Cost,
 }
 
-/// What is wrong: the text, and the part of the source that it is about.
-pub(super) struct Wrong {
+/// What is wrong with a part of an expression.
+pub(super) struct Wrong<'a> {
     pub(super) text: String,
-    pub(super) at: String,
-}
-
-type Result<T = Checked> = std::result::Result<T, Wrong>;
-
-fn wrong<T>(text: String, at: impl Into<String>) -> Result<T> {
-    Err(Wrong { text, at: at.into() })
+    pub(super) part: &'a Expr,
+    /// The field of an object that it is about.
+    pub(super) field: Option<usize>,
 }
 
 /// The names that a whole expression sees, and their types.
 pub(super) type Globals = HashMap<String, Type>;
 
-/// What a part of an expression sees.
-pub(super) struct Names<'a> {
-    globals: &'a Globals,
-    /// The variables of the loops around it; inner ones hide outer ones and globals.
-    locals: Vec<(String, Type)>,
+/// Checks an expression; what is wrong is in no order.
+pub(super) fn check<'a>(expr: &'a Expr, globals: &Globals) -> (Checked, Vec<Wrong<'a>>) {
+    let mut checker = Checker { globals, locals: Vec::new(), mixed: false, wrong: Vec::new() };
+    let checked = checker.check(expr);
+    if checker.wrong.is_empty() {
+        checker.literals(expr);
+    }
+    (checked, checker.wrong)
 }
 
-impl<'a> Names<'a> {
-    /// What a whole expression sees.
-    pub(super) fn new(globals: &'a Globals) -> Self {
-        Self { globals, locals: Vec::new() }
-    }
-
-    fn find(&self, name: &str) -> Option<&Type> {
-        let local = self.locals.iter().rev().find(|(known, _)| known == name);
-        local.map(|(_, of)| of).or_else(|| self.globals.get(name))
-    }
+struct Checker<'a, 'g> {
+    globals: &'g Globals,
+    /// The variables of the loops around; inner ones hide outer ones and globals.
+    locals: Vec<(String, Type)>,
+    /// Whether lists and maps may have entries of several types here.
+    mixed: bool,
+    wrong: Vec<Wrong<'a>>,
 }
 
 fn checked(of: Type, cost: Cost) -> Checked {
@@ -66,54 +65,384 @@ fn tenth(size: u64) -> u64 {
     size.div_ceil(10)
 }
 
-/// Checks an expression.
-pub(super) fn check(expr: &Expr, names: &mut Names<'_>) -> Result {
-    match expr {
-        Expr::Literal(value) => Ok(checked(literal(value), Saturating(0))),
-        Expr::Var(name) => variable(name, names),
-        Expr::Select { operand, field, test, optional } => {
-            let inner = check(operand, names)?;
-            let cost = inner.cost + Saturating(u64::from(!test));
-            let found = select(inner.of, field)?;
-            let found = if *optional { Type::Optional(found.into()) } else { found };
-            Ok(checked(if *test { Type::Bool } else { found }, cost))
+impl<'a> Checker<'a, '_> {
+    /// Notes what is wrong; of such a part nothing else is known.
+    fn wrong(&mut self, part: &'a Expr, text: String) -> Type {
+        self.wrong.push(Wrong { text, part, field: None });
+        Type::Dyn
+    }
+
+    fn find(&self, name: &str) -> Option<&Type> {
+        let local = self.locals.iter().rev().find(|(known, _)| known == name);
+        local.map(|(_, of)| of).or_else(|| self.globals.get(name))
+    }
+
+    fn check(&mut self, expr: &'a Expr) -> Checked {
+        match expr {
+            Expr::Literal(value) => checked(literal(value), Saturating(0)),
+            Expr::Var(name) => checked(self.variable(name, expr), ONE),
+            Expr::Select { operand, field, test, optional } => {
+                let inner = self.check(operand);
+                let cost = inner.cost + Saturating(u64::from(!test));
+                let found = self.select(inner.of, field, expr, *optional);
+                checked(if *test { Type::Bool } else { found }, cost)
+            }
+            Expr::Index { operand, key, optional } => {
+                let name = if *optional { "_[?_]" } else { "_[_]" };
+                let (operand, key) = (self.check(operand), self.check(key));
+                let cost = operand.cost + key.cost + ONE;
+                checked(self.operator(name, vec![operand.of, key.of], expr), cost)
+            }
+            Expr::And(a, b) | Expr::Or(a, b) => {
+                let cost = self.boolean(a) + self.boolean(b);
+                checked(Type::Bool, cost)
+            }
+            Expr::Not(a) => {
+                let inner = self.check(a);
+                checked(self.operator("!_", vec![inner.of], expr), inner.cost + ONE)
+            }
+            Expr::NotFalse(a) => checked(Type::Bool, self.check(a).cost),
+            Expr::If(parts) => {
+                let [test, then, other] = [0, 1, 2].map(|n| self.check(&parts[n]));
+                let cost = test.cost + then.cost.max(other.cost);
+                let both = wider(then.of.clone(), other.of.clone());
+                let of = self.operator("_?_:_", vec![test.of, then.of, other.of], expr);
+                checked(if same(&of, &both) { both } else { of }, cost)
+            }
+            Expr::Negate(a) => {
+                let inner = self.check(a);
+                checked(self.operator("-_", vec![inner.of], expr), inner.cost + ONE)
+            }
+            Expr::Binary(operator, a, b) => {
+                let (a, b) = (self.check(a), self.check(b));
+                let cost = a.cost + b.cost;
+                let (made, own) = cost::binary(*operator, &a.of, &b.of);
+                let of = self.operator(name(*operator), vec![a.of, b.of], expr);
+                checked(made.filter(|made| same(made, &of)).unwrap_or(of), cost + Saturating(own))
+            }
+            Expr::List(entries) => self.list(entries),
+            Expr::Map(entries) => self.map(entries),
+            Expr::Object(name, fields) => self.object(name, fields, expr),
+            Expr::Loop(inner) => self.repeat(inner),
+            Expr::Call { function, target, args } => {
+                self.call(function, target.as_deref(), args, expr)
+            }
         }
-        Expr::Index { operand, key, optional } => {
-            let (operand, key) = (check(operand, names)?, check(key, names)?);
-            let found = match operand.of {
-                Type::List(item, _) | Type::Map(item, _) => *item,
-                _ => Type::Dyn,
+    }
+
+    fn variable(&mut self, name: &str, part: &'a Expr) -> Type {
+        if let Some(of) = self.find(name) {
+            return of.clone();
+        }
+        if let Some(of) = named(name) {
+            return Type::Itself(of.into());
+        }
+        if super::is_reserved(name) {
+            return self.wrong(part, format!("reserved identifier: {name}"));
+        }
+        match name.strip_prefix("variables.") {
+            Some(own) if self.find("variables").is_some() => {
+                self.wrong(part, format!("undefined field '{own}'"))
+            }
+            Some(_) => {
+                // The name stands before the dot of its part.
+                self.wrong.push(Wrong { text: undeclared("variables"), part, field: Some(0) });
+                Type::Dyn
+            }
+            None => self.wrong(part, undeclared(name)),
+        }
+    }
+
+    fn select(&mut self, operand: Type, field: &str, part: &'a Expr, optional: bool) -> Type {
+        let (target, is_optional) = match operand {
+            Type::Optional(inner) => (*inner, true),
+            other => (other, optional),
+        };
+        let found = match field_of(&target, field) {
+            Ok(found) => found,
+            Err(text) => self.wrong(part, text),
+        };
+        if is_optional { Type::Optional(found.into()) } else { found }
+    }
+
+    fn boolean(&mut self, part: &'a Expr) -> Cost {
+        let inner = self.check(part);
+        self.expect(&Type::Bool, &inner.of, part);
+        inner.cost
+    }
+
+    fn expect(&mut self, expected: &Type, found: &Type, part: &'a Expr) {
+        if !fits(expected, found, &mut Vec::new()) {
+            let (expected, found) = (expected.shown(), found.shown());
+            self.wrong(part, format!("expected type '{expected}' but found '{found}'"));
+        }
+    }
+
+    /// What a call answers by the declarations of the function.
+    fn operator(&mut self, name: &str, types: Vec<Type>, part: &'a Expr) -> Type {
+        self.resolve(name, false, types, part)
+    }
+
+    fn resolve(&mut self, name: &str, is_method: bool, types: Vec<Type>, part: &'a Expr) -> Type {
+        let overloads = declared::overloads(name).unwrap_or_default();
+        if let Some(of) = answer(overloads, is_method, &types) {
+            return of;
+        }
+        let shown: Vec<String> = types.iter().map(Type::shown).collect();
+        let applied = match (is_method, &shown[..]) {
+            (true, [receiver, args @ ..]) => format!("{receiver}.({})", args.join(", ")),
+            (_, args) => format!("({})", args.join(", ")),
+        };
+        self.wrong(part, format!("found no matching overload for '{name}' applied to '{applied}'"))
+    }
+
+    /// The type of one more entry beside those before it.
+    fn join(&mut self, known: Option<Type>, next: Type, part: &'a Expr) -> Type {
+        match known {
+            None => next,
+            Some(known) if self.mixed || fits(&known, &next, &mut Vec::new()) => wider(known, next),
+            Some(known) => {
+                self.expect(&known, &next, part);
+                known
+            }
+        }
+    }
+
+    /// An entry that is left out if it is an empty optional.
+    fn entry(&mut self, part: &'a Expr, is_optional: bool) -> Checked {
+        let inner = self.check(part);
+        let of = match (is_optional, inner.of) {
+            (true, Type::Optional(of)) => *of,
+            (true, of) => {
+                self.expect(&Type::Optional(of.clone().into()), &of, part);
+                of
+            }
+            (false, of) => of,
+        };
+        checked(of, inner.cost)
+    }
+
+    fn list(&mut self, entries: &'a [(Expr, bool)]) -> Checked {
+        let (mut cost, mut item) = (Saturating(10), None);
+        for (value, is_optional) in entries {
+            let entry = self.entry(value, *is_optional);
+            cost += entry.cost;
+            item = Some(self.join(item, entry.of, value));
+        }
+        let item = item.unwrap_or(Type::Free);
+        checked(Type::List(item.into(), entries.len() as u64), cost)
+    }
+
+    fn map(&mut self, entries: &'a [(Expr, Expr, bool)]) -> Checked {
+        let (mut cost, mut types) = (Saturating(30), None);
+        for (key, value, is_optional) in entries {
+            let of_key = self.check(key);
+            let entry = self.entry(value, *is_optional);
+            cost += entry.cost;
+            let (before_key, before): (Option<Type>, Option<Type>) = types.unzip();
+            types =
+                Some((self.join(before_key, of_key.of, key), self.join(before, entry.of, value)));
+        }
+        let (key, value) = types.unwrap_or((Type::Free, Type::Free));
+        checked(Type::Map([key, value].into(), entries.len() as u64), cost)
+    }
+
+    fn object(
+        &mut self,
+        name: &std::sync::Arc<str>,
+        fields: &'a [(super::ast::Name, Expr, bool)],
+        part: &'a Expr,
+    ) -> Checked {
+        let mut cost = Saturating(40);
+        for (index, (field, value, is_optional)) in fields.iter().enumerate() {
+            let found = self.entry(value, *is_optional);
+            cost += found.cost;
+            if **name == *"JSONPatch"
+                && let Err(text) = operand(field, &found.of)
+            {
+                self.wrong.push(Wrong { text, part, field: Some(index) });
+            }
+        }
+        checked(Type::Made(name.clone()), cost)
+    }
+
+    fn repeat(&mut self, inner: &'a Loop) -> Checked {
+        let range = self.check(&inner.range);
+        let (item, second, n) = match &range.of {
+            Type::List(item, n) if inner.second.is_some() => (Type::Int, (**item).clone(), *n),
+            Type::List(item, n) => ((**item).clone(), Type::Dyn, *n),
+            Type::Map(entry, n) => (entry[0].clone(), entry[1].clone(), *n),
+            Type::Dyn | Type::Free => (Type::Dyn, Type::Dyn, range.of.size()),
+            other => {
+                let text = format!(
+                    "expression of type '{}' cannot be range of a comprehension (must be list, map, or dynamic)",
+                    other.shown()
+                );
+                self.wrong(&inner.range, text);
+                (Type::Dyn, Type::Dyn, 1)
+            }
+        };
+        let init = self.check(&inner.init);
+        let before = self.locals.len();
+        self.locals.push((inner.accumulator.to_string(), init.of.clone()));
+        self.locals.push((inner.item.to_string(), item));
+        if let Some(name) = &inner.second {
+            self.locals.push((name.to_string(), second));
+        }
+        let condition = self.check(&inner.condition);
+        let step = self.check(&inner.step);
+        self.locals.truncate(before);
+        let once = condition.cost + step.cost + ONE;
+        // What is gathered has as many entries as there were turns at most.
+        let gathered = match step.of {
+            Type::List(item, _) => Type::List(item, n),
+            Type::Map(entry, _) => Type::Map(entry, n),
+            _ => init.of,
+        };
+        self.locals.push((inner.accumulator.to_string(), gathered));
+        let of = self.check(&inner.result).of;
+        self.locals.pop();
+        checked(of, Saturating(n) * once + range.cost + init.cost)
+    }
+
+    fn call(
+        &mut self,
+        function: &str,
+        target: Option<&'a Expr>,
+        args: &'a [Expr],
+        part: &'a Expr,
+    ) -> Checked {
+        let from_loop = matches!(target, Some(Expr::Loop(_)));
+        let is_method = target.is_some();
+        let target = target.map(|target| self.check(target));
+        if let (Some(target), [Expr::Var(name), body]) = (&target, args)
+            && let Some(found) = self.body(function, target, name, body, part)
+        {
+            return found;
+        }
+        if declared::overloads(function).is_none() {
+            let (text, field) = match function.split_once('.') {
+                Some((space, _)) => (undeclared(space), Some(0)),
+                None => (undeclared(function), None),
             };
-            let found = if *optional { Type::Optional(found.into()) } else { found };
-            Ok(checked(found, operand.cost + key.cost + ONE))
+            self.wrong.push(Wrong { text, part, field });
+            return checked(Type::Dyn, ONE);
         }
-        Expr::And(a, b) | Expr::Or(a, b) => {
-            let (a, b) = (boolean(a, names, "_&&_")?, boolean(b, names, "_&&_")?);
-            Ok(checked(Type::Bool, a + b))
+        let mut cost = target.as_ref().map_or(Saturating(0), |target| target.cost);
+        let mut types: Vec<Type> = target.into_iter().map(|target| target.of).collect();
+        let outside = self.mixed;
+        self.mixed |= function == "format";
+        for arg in args {
+            let arg = self.check(arg);
+            cost += arg.cost;
+            types.push(arg.of);
         }
-        Expr::Not(a) => Ok(checked(Type::Bool, boolean(a, names, "!_")? + ONE)),
-        Expr::NotFalse(a) => Ok(checked(Type::Bool, check(a, names)?.cost)),
-        Expr::If(parts) => {
-            let test = boolean(&parts[0], names, "_?_:_")?;
-            let (then, other) = (check(&parts[1], names)?, check(&parts[2], names)?);
-            Ok(checked(wider(then.of, other.of), test + then.cost.max(other.cost)))
+        self.mixed = outside;
+        let (sized, own) = match (function, from_loop) {
+            // Of what a loop makes upstream does not know how large the entries are.
+            ("join", true) => (Type::TEXT, u64::MAX),
+            _ => cost::call(function, &types),
+        };
+        let of = self.resolve(function, is_method, types, part);
+        checked(if same(&sized, &of) { sized } else { of }, (cost + Saturating(own)).max(ONE))
+    }
+
+    /// A macro with a body over one variable that is no loop.
+    fn body(
+        &mut self,
+        function: &str,
+        target: &Checked,
+        name: &str,
+        body: &'a Expr,
+        part: &'a Expr,
+    ) -> Option<Checked> {
+        let inner = match (function, &target.of) {
+            ("optMap" | "optFlatMap", Type::Optional(inner)) => {
+                cost::unsized_text((**inner).clone())
+            }
+            ("sortBy", Type::List(inner, _)) => (**inner).clone(),
+            ("optMap" | "optFlatMap" | "sortBy", _) => Type::Dyn,
+            _ => return None,
+        };
+        self.locals.push((name.to_owned(), inner));
+        let body = self.check(body);
+        self.locals.pop();
+        let cost = target.cost + body.cost;
+        Some(match function {
+            "optMap" => checked(Type::Optional(body.of.into()), cost),
+            "optFlatMap" => checked(body.of, cost),
+            _ => {
+                let keys = Type::List(body.of.into(), target.of.size());
+                self.resolve("sort", true, vec![keys], part);
+                checked(target.of.clone(), Saturating(target.of.size()) * cost)
+            }
+        })
+    }
+
+    /// Literals that a function would refuse.
+    fn literals(&mut self, expr: &'a Expr) {
+        if let Expr::Call { function, target, args } = expr {
+            let text = |arg: Option<&'a Expr>| match arg {
+                Some(part @ Expr::Literal(Value::String(text))) => Some((part, text)),
+                _ => None,
+            };
+            let (argument, is_bad): (_, fn(&str) -> bool) = match &**function {
+                "matches" => (text(args.last()), |text| crate::regexps::fault(text).is_some()),
+                "duration" | "timestamp" => (text(args.first()), |_| false),
+                _ => (None, |_| false),
+            };
+            if let Some((part, argument)) = argument
+                && (is_bad(argument) || !super::converts(function, argument))
+            {
+                self.wrong(part, format!("invalid {function} argument"));
+            }
+            if let ("format", Some((part, template))) = (&**function, text(target.as_deref()))
+                && let Some(fault) = clause(template)
+            {
+                let _ = part;
+                self.wrong(expr, format!("could not parse formatting clause: {fault}"));
+            }
         }
-        Expr::Negate(a) => {
-            let inner = check(a, names)?;
-            Ok(checked(inner.of, inner.cost + ONE))
-        }
-        Expr::Binary(operator, a, b) => {
-            let (a, b) = (check(a, names)?, check(b, names)?);
-            binary(*operator, a, b)
-        }
-        Expr::List(_) | Expr::Map(_) | Expr::Object(..) => aggregate(expr, names),
-        Expr::Loop(inner) => repeat(inner, names),
-        Expr::Call { function, target, args } => call(function, target.as_deref(), args, names),
+        expr.children(&mut |child| self.literals(child));
     }
 }
 
-fn literal(value: &super::Value) -> Type {
-    use super::Value;
+/// What is wrong with the clauses of a format.
+fn clause(template: &str) -> Option<String> {
+    let mut rest = template;
+    while let Some((_, clause)) = rest.split_once('%') {
+        let precise = clause.strip_prefix('.').unwrap_or(clause);
+        let verb = precise.trim_start_matches(|c: char| c.is_ascii_digit());
+        let Some(letter) = verb.chars().next() else {
+            return Some("unexpected end of string".to_owned());
+        };
+        if !"%sdfebxXo".contains(letter) {
+            return Some(format!("unrecognized formatting clause \"{letter}\""));
+        }
+        rest = &verb[letter.len_utf8()..];
+    }
+    None
+}
+
+/// The types that have a name.
+fn named(name: &str) -> Option<Type> {
+    Some(match name {
+        "int" => Type::Int,
+        "uint" => Type::Uint,
+        "double" => Type::Double,
+        "bool" => Type::Bool,
+        "string" => Type::TEXT,
+        "bytes" => Type::Bytes(0),
+        "list" => Type::List(Type::Dyn.into(), 0),
+        "map" => Type::Map([Type::Dyn, Type::Dyn].into(), 0),
+        "null_type" => Type::Null,
+        "type" => Type::Itself(Type::Dyn.into()),
+        "Object" | "JSONPatch" => Type::Made(name.into()),
+        _ => return None,
+    })
+}
+
+fn literal(value: &Value) -> Type {
     match value {
         Value::Null => Type::Null,
         Value::Bool(_) => Type::Bool,
@@ -126,34 +455,37 @@ fn literal(value: &super::Value) -> Type {
     }
 }
 
-fn variable(name: &str, names: &Names<'_>) -> Result {
-    if let Some(of) = names.find(name) {
-        return Ok(checked(of.clone(), ONE));
-    }
-    if let Some(own) = name.strip_prefix("variables.") {
-        if names.find("variables").is_none() {
-            return variable("variables", names);
-        }
-        return wrong(format!("undefined field '{own}'"), format!(".{own}"));
-    }
-    match TYPES.contains(&name) {
-        true => Ok(checked(Type::Dyn, ONE)),
-        false => wrong(undeclared(name), name),
+fn name(operator: Binary) -> &'static str {
+    match operator {
+        Binary::Equal => "_==_",
+        Binary::NotEqual => "_!=_",
+        Binary::Less => "_<_",
+        Binary::LessEqual => "_<=_",
+        Binary::Greater => "_>_",
+        Binary::GreaterEqual => "_>=_",
+        Binary::In => "@in",
+        Binary::Add => "_+_",
+        Binary::Subtract => "_-_",
+        Binary::Multiply => "_*_",
+        Binary::Divide => "_/_",
+        Binary::Modulo => "_%_",
     }
 }
 
-fn select(operand: Type, field: &str) -> Result<Type> {
-    let undefined = || wrong(format!("undefined field '{field}'"), format!(".{field}"));
+/// The type of a field, or why there is none.
+fn field_of(operand: &Type, field: &str) -> Result<Type, String> {
+    let undefined = || Err(format!("undefined field '{field}'"));
     match operand {
-        Type::Dyn => Ok(Type::Dyn),
-        Type::Map(value, _) => Ok(*value),
-        Type::Optional(inner) => Ok(Type::Optional(select(*inner, field)?.into())),
+        Type::Dyn | Type::Open(_) | Type::Free | Type::Made(_) => Ok(Type::Dyn),
+        Type::Map(entry, _) => Ok(entry[1].clone()),
         Type::Object(node, is_resource) => {
-            if is_resource && field == "metadata" {
+            if *is_resource && field == "metadata" {
                 return Ok(Type::Metadata);
             }
-            let declared = node.fields.iter().find(|f| super::value::escape(&f.name) == field);
-            match declared {
+            // Words that CEL keeps for itself may be written as they are too.
+            let is_it = |name: &str| name == field || super::value::escape(name) == field;
+            let is_it = |name: &str| is_it(name) && super::value::can_be_written(name, field);
+            match node.fields.iter().find(|declared| is_it(&declared.name)) {
                 Some(declared) => {
                     let child = declared.edge.node();
                     Ok(Type::of(&child.shared(), child.embedded))
@@ -164,258 +496,132 @@ fn select(operand: Type, field: &str) -> Result<Type> {
         // Of its metadata an expression sees this alone.
         Type::Metadata if matches!(field, "name" | "generateName") => Ok(Type::TEXT),
         Type::Metadata => undefined(),
-        Type::Made(_) => Ok(Type::Dyn),
         Type::Known(known) => {
             let declared = (known.fields)().into_iter().find(|(name, _)| *name == field);
             declared.map_or_else(undefined, |(_, of)| Ok(of))
         }
-        other => {
-            wrong(format!("type '{other}' does not support field selection"), format!(".{field}"))
-        }
+        other => Err(format!("type '{}' does not support field selection", other.shown())),
     }
 }
 
-fn boolean(expr: &Expr, names: &mut Names<'_>, operator: &str) -> Result<Cost> {
-    let inner = check(expr, names)?;
-    match inner.of {
-        Type::Bool | Type::Dyn => Ok(inner.cost),
-        other => {
-            wrong(format!("found no matching overload for '{operator}' applied to '({other})'"), "")
-        }
+/// Whether two types are the same, whatever their sizes.
+fn same(a: &Type, b: &Type) -> bool {
+    match (a, b) {
+        (Type::Object(a, _), Type::Object(b, _)) => a.fields.len() == b.fields.len(),
+        (a, b) => a.to_string() == b.to_string(),
     }
 }
 
 /// What both of two values can be.
 fn wider(a: Type, b: Type) -> Type {
     match (a, b) {
+        (Type::Free, other) | (other, Type::Free) => other,
         (Type::Text(a), Type::Text(b)) => Type::Text(a.max(b)),
         (Type::List(a, n), Type::List(b, m)) => Type::List(wider(*a, *b).into(), n.max(m)),
-        (Type::Map(a, n), Type::Map(b, m)) => Type::Map(wider(*a, *b).into(), n.max(m)),
-        (a, b) if a.to_string() == b.to_string() => a,
+        (Type::Map(a, n), Type::Map(b, m)) => {
+            let ([a_key, a], [b_key, b]) = (*a, *b);
+            Type::Map([wider(a_key, b_key), wider(a, b)].into(), n.max(m))
+        }
+        (a, b) if same(&a, &b) => a,
+        (Type::Null, other) | (other, Type::Null) if is_nullable(&other) => other,
         _ => Type::Dyn,
     }
 }
 
-/// Whether values of two types can be equal at all.
-fn comparable(a: &Type, b: &Type) -> bool {
-    let is_number = |of: &Type| matches!(of, Type::Int | Type::Uint | Type::Double);
-    match (a, b) {
-        (Type::Dyn | Type::Null, _) | (_, Type::Dyn | Type::Null) => true,
-        (Type::List(a, _), Type::List(b, _)) | (Type::Map(a, _), Type::Map(b, _)) => {
-            comparable(a, b)
-        }
-        (Type::Optional(a), Type::Optional(b)) => comparable(a, b),
-        (Type::Object(..) | Type::Map(..), Type::Object(..) | Type::Map(..)) => true,
-        (a, b) if is_number(a) && is_number(b) => true,
-        (a, b) => a.to_string() == b.to_string(),
-    }
+fn is_nullable(of: &Type) -> bool {
+    matches!(
+        of,
+        Type::Null
+            | Type::Duration
+            | Type::Timestamp
+            | Type::Object(..)
+            | Type::Metadata
+            | Type::Known(_)
+            | Type::Made(_)
+            | Type::Optional(_)
+    )
 }
 
-fn binary(operator: Binary, a: Checked, b: Checked) -> Result {
-    let cost = a.cost + b.cost;
-    let no_overload = |name: &str| {
-        let text =
-            format!("found no matching overload for '{name}' applied to '({}, {})'", a.of, b.of);
-        wrong(text, name.trim_matches('_').trim_start_matches('@').to_owned())
-    };
-    match operator {
-        Binary::Equal | Binary::NotEqual => {
-            let name = if operator == Binary::Equal { "_==_" } else { "_!=_" };
-            if !comparable(&a.of, &b.of) {
-                return no_overload(name);
-            }
-            let least = a.of.size().min(b.of.size());
-            let texts = matches!(a.of, Type::Text(_) | Type::Bytes(_));
-            Ok(checked(Type::Bool, cost + Saturating(if texts { tenth(least) } else { least })))
-        }
-        Binary::Less | Binary::LessEqual | Binary::Greater | Binary::GreaterEqual => {
-            let ordered = !matches!(a.of, Type::List(..) | Type::Map(..) | Type::Object(..));
-            if !ordered || !comparable(&a.of, &b.of) {
-                let name = match operator {
-                    Binary::Less => "_<_",
-                    Binary::LessEqual => "_<=_",
-                    Binary::Greater => "_>_",
-                    _ => "_>=_",
-                };
-                return no_overload(name);
-            }
-            Ok(checked(Type::Bool, cost + Saturating(tenth(a.of.size().min(b.of.size())))))
-        }
-        Binary::In => match &b.of {
-            Type::List(item, _) if !comparable(&a.of, item) => no_overload("@in"),
-            Type::List(_, n) => Ok(checked(Type::Bool, cost + Saturating(*n))),
-            Type::Map(..) | Type::Dyn => Ok(checked(Type::Bool, cost + ONE)),
-            _ => no_overload("@in"),
-        },
-        Binary::Add => {
-            let sum = match (&a.of, &b.of) {
-                (Type::Text(n), Type::Text(m)) => {
-                    return Ok(checked(
-                        Type::Text(n.saturating_add(*m)),
-                        cost + Saturating(tenth(n.saturating_add(*m))),
-                    ));
-                }
-                (Type::List(x, n), Type::List(y, m)) => {
-                    let item =
-                        if *n == 0 { (**y).clone() } else { wider((**x).clone(), (**y).clone()) };
-                    Type::List(item.into(), n.saturating_add(*m))
-                }
-                (Type::Timestamp, Type::Duration) | (Type::Duration, Type::Timestamp) => {
-                    Type::Timestamp
-                }
-                (Type::Dyn, _) | (_, Type::Dyn) => Type::Dyn,
-                (x, y) if x.to_string() == y.to_string() => x.clone(),
-                _ => return no_overload("_+_"),
+/// Whether a value of a type can stand where another is expected; what is open there is bound to it.
+fn fits(expected: &Type, found: &Type, bound: &mut Vec<Option<Type>>) -> bool {
+    match (expected, found) {
+        (Type::Open(n), _) => {
+            bound.resize((*n + 1).max(bound.len()), None);
+            let both = match bound[*n].clone() {
+                None => found.clone(),
+                Some(known) if !fits(&known, found, bound) => return false,
+                // Of both no more is known than of the one of which less is known.
+                Some(known) if holds_dyn(&known) => known,
+                Some(_) if holds_dyn(found) => found.clone(),
+                Some(known) => wider(known, found.clone()),
             };
-            Ok(checked(sum, cost + ONE))
+            bound[*n] = Some(both);
+            true
         }
-        Binary::Subtract | Binary::Multiply | Binary::Divide | Binary::Modulo => {
-            let same = a.of.to_string() == b.of.to_string();
-            let known = same || matches!((&a.of, &b.of), (Type::Dyn, _) | (_, Type::Dyn));
-            let times = matches!((&a.of, &b.of), (Type::Timestamp, Type::Duration));
-            match known || times {
-                true => Ok(checked(a.of, cost + ONE)),
-                false => no_overload("_-_"),
-            }
+        (Type::Dyn | Type::Free, _) | (_, Type::Dyn | Type::Free | Type::Open(_)) => true,
+        (Type::Null, other) | (other, Type::Null) => is_nullable(other),
+        (Type::List(a, _), Type::List(b, _)) | (Type::Optional(a), Type::Optional(b)) => {
+            fits(a, b, bound)
         }
+        (Type::Map(a, _), Type::Map(b, _)) => {
+            fits(&a[0], &b[0], bound) && fits(&a[1], &b[1], bound)
+        }
+        (Type::Itself(_), Type::Itself(_)) => true,
+        (a, b) => same(a, b),
     }
 }
 
-fn aggregate(expr: &Expr, names: &mut Names<'_>) -> Result {
-    let (mut cost, mut item, mut n): (Cost, Option<Type>, u64) = (Saturating(0), None, 0);
-    let mut add = |value: Checked| {
-        cost += value.cost;
-        n += 1;
-        item = Some(match item.take() {
-            Some(known) => wider(known, value.of),
-            None => value.of,
-        });
-    };
-    match expr {
-        Expr::List(entries) => {
-            for (value, is_optional) in entries {
-                let value = check(value, names)?;
-                add(if *is_optional { checked(Type::Dyn, value.cost) } else { value });
-            }
-            Ok(checked(Type::List(item.unwrap_or(Type::Dyn).into(), n), cost + Saturating(10)))
-        }
-        Expr::Map(entries) => {
-            for (_, value, _) in entries {
-                add(check(value, names)?);
-            }
-            Ok(checked(Type::Map(item.unwrap_or(Type::Dyn).into(), n), cost + Saturating(30)))
-        }
-        Expr::Object(name, fields) => {
-            for (field, value, _) in fields {
-                let value = check(value, names)?;
-                if &**name == "JSONPatch" {
-                    operand(field, &value.of)?;
-                }
-                add(value);
-            }
-            Ok(checked(Type::Made(name.clone()), cost + Saturating(40)))
-        }
-        _ => Ok(checked(Type::Dyn, Saturating(0))),
+fn holds_dyn(of: &Type) -> bool {
+    match of {
+        Type::Dyn => true,
+        Type::List(inner, _) | Type::Optional(inner) => holds_dyn(inner),
+        Type::Map(entry, _) => entry.iter().any(holds_dyn),
+        _ => false,
     }
 }
 
-/// A field of an operation of a JSON patch.
-fn operand(field: &str, of: &Type) -> Result<()> {
+/// What the overloads that fit answer; anything if they answer different types, none if none fits.
+fn answer(overloads: &[Overload], is_method: bool, types: &[Type]) -> Option<Type> {
+    let mut found: Option<Type> = None;
+    for overload in overloads.iter().filter(|o| o.is_method == is_method) {
+        let mut bound = Vec::new();
+        let is_fit = overload.takes.len() == types.len()
+            && overload.takes.iter().zip(types).all(|(takes, of)| fits(takes, of, &mut bound));
+        if is_fit {
+            let of = substituted(&overload.answers, &bound);
+            found = Some(match found {
+                Some(known) if !same(&known, &of) => Type::Dyn,
+                _ => of,
+            });
+        }
+    }
+    found
+}
+
+fn substituted(of: &Type, bound: &[Option<Type>]) -> Type {
+    let inner = |of: &Type| substituted(of, bound);
+    match of {
+        Type::Open(n) => bound.get(*n).cloned().flatten().unwrap_or(Type::Dyn),
+        Type::List(item, n) => Type::List(inner(item).into(), *n),
+        Type::Map(entry, n) => Type::Map([inner(&entry[0]), inner(&entry[1])].into(), *n),
+        Type::Optional(of) => Type::Optional(inner(of).into()),
+        Type::Itself(of) => Type::Itself(inner(of).into()),
+        other => other.clone(),
+    }
+}
+
+/// Checks a field of an operation of a JSON patch.
+fn operand(field: &str, of: &Type) -> Result<(), String> {
     let expected = match field {
-        "op" | "path" | "from" => Type::TEXT,
+        "op" | "path" | "from" => Type::TEXT.shown(),
         "value" => return Ok(()),
-        _ => {
-            let text =
-                format!("expected type of field '{field}' is '' but provided type is '{of}'");
-            return wrong(text, format!("{field}:"));
-        }
+        _ => String::new(),
     };
-    if comparable(&expected, of) {
+    if !expected.is_empty() && fits(&Type::TEXT, of, &mut Vec::new()) {
         return Ok(());
     }
-    let text =
-        format!("expected type of field '{field}' is '{expected}' but provided type is '{of}'");
-    wrong(text, format!("{field}:"))
-}
-
-fn repeat(inner: &Loop, names: &mut Names<'_>) -> Result {
-    let range = check(&inner.range, names)?;
-    let (item, n) = match &range.of {
-        Type::List(item, n) => ((**item).clone(), *n),
-        Type::Map(_, n) => (Type::TEXT, *n),
-        Type::Dyn => (Type::Dyn, range.of.size()),
-        Type::Object(node, _) => (Type::TEXT, node.fields.len() as u64),
-        other => {
-            let text = format!(
-                "expression of type '{other}' cannot be range of a comprehension (must be list, map, or dynamic)"
-            );
-            return wrong(text, "");
-        }
-    };
-    let init = check(&inner.init, names)?;
-    let is_list = matches!(init.of, Type::List(..));
-    names.locals.push((inner.accumulator.to_string(), init.of.clone()));
-    names.locals.push((inner.item.to_string(), item));
-    let once = check(&inner.condition, names).and_then(|condition| {
-        let step = check(&inner.step, names)?;
-        Ok((step.of, condition.cost + step.cost + ONE))
-    });
-    names.locals.truncate(names.locals.len() - 2);
-    let (step, once) = once?;
-    let of = match (step, &inner.result) {
-        (Type::List(item, _), _) if is_list => Type::List(item, n),
-        (_, Expr::Var(_)) => init.of,
-        // A loop that counts answers whether there was one.
-        (_, result) => {
-            names.locals.push((inner.accumulator.to_string(), init.of));
-            let result = check(result, names);
-            names.locals.pop();
-            result?.of
-        }
-    };
-    Ok(checked(of, Saturating(n) * once + range.cost + init.cost))
-}
-
-fn call(function: &str, target: Option<&Expr>, args: &[Expr], names: &mut Names<'_>) -> Result {
-    let from_loop = matches!(target, Some(Expr::Loop(_)));
-    let target = target.map(|target| check(target, names)).transpose()?;
-    let mut cost = target.as_ref().map_or(Saturating(0), |target| target.cost);
-    if let (Some(target), [Expr::Var(name), body], "optMap" | "optFlatMap") =
-        (&target, args, function)
-    {
-        let inner = match &target.of {
-            Type::Optional(inner) => (**inner).clone(),
-            _ => Type::Dyn,
-        };
-        names.locals.push((name.to_string(), inner));
-        let body = check(body, names);
-        names.locals.pop();
-        let body = body?;
-        let of = if function == "optMap" { Type::Optional(body.of.into()) } else { body.of };
-        return Ok(checked(of, cost + body.cost));
-    }
-    if function.starts_with("math.") {
-        return wrong(undeclared("math"), "math");
-    }
-    if !FUNCTIONS.contains(&function) && !function.starts_with("format.") {
-        // The place of a call is its bracket.
-        return wrong(undeclared(function), format!("{function}("));
-    }
-    if let ("matches", [.., Expr::Literal(super::Value::String(pattern))]) = (function, args)
-        && crate::regexps::fault(pattern).is_some()
-    {
-        return wrong("invalid matches argument".to_owned(), format!("\"{pattern}\""));
-    }
-    let mut types: Vec<Type> = target.into_iter().map(|target| target.of).collect();
-    for arg in args {
-        let arg = check(arg, names)?;
-        cost += arg.cost;
-        types.push(arg.of);
-    }
-    let (of, own) = match (function, from_loop) {
-        // Of what a loop makes upstream does not know how large the entries are.
-        ("join", true) => (Type::TEXT, u64::MAX),
-        _ => result(function, &types),
-    };
-    Ok(checked(of, (cost + Saturating(own)).max(ONE)))
+    let provided = of.shown();
+    Err(format!(
+        "expected type of field '{field}' is '{expected}' but provided type is '{provided}'"
+    ))
 }

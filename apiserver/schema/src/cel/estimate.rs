@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::check::{Checked, Globals, Names, Wrong, check};
+use super::check::{Checked, Globals, Places, check};
 use super::types::{self, Type};
 use super::{Program, compile};
 use crate::node::Node;
@@ -39,70 +39,51 @@ pub(crate) fn rule(
 
 fn cost_of(source: &str, program: &Program, names: &Globals, wanted: &str) -> Result<u64, String> {
     let found = checked(source, program, names)?;
-    match found.of {
-        Type::Dyn => Ok(found.cost.0),
-        of if of.to_string() == wanted => Ok(found.cost.0),
-        _ => Err(format!("must evaluate to a {wanted}")),
+    match found.of.to_string() == wanted {
+        true => Ok(found.cost.0),
+        false => Err(format!("must evaluate to a {wanted}")),
     }
 }
 
 /// The type and cost of an expression.
 ///
 /// # Errors
-/// What is wrong with it, with its place.
+/// What is wrong with it, each with its place.
 pub(super) fn checked(source: &str, program: &Program, names: &Globals) -> Result<Checked, String> {
-    check(&program.expression, &mut Names::new(names))
-        .map_err(|wrong| format!("compilation failed: {}", located(source, &wrong)))
+    let (found, wrong) = check(&program.expression, names);
+    if wrong.is_empty() {
+        return Ok(found);
+    }
+    let places = Places::of(source, &program.expression);
+    let place = |wrong: &super::check::Wrong<'_>| match wrong.field {
+        Some(index) => places.field(wrong.part, index),
+        None => places.part(wrong.part),
+    };
+    let mut faults: Vec<_> = wrong.iter().map(|wrong| (place(wrong), &*wrong.text)).collect();
+    faults.sort_by_key(|(at, _)| *at);
+    let faults: Vec<_> = faults.iter().map(|(at, text)| located(source, text, *at)).collect();
+    Err(format!("compilation failed: {}", faults.join("\n")))
 }
 
 /// What the parser says, with its place if that is the type of an object.
 pub(super) fn placed(source: &str, text: String) -> String {
     let name =
         text.strip_prefix("undeclared reference to '").and_then(|rest| rest.split_once('\''));
-    match name.map(|(name, _)| format!("{name}{{")) {
-        Some(at) => located(source, &Wrong { text, at }),
+    let at = name.and_then(|(name, _)| Some(source.find(&format!("{name}{{"))? + name.len()));
+    match at {
+        Some(at) => located(source, &text, at),
         None => text,
     }
 }
 
 /// An error with the place that it is about.
-fn located(source: &str, wrong: &Wrong) -> String {
-    let at = place(source, &wrong.at);
-    let line = source[..at].matches('\n').count();
-    let start = source[..at].rfind('\n').map_or(0, |n| n + 1);
-    let column = source[start..at].chars().count();
-    let text = source.lines().nth(line).unwrap_or_default();
-    format!(
-        "ERROR: <input>:{}:{}: {}\n | {text}\n | {}^",
-        line + 1,
-        column + 1,
-        wrong.text,
-        ".".repeat(column)
-    )
-}
-
-/// Where a word stands in the source, as a whole word; the start if it cannot be found.
-fn place(source: &str, word: &str) -> usize {
-    let is_part = |c: char| c.is_alphanumeric() || c == '_';
-    let whole = |at: usize| {
-        let before = source[..at].chars().next_back().is_some_and(is_part);
-        let after = source[at + word.len()..].chars().next().is_some_and(is_part);
-        let starts = word.chars().next().is_some_and(is_part);
-        let ends = word.chars().next_back().is_some_and(is_part);
-        !(starts && before || ends && after)
-    };
-    let found = source.match_indices(word).map(|(at, _)| at);
-    if word.is_empty() {
-        return 0;
-    }
-    let Some(at) = found.into_iter().find(|at| whole(*at)) else {
-        // The text may stand in the other quotes.
-        let quoted = word.strip_prefix('"').and_then(|word| word.strip_suffix('"'));
-        return quoted.and_then(|text| source.find(&format!("'{text}'"))).unwrap_or(0);
-    };
-    // A call is placed at its bracket, a field that is set at its colon.
-    let is_ended = word.len() > 1 && word.ends_with(['(', '{', ':']);
-    if is_ended { at + word.len() - 1 } else { at }
+pub(super) fn located(source: &str, text: &str, at: usize) -> String {
+    let before = source.get(..at).unwrap_or_default();
+    let line = before.matches('\n').count();
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count();
+    let shown = source.lines().nth(line).unwrap_or_default();
+    let dots = ".".repeat(column);
+    format!("ERROR: <input>:{}:{}: {text}\n | {shown}\n | {dots}^", line + 1, column + 1)
 }
 
 /// By how much a budget is exceeded, in upstream's words.

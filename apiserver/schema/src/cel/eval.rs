@@ -265,7 +265,7 @@ fn index(operand: Value, key: &Value, wanted: bool) -> Evaluated {
     }
 }
 
-fn show_key(key: &Key) -> String {
+pub(super) fn show_key(key: &Key) -> String {
     match key {
         Key::String(text) => text.to_string(),
         Key::Int(n) => n.to_string(),
@@ -349,19 +349,32 @@ fn literal(expr: &Expr, scope: &Scope<'_>, budget: &mut Budget) -> Evaluated {
 }
 
 fn repeat(inner: &Loop, scope: &Scope<'_>, budget: &mut Budget) -> Evaluated {
-    let items: Vec<Value> = match eval(&inner.range, scope, budget)? {
-        Value::List(list) => list.to_vec(),
-        Value::Map(map) => map.map.keys().map(Value::from).collect(),
+    let range = eval(&inner.range, scope, budget)?;
+    let items: Vec<(Value, Option<Value>)> = match (&range, &inner.second) {
+        (Value::List(list), None) => list.iter().map(|item| (item.clone(), None)).collect(),
+        (Value::List(list), Some(_)) => {
+            (0..).zip(list.iter()).map(|(n, item)| (Value::Int(n), Some(item.clone()))).collect()
+        }
+        (Value::Map(map), _) => {
+            map.map.iter().map(|(key, value)| (Value::from(key), Some(value.clone()))).collect()
+        }
         _ => return failed("no such overload"),
     };
+    const NOTHING: Value = Value::Null;
     let mut accumulated = eval(&inner.init, scope, budget)?;
-    for item in &items {
+    for (item, second) in &items {
         budget.take(1)?;
         let local = Scope::Local { name: &inner.accumulator, value: &accumulated, outer: scope };
         if !boolean(eval(&inner.condition, &local, budget)?)? {
             break;
         }
-        let local = Scope::Local { name: &inner.item, value: item, outer: scope };
+        let outer = Scope::Local { name: &inner.item, value: item, outer: scope };
+        let local = match &inner.second {
+            Some(name) => {
+                Scope::Local { name, value: second.as_ref().unwrap_or(&NOTHING), outer: &outer }
+            }
+            None => outer,
+        };
         accumulated = step(&inner.step, &inner.accumulator, accumulated, &local, budget)?;
     }
     let local = Scope::Local { name: &inner.accumulator, value: &accumulated, outer: scope };
@@ -382,6 +395,11 @@ fn step(expr: &Expr, name: &Name, sum: Value, scope: &Scope<'_>, budget: &mut Bu
         Expr::Binary(Binary::Add, left, more) if is_sum(left) => {
             let more = eval(more, scope, budget)?;
             functions::binary(Binary::Add, sum, more, budget)
+        }
+        Expr::Call { function, args, .. } if args.first().is_some_and(is_sum) => {
+            let more = args[1..].iter().map(|arg| eval(arg, scope, budget));
+            let values = std::iter::once(Ok(sum)).chain(more).collect::<Result<_, _>>()?;
+            functions::call(function, None, values, budget)
         }
         expr => eval(expr, &Scope::Local { name, value: &sum, outer: scope }, budget),
     }
@@ -407,6 +425,16 @@ fn call(
             }
             None => failed("no such overload"),
         };
+    }
+    if let (Some(target), [Expr::Var(name), body], "sortBy") = (target, args, &**function) {
+        let Value::List(list) = eval(target, scope, budget)? else {
+            return failed("no such overload");
+        };
+        let keyed = list.iter().map(|value| {
+            let key = eval(body, &Scope::Local { name, value, outer: scope }, budget)?;
+            Ok((key, value.clone()))
+        });
+        return functions::sorted(keyed.collect::<Result<_, _>>()?);
     }
     let target = target.map(|target| eval(target, scope, budget)).transpose()?;
     let mut values = Vec::with_capacity(args.len());

@@ -10,7 +10,7 @@ use kube_cel::cel::{Context, ExecutionError, Value};
 use regex::Regex;
 
 use super::ast::Binary;
-use super::eval::{Budget, Fault, failed, map_key, optional};
+use super::eval::{Budget, Fault, failed, map_key, optional, show_key};
 
 /// An object of the server's own that expressions can ask, such as `authorizer`.
 pub trait Ask: std::fmt::Debug + Send + Sync {
@@ -113,6 +113,38 @@ pub(super) fn binary(
     }
 }
 
+/// Values in the order of their keys.
+pub(super) fn sorted(mut keyed: Vec<(Value, Value)>) -> Result<Value, Fault> {
+    if keyed.windows(2).any(|pair| pair[0].0.partial_cmp(&pair[1].0).is_none()) {
+        return failed("no such overload");
+    }
+    keyed.sort_by(|(a, _), (b, _)| a.partial_cmp(b).unwrap_or(std::cmp::Ordering::Equal));
+    Ok(Value::List(Arc::new(keyed.into_iter().map(|(_, value)| value).collect())))
+}
+
+/// A map with more entries; no key may be there already.
+fn insert(mut args: Vec<Value>) -> Result<Value, Fault> {
+    let more = match (args.pop(), args.len()) {
+        (Some(Value::Map(more)), 1) => {
+            more.map.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
+        }
+        (Some(value), 2) => match args.pop().as_ref().and_then(map_key) {
+            Some(key) => vec![(key, value)],
+            None => return failed("unsupported key type"),
+        },
+        _ => return failed("no such overload"),
+    };
+    let Some(Value::Map(mut map)) = args.pop() else { return failed("no such overload") };
+    let entries = Arc::make_mut(&mut map.map);
+    for (key, value) in more {
+        let shown = show_key(&key);
+        if entries.insert(key, value).is_some() {
+            return failed(format!("insert failed: key {shown} already exists"));
+        }
+    }
+    Ok(Value::Map(map))
+}
+
 fn arithmetic(result: Result<Value, ExecutionError>) -> Result<Value, Fault> {
     result.or_else(|error| match error {
         ExecutionError::DivisionByZero(_) => failed("division by zero"),
@@ -137,6 +169,10 @@ pub(super) fn call(
             Some(answer) => answer.map_err(Fault::Failed),
             None => failed("no such overload"),
         };
+    }
+    if function == "cel.@mapInsert" {
+        budget.take(1)?;
+        return insert(args);
     }
     let values = || target.iter().chain(&args);
     budget.take(1 + values().map(text_cost).sum::<u64>())?;

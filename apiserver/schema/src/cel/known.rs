@@ -44,7 +44,7 @@ const USER: Type = Type::Known(&Known {
             ("username", Type::TEXT),
             ("uid", Type::TEXT),
             ("groups", texts()),
-            ("extra", Type::Map(texts().into(), MANY)),
+            ("extra", Type::map(texts(), MANY)),
         ]
     },
 });
@@ -58,7 +58,7 @@ pub(super) const NAMESPACE: Type = Type::Known(&Known {
 const METADATA: Type = Type::Known(&Known {
     name: "kubernetes.NamespaceMetadata",
     fields: || {
-        let texts = || Type::Map(Type::TEXT.into(), MANY);
+        let texts = || Type::map(Type::TEXT, MANY);
         vec![
             ("name", Type::TEXT),
             ("generateName", Type::TEXT),
@@ -97,7 +97,7 @@ pub(super) const DEVICE: Type = Type::Known(&Known {
         const ENTRIES: u64 = 32;
         /// Most letters of a driver's name.
         const DRIVER: u64 = 63;
-        let two = |value: Type| Type::Map(Type::Map(value.into(), ENTRIES).into(), ENTRIES);
+        let two = |value: Type| Type::map(Type::map(value, ENTRIES), ENTRIES);
         vec![
             ("driver", Type::Text(DRIVER)),
             ("attributes", two(Type::Dyn)),
@@ -109,3 +109,11 @@ pub(super) const DEVICE: Type = Type::Known(&Known {
 
 /// What `quantity()` makes.
 const QUANTITY: Type = Type::Known(&Known { name: "kubernetes.Quantity", fields: Vec::new });
+
+/// Who may ask what is allowed, and what is allowed to the one that asks here.
+pub(super) const AUTHORIZER: Type =
+    Type::Known(&Known { name: "kubernetes.authorization.Authorizer", fields: Vec::new });
+
+/// A question of it about the requested resource.
+pub(super) const RESOURCE_CHECK: Type =
+    Type::Known(&Known { name: "kubernetes.authorization.ResourceCheck", fields: Vec::new });

@@ -25,7 +25,7 @@ pub use eval::{Budget, Fault, PER_CALL, Variables};
 pub use functions::{Ask, object};
 pub use kube_cel::cel::Value;
 pub use scope::{Scope as ExpressionScope, device_selector};
-pub use value::{from_json, optional, to_json};
+pub use value::{from_json, is_reserved, optional, to_json};
 
 pub(crate) use rules::validate;
 
@@ -83,10 +83,24 @@ fn parse(text: &str) -> Result<Program, String> {
         Err(_) => return Err("compilation failed: the parser gave up".to_owned()),
     };
     let failed = |error| format!("compilation failed: {}", estimate::placed(text, error));
+    if let Some((at, _)) = shape::tokens(text).iter().find(|(_, token)| token.starts_with('`')) {
+        let fault = estimate::located(text, "unsupported syntax: '`'", *at);
+        return Err(format!("compilation failed: {fault}"));
+    }
     let expression = ast::lower(&parsed).map_err(failed)?;
     let mut is_transition = false;
     expression.variables(&mut |name| is_transition |= name == "oldSelf");
     Ok(Program { expression, is_transition })
+}
+
+/// Whether a text can become what a function makes of it, such as a duration.
+fn converts(function: &str, text: &str) -> bool {
+    if !matches!(function, "duration" | "timestamp") {
+        return true;
+    }
+    let argument = vec![("x", Value::String(Arc::new(text.to_owned())))];
+    let program = compile(&format!("{function}(x)"));
+    program.is_ok_and(|program| program.run(&argument, &mut Budget::new(PER_CALL)).is_ok())
 }
 
 impl Program {
@@ -115,6 +129,12 @@ impl Program {
             variables.iter().map(|(name, json)| (*name, value::from_json(json))).collect();
         let result = self.run(&variables, &mut Budget::new(PER_CALL + 1));
         value::to_json(&result.map_err(|fault| fault.to_string())?)
+    }
+
+    /// What is wrong with the names of the objects that it makes, such as an `Object.a` in a field `b`.
+    #[must_use]
+    pub fn misnamed(&self) -> Option<String> {
+        self.expression.misnamed()
     }
 
     /// How deep its parts nest. Running it recurses so deep, and what it makes of variables nests no deeper.

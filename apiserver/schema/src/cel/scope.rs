@@ -1,8 +1,5 @@
 //! Checks the expressions of webhooks, policies and device selectors: whether they fit what they may name.
 
-use std::collections::HashSet;
-
-use super::ast::Expr;
 use super::check::Globals;
 use super::compile;
 use super::estimate::checked;
@@ -15,8 +12,6 @@ use crate::Schema;
 #[derive(Debug, Clone)]
 pub struct Scope {
     names: Globals,
-    /// The variables that only pick a part of another, by their whole names.
-    plain: HashSet<String>,
 }
 
 impl Scope {
@@ -33,19 +28,20 @@ impl Scope {
             ("oldObject", object),
         ];
         let names = known.map(|(name, of)| (name.to_owned(), of));
-        Self { names: names.into(), plain: HashSet::new() }
+        Self { names: names.into() }
     }
 
     /// With `params`, if the policy has a kind of them.
     #[must_use]
     pub fn with_params(self, has_params: bool) -> Self {
-        if has_params { self.with("params") } else { self }
+        if has_params { self.with("params", Type::Dyn) } else { self }
     }
 
     /// With `authorizer`.
     #[must_use]
     pub fn with_authorizer(self) -> Self {
-        self.with("authorizer").with("authorizer.requestResource")
+        self.with("authorizer", known::AUTHORIZER)
+            .with("authorizer.requestResource", known::RESOURCE_CHECK)
     }
 
     /// Without `authorizer`; variables that speak of it stay.
@@ -60,11 +56,11 @@ impl Scope {
     /// With `variables`, of which there are none yet.
     #[must_use]
     pub fn with_variables(self) -> Self {
-        self.with("variables")
+        self.with("variables", Type::Dyn)
     }
 
-    fn with(mut self, name: &str) -> Self {
-        self.names.insert(name.to_owned(), Type::Dyn);
+    fn with(mut self, name: &str, of: Type) -> Self {
+        self.names.insert(name.to_owned(), of);
         self
     }
 
@@ -73,20 +69,12 @@ impl Scope {
     /// # Errors
     /// What is wrong with the expression, with its place.
     pub fn declare(&mut self, name: &str, source: &str) -> Result<(), String> {
-        let name = format!("variables.{name}");
-        let program = compile(source);
-        let is_plain = program.as_ref().is_ok_and(|p| self.is_plain(&p.expression));
-        let found = program.and_then(|program| checked(source, &program, &self.names));
-        if is_plain {
-            self.plain.insert(name.clone());
-        } else {
-            self.plain.remove(&name);
-        }
+        let found = compile(source).and_then(|program| checked(source, &program, &self.names));
         let (of, fault) = match found {
             Ok(found) => (found.of.shallow(), Ok(())),
             Err(fault) => (Type::Dyn, Err(fault)),
         };
-        self.names.insert(name, of);
+        self.names.insert(format!("variables.{name}"), of);
         fault
     }
 
@@ -97,25 +85,11 @@ impl Scope {
     pub fn check(&self, source: &str, wanted: &[&str]) -> Result<(), String> {
         let program = compile(source)?;
         let of = checked(source, &program, &self.names)?.of.to_string();
-        // Of functions little is known, so what they make may be what is wanted.
-        let is_literal = matches!(&program.expression, Expr::List(entries) if entries.is_empty());
-        let is_known = is_literal || self.is_plain(&program.expression);
-        let unknown = of.contains("dyn") && !is_known;
         match wanted {
-            _ if unknown || wanted.contains(&&*of) => Ok(()),
+            _ if wanted.contains(&&*of) => Ok(()),
             [] => Ok(()),
             [one] => Err(format!("must evaluate to {one} but got {of}")),
             many => Err(format!("must evaluate to one of [{}] but got {of}", many.join(" "))),
-        }
-    }
-
-    /// Whether an expression only picks a part of a variable, so that its type is all that is known of it.
-    fn is_plain(&self, expression: &Expr) -> bool {
-        match expression {
-            Expr::Select { operand, optional: false, .. }
-            | Expr::Index { operand, optional: false, .. } => self.is_plain(operand),
-            Expr::Var(name) => !name.starts_with("variables.") || self.plain.contains(&**name),
-            _ => false,
         }
     }
 }
@@ -153,8 +127,7 @@ mod tests {
         assert_eq!(scope.declare("c", "object.spec"), Ok(()));
         assert_eq!(scope.declare("n", "1"), Ok(()));
         // Nothing is known of what is wrong.
-        assert_eq!(scope.check("variables.a", &["bool"]), Ok(()));
-        assert_eq!(scope.check("variables.b", &["bool"]), Ok(()));
+        assert_eq!(scope.check("variables.a == variables.b", &["bool"]), Ok(()));
         let fault = |of: &str| Err(format!("must evaluate to bool but got {of}"));
         assert_eq!(scope.check("variables.c", &["bool"]), fault("dyn"));
         assert_eq!(scope.check("variables.n", &["bool"]), fault("int"));

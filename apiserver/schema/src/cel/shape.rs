@@ -13,8 +13,15 @@ const MAX_DOUBLED: usize = 8;
 pub(super) fn is_bounded(text: &str) -> bool {
     let mut shape = Shape::default();
     // What is no sequence of tokens is refused by the parser, but only after it has skipped what it does not know.
-    let shape = shape.read(text).map_or_else(|| Shape::careful(text), |()| shape);
+    let shape = shape.read(text, |_, _| ()).map_or_else(|| Shape::careful(text), |()| shape);
     shape.depth <= MAX_DEPTH && shape.operators <= MAX_OPERATORS && shape.doubled <= MAX_DOUBLED
+}
+
+/// The tokens of an expression, each with its place.
+pub(super) fn tokens(text: &str) -> Vec<(usize, &str)> {
+    let mut tokens = Vec::new();
+    Shape::default().read(text, |at, token| tokens.push((at, token)));
+    tokens
 }
 
 #[derive(Default)]
@@ -45,9 +52,10 @@ impl Shape {
     }
 
     /// Counts all tokens; none if there is something else.
-    fn read(&mut self, text: &str) -> Option<()> {
+    fn read<'a>(&mut self, text: &'a str, mut visit: impl FnMut(usize, &'a str)) -> Option<()> {
         let mut rest = text;
         while let Some(c) = rest.chars().next() {
+            let is_token = !c.is_whitespace() && !rest.starts_with("//");
             let n = match c {
                 '/' if rest.starts_with("//") => rest.find('\n').unwrap_or(rest.len()),
                 c if c.is_whitespace() => c.len_utf8(),
@@ -56,6 +64,9 @@ impl Shape {
                 '`' => self.value(name(rest)?),
                 _ => self.mark(rest, c),
             };
+            if is_token {
+                visit(text.len() - rest.len(), &rest[..n]);
+            }
             rest = &rest[n..];
         }
         Some(())

@@ -25,7 +25,8 @@ pub(super) enum Type {
     Duration,
     Timestamp,
     List(Box<Type>, u64),
-    Map(Box<Type>, u64),
+    /// Of keys to values.
+    Map(Box<[Type; 2]>, u64),
     /// What a resource shows of its metadata.
     Metadata,
     /// An object with declared fields; a resource shows little of its metadata.
@@ -35,6 +36,12 @@ pub(super) enum Type {
     Made(Arc<str>),
     /// An object of a type that is no schema's, with its fields.
     Known(&'static Known),
+    /// A type as a value.
+    Itself(Box<Type>),
+    /// What a declared function leaves open, by number.
+    Open(usize),
+    /// Of the entries of what has none: whatever fits.
+    Free,
 }
 
 /// A type that expressions know by name.
@@ -48,7 +55,7 @@ pub(super) struct Known {
 impl fmt::Display for Type {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Type::Dyn => f.write_str("dyn"),
+            Type::Dyn | Type::Open(_) | Type::Free => f.write_str("dyn"),
             Type::Null => f.write_str("null_type"),
             Type::Bool => f.write_str("bool"),
             Type::Int => f.write_str("int"),
@@ -59,11 +66,12 @@ impl fmt::Display for Type {
             Type::Duration => f.write_str("google.protobuf.Duration"),
             Type::Timestamp => f.write_str("google.protobuf.Timestamp"),
             Type::List(item, _) => write!(f, "list({item})"),
-            Type::Map(value, _) => write!(f, "map(string, {value})"),
+            Type::Map(entry, _) => write!(f, "map({}, {})", entry[0], entry[1]),
             Type::Object(..) | Type::Metadata => f.write_str("object"),
             Type::Optional(inner) => write!(f, "optional_type({inner})"),
             Type::Made(name) => f.write_str(name),
             Type::Known(known) => f.write_str(known.name),
+            Type::Itself(inner) => write!(f, "type({inner})"),
         }
     }
 }
@@ -71,6 +79,25 @@ impl fmt::Display for Type {
 impl Type {
     /// A text without a bound.
     pub(super) const TEXT: Type = Type::Text(REQUEST - 2);
+
+    /// A map from texts.
+    pub(super) fn map(value: Type, most: u64) -> Type {
+        Type::Map([Type::TEXT, value].into(), most)
+    }
+
+    /// As messages of the checker have it.
+    pub(super) fn shown(&self) -> String {
+        match self {
+            Type::Null => "null".to_owned(),
+            Type::Duration => "duration".to_owned(),
+            Type::Timestamp => "timestamp".to_owned(),
+            Type::List(item, _) => format!("list({})", item.shown()),
+            Type::Map(entry, _) => format!("map({}, {})", entry[0].shown(), entry[1].shown()),
+            Type::Optional(inner) => format!("optional_type({})", inner.shown()),
+            Type::Itself(inner) => format!("type({})", inner.shown()),
+            other => other.to_string(),
+        }
+    }
 
     /// The type of a part of a schema.
     pub(super) fn of(node: &Arc<Node>, is_resource: bool) -> Type {
@@ -95,7 +122,7 @@ impl Type {
                     let items = items.node();
                     let most = (REQUEST - 2) / (min_size(&items) + 6);
                     let most = bound(rules.and_then(|rules| rules.max_properties), most);
-                    Type::Map(Type::of(&items.shared(), items.embedded).into(), most)
+                    Type::map(Type::of(&items.shared(), items.embedded), most)
                 }
                 _ => Type::Object(node.clone(), is_resource || node.embedded),
             },
@@ -109,7 +136,8 @@ impl Type {
         let mut inner = &mut self;
         for _ in 0..DEEPEST {
             inner = match inner {
-                Type::List(of, _) | Type::Map(of, _) | Type::Optional(of) => of,
+                Type::List(of, _) | Type::Optional(of) | Type::Itself(of) => of,
+                Type::Map(entry, _) => &mut entry[1],
                 _ => return self,
             };
         }
@@ -121,7 +149,7 @@ impl Type {
     pub(super) fn size(&self) -> u64 {
         match self {
             Type::Text(n) | Type::Bytes(n) | Type::List(_, n) | Type::Map(_, n) => *n,
-            Type::Dyn => REQUEST - 2,
+            Type::Dyn | Type::Free => REQUEST - 2,
             Type::Optional(inner) => inner.size(),
             Type::Duration | Type::Timestamp => 32,
             _ => 1,

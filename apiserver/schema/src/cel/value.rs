@@ -35,6 +35,17 @@ const RESERVED: [&str; 21] = [
     "while",
 ];
 
+/// Whether CEL keeps a word for itself, so that no variable can have it as its name.
+#[must_use]
+pub fn is_reserved(word: &str) -> bool {
+    RESERVED.contains(&word)
+}
+
+/// Whether a field's name may be written so: what the parser reads as something else must be escaped.
+pub(super) fn can_be_written(name: &str, written: &str) -> bool {
+    name != written || !matches!(name, "true" | "false" | "null" | "in")
+}
+
 /// The value of `json` in an expression, without a schema: as policies see objects.
 #[must_use]
 pub fn from_json(json: &Json) -> Value {
@@ -72,7 +83,12 @@ pub(super) fn convert(node: Option<&Node>, json: &Json) -> Value {
                     Some((None, Some(items))) => (name.clone(), Some(items.node())),
                     _ => (name.clone(), None),
                 };
-                entries.insert(Key::String(Arc::new(key)), convert(child.as_deref(), value));
+                let value = convert(child.as_deref(), value);
+                if key != *name && RESERVED.contains(&&**name) {
+                    // Such a field may be written as it is too.
+                    entries.insert(Key::String(Arc::new(name.clone())), value.clone());
+                }
+                entries.insert(Key::String(Arc::new(key)), value);
             }
             Value::Map(Map { map: Arc::new(entries) })
         }

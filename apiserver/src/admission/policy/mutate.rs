@@ -82,7 +82,12 @@ fn run(
 ) -> Result<Cel, String> {
     let variables = Composed::new(base, &definition.variables);
     let mut budget = Budget::new(PER_POLICY);
-    expression.run(&variables, &mut budget).unwrap_or_else(|| Err(OUT_OF_BUDGET.to_owned()))
+    let value = expression.run(&variables, &mut budget);
+    let value = value.unwrap_or_else(|| Err(OUT_OF_BUDGET.to_owned()))?;
+    match expression.misnamed() {
+        Some(fault) => Err(format!("type mismatch: {fault}")),
+        None => Ok(value),
+    }
 }
 
 fn configured(
