@@ -70,6 +70,7 @@ pub(super) fn faults(schema: &Value, path: &str) -> Vec<Cause> {
         judge.part(map, path, Place::Root, 0);
         judge.logic_is_complete(map, Some(schema), path, path, 0);
     }
+    judge.causes.sort_by_cached_key(ToString::to_string);
     judge.causes
 }
 
