@@ -151,10 +151,7 @@ pub(super) fn validate(
     annotations(&meta["annotations"], &mut causes);
     owners(&meta["ownerReferences"], &mut causes);
     managers(&meta["managedFields"], &mut causes);
-    if meta["generation"].as_i64().is_some_and(|generation| generation < 0) {
-        let fault = "must be greater than or equal to 0";
-        causes.push(Cause::invalid("metadata.generation", &meta["generation"], fault));
-    }
+    generation(meta, &mut causes);
     finalizers(resource, meta, old, &mut causes);
     if let Some(old) = old {
         immutable(meta, &old["metadata"], &mut causes);
@@ -174,13 +171,30 @@ pub(super) fn is_judged_last(resource: &Resource) -> bool {
     resource.bare_items && rounds.alone + rounds.compared == 0
 }
 
+fn generation(meta: &Value, causes: &mut Vec<Cause>) {
+    if meta["generation"].as_i64().is_some_and(|generation| generation < 0) {
+        let fault = "must be greater than or equal to 0";
+        causes.push(Cause::invalid("metadata.generation", &meta["generation"], fault));
+    }
+}
+
 /// What is wrong with the metadata of an object inside of another one, beside its names.
 pub(super) fn of_embedded(meta: &Value) -> Vec<Cause> {
     let mut causes = Vec::new();
     labels(&meta["labels"], "metadata.labels", &mut causes);
     annotations(&meta["annotations"], &mut causes);
     owners(&meta["ownerReferences"], &mut causes);
+    generation(meta, &mut causes);
+    for finalizer in meta["finalizers"].as_array().into_iter().flatten() {
+        finalizer_name(finalizer.as_str().unwrap_or_default(), &mut causes);
+    }
     causes
+}
+
+fn finalizer_name(finalizer: &str, causes: &mut Vec<Cause>) {
+    for fault in words::qualified(finalizer) {
+        causes.push(Cause::invalid("metadata.finalizers", &finalizer.into(), &fault));
+    }
 }
 
 /// Where a type's own update rules judge metadata, beyond what is done for all types.
@@ -405,9 +419,7 @@ fn finalizers(resource: &Resource, meta: &Value, old: Option<&Value>, causes: &m
     let mine = list(meta);
     let is_lax = judges_names_alone(resource);
     for (n, finalizer) in mine.iter().enumerate() {
-        for fault in words::qualified(finalizer) {
-            causes.push(Cause::invalid("metadata.finalizers", &finalizer.as_str().into(), &fault));
-        }
+        finalizer_name(finalizer, causes);
         let known = finalizer.contains('/') || STANDARD_FINALIZERS.contains(&finalizer.as_str());
         if !known && !is_lax {
             let fault = "name is neither a standard finalizer name nor is it fully qualified";

@@ -24,9 +24,9 @@ const EXTENDED_TOKEN_SECONDS: i64 = 365 * 24 * 3600;
 /// that tokens cannot be bound to, [`ApiError::Conflict`] if it is another object of that name.
 pub fn token_request(ctx: &Context<'_>, name: &str, body: &Value) -> Result<Value, ApiError> {
     ctx.check_namespace(body)?;
+    check_name(name, text(body, "/metadata/name"))?;
     let account = ctx.objects.find("serviceaccounts", ctx.namespace, name);
     let account = account.ok_or_else(|| not_found("serviceaccounts", name))?;
-    check_name(name, text(body, "/metadata/name"))?;
     let asked = body.pointer("/spec/expirationSeconds").and_then(Value::as_i64).unwrap_or(3600);
     check_expiration(asked)?;
     let asked = ctx.limits.max_seconds.map_or(asked, |most| asked.min(most));
