@@ -538,7 +538,8 @@ mod tests {
         };
         let variable = |n: usize, of: &str| json!({"name": format!("v{n}"), "expression": of});
         let own = faults(vec![variable(0, "variables.v0")], "variables.v0");
-        assert_eq!(own, ["spec.variables[0].expression"]);
+        // What is not known is of no type, and so no yes or no.
+        assert_eq!(own, ["spec.variables[0].expression", "spec.validations[0].expression"]);
         let mut chain = vec![variable(0, "object")];
         chain.extend((1..5_000).map(|n| variable(n, &format!("variables.v{}", n - 1))));
         assert_eq!(faults(chain, "variables.v4999 == 1"), [""; 0]);
