@@ -49,11 +49,11 @@ pub struct WatchSender {
 impl WatchSender {
     /// Queues a change; `false` if the watch is gone or has fallen behind, and the sender is to be dropped.
     pub fn send(&self, event: &Arc<Event>) -> bool {
+        // Before it is there: who has read it must not be told an older position. Who waits for it will get it, or
+        // hear that the watch has ended.
+        self.position.store(event.revision, Ordering::Release);
         match self.items.try_send(WatchItem::Event(event.clone())) {
-            Ok(()) => {
-                self.position.store(event.revision, Ordering::Release);
-                true
-            }
+            Ok(()) => true,
             Err(mpsc::error::TrySendError::Full(_)) => {
                 self.lag();
                 false
