@@ -44,7 +44,7 @@ pub async fn watch(call: &Call<'_>) -> Result<Response, ApiError> {
     let encoder = Encoder::agree(call)?;
     let format = encoder.format;
     let cache = call.resource.storage()?.cache().await?;
-    let start = begin(&options, cache).await?;
+    let start = begin(call, &options, cache).await?;
     let timeout = options.timeout_seconds.map_or_else(
         || {
             let least = call.core.config.fairness.min_request_timeout;
@@ -85,7 +85,7 @@ enum Start {
     State,
 }
 
-async fn begin(options: &ListOptions, cache: &Cache) -> Result<Start, ApiError> {
+async fn begin(call: &Call<'_>, options: &ListOptions, cache: &Cache) -> Result<Start, ApiError> {
     let version = options.resource_version.as_str();
     let revision =
         if version.is_empty() { 0 } else { parse_revision(version).map_err(ApiError::Unknown)? };
@@ -96,6 +96,8 @@ async fn begin(options: &ListOptions, cache: &Cache) -> Result<Start, ApiError> 
             cache.fresh().await?;
         } else if revision > 0 {
             crate::handlers::read::wait_for(cache, revision).await?;
+        } else {
+            crate::handlers::read::own_writes(call.resource).await;
         }
         return Ok(Start::State);
     }

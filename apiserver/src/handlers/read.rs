@@ -164,8 +164,9 @@ pub async fn state(
     }
     let revision = parse_revision(version)
         .map_err(|text| ApiError::BadRequest(format!("invalid resource version: {text}")))?;
-    if revision > 0 {
-        wait_for(cache, revision).await?;
+    match revision {
+        0 => own_writes(call.resource).await,
+        _ => wait_for(cache, revision).await?,
     }
     let exact = match options.version_match {
         Match::Exact => true,
@@ -182,6 +183,19 @@ pub async fn state(
             "The resourceVersion for the provided list is too old.".to_owned(),
         )),
         Err(other) => Err(other.into()),
+    }
+}
+
+/// How long a list of any state waits for the writes that this server has answered.
+const OWN_WRITES: Duration = Duration::from_secs(1);
+
+/// Waits for what this server has just answered, if its watch of etcd is a moment behind: any state will do for
+/// version 0, but a client expects to see what it wrote.
+pub(crate) async fn own_writes(resource: &Resource) {
+    if let Ok(storage) = resource.storage()
+        && tokio::time::timeout(OWN_WRITES, storage.recent()).await.is_err()
+    {
+        tracing::debug!(resource = resource.name, "the cache is behind");
     }
 }
 
