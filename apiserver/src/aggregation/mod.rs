@@ -29,6 +29,7 @@ pub(crate) use proxy::answer;
 use crate::backend::{self, Trust};
 use crate::identity::pki::{Credential, to_der};
 use crate::server::Core;
+use crate::types::conditions;
 
 /// Group and version.
 pub(crate) type GroupVersion = (String, String);
@@ -99,7 +100,7 @@ impl Backend {
                 "insecureSkipTLSVerify": spec["insecureSkipTLSVerify"],
             }),
             tls: Mutex::default(),
-            available: AtomicBool::new(is_available(object)),
+            available: AtomicBool::new(conditions::is_true(object, "Available")),
             served: ArcSwapOption::empty(),
         })
     }
@@ -153,9 +154,4 @@ fn tls(trust: &Value, credential: &Credential) -> Result<ClientConfig, String> {
         (false, false) => Trust::Bundle(&bundle),
     };
     backend::tls_config(trust, Some(identity))
-}
-
-fn is_available(object: &Value) -> bool {
-    let conditions = object["status"]["conditions"].as_array().into_iter().flatten();
-    conditions.filter(|c| c["type"] == "Available").any(|c| c["status"] == "True")
 }

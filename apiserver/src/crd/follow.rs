@@ -12,11 +12,12 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use super::{CLEANUP, Storages, has_condition, names, resources};
+use super::{CLEANUP, Storages, names, resources};
 use crate::bytes;
 use crate::enablement::runtime::Disabled;
 use crate::registry::{Registry, Resource, Storage};
 use crate::server::Core;
+use crate::types::conditions;
 use crate::write::now;
 
 /// How long the objects of one deleted definition are deleted before other definitions have their turn.
@@ -154,7 +155,7 @@ impl State {
             }
             return;
         };
-        let established = has_condition(&definition, "Established");
+        let established = conditions::is_true(&definition, "Established");
         let spec = hash(&definition["spec"]);
         let same = |k: &Known| k.spec == spec && !k.served.is_empty();
         let served = match self.known.get(name) {

@@ -48,12 +48,6 @@ pub(crate) struct Kept {
     schemas: Arc<Schemas>,
 }
 
-/// Whether a definition's condition is `True`.
-pub(crate) fn has_condition(definition: &Value, kind: &str) -> bool {
-    let conditions = definition["status"]["conditions"].as_array().into_iter().flatten();
-    conditions.filter(|c| c["type"] == kind).any(|c| c["status"] == "True")
-}
-
 /// The served versions of an established definition that was written by `revision`.
 pub(crate) fn resources(
     core: &Weak<Core>,

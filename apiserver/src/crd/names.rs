@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use crate::types::conditions;
+
 /// Names that other definitions of the group hold.
 pub(super) fn conflicts(definition: &Value, others: &[&Value]) -> Option<(&'static str, String)> {
     let names = &definition["spec"]["names"];
@@ -75,7 +77,7 @@ pub(super) fn wanted_status(definition: &Value, others: &[&Value], now: &str) ->
         status["acceptedNames"] = held;
         condition("NamesAccepted", false, reason, &message, now)
     };
-    set(&mut status, accepted);
+    conditions::set(&mut status, accepted);
     if let Some(approval) = approval(definition) {
         let (is_approved, reason) = match approval {
             Approval::Given(_) => (true, "ApprovedAnnotation"),
@@ -84,17 +86,16 @@ pub(super) fn wanted_status(definition: &Value, others: &[&Value], now: &str) ->
             Approval::Missing(_) => (false, "MissingAnnotation"),
         };
         let kind = "KubernetesAPIApprovalPolicyConformant";
-        set(&mut status, condition(kind, is_approved, reason, approval.text(), now));
+        conditions::set(&mut status, condition(kind, is_approved, reason, approval.text(), now));
     }
-    let established = super::has_condition(definition, "Established");
-    if conflict.is_none() && !established {
-        let message = "the initial names have been accepted";
-        set(&mut status, condition("Established", true, "InitialNamesAccepted", message, now));
-    } else if conflict.is_some() && !established {
-        set(
-            &mut status,
-            condition("Established", false, "NotAccepted", "not all names are accepted", now),
-        );
+    let established = conditions::is_true(definition, "Established");
+    if !established {
+        let (reason, message) = match conflict {
+            None => ("InitialNamesAccepted", "the initial names have been accepted"),
+            Some(_) => ("NotAccepted", "not all names are accepted"),
+        };
+        let established = condition("Established", conflict.is_none(), reason, message, now);
+        conditions::set(&mut status, established);
     }
     status
 }
@@ -102,23 +103,6 @@ pub(super) fn wanted_status(definition: &Value, others: &[&Value], now: &str) ->
 pub(super) fn condition(kind: &str, status: bool, reason: &str, message: &str, now: &str) -> Value {
     let status = if status { "True" } else { "False" };
     json!({"type": kind, "status": status, "lastTransitionTime": now, "reason": reason, "message": message})
-}
-
-/// Puts a condition in; its transition time moves only with its status.
-pub(super) fn set(status: &mut Value, mut condition: Value) {
-    if !status["conditions"].is_array() {
-        status["conditions"] = json!([]);
-    }
-    let Some(conditions) = status["conditions"].as_array_mut() else { return };
-    match conditions.iter_mut().find(|c| c["type"] == condition["type"]) {
-        Some(old) => {
-            if old["status"] == condition["status"] {
-                condition["lastTransitionTime"] = old["lastTransitionTime"].clone();
-            }
-            *old = condition;
-        }
-        None => conditions.push(condition),
-    }
 }
 
 /// Where the approval of a group under `k8s.io` stands.

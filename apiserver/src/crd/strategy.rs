@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{CLEANUP, names, warnings};
 use crate::status::ApiError;
-use crate::types::{Ctx, Strategy};
+use crate::types::{Ctx, Strategy, conditions};
 use crate::write::now;
 
 /// Strategy of `customresourcedefinitions`.
@@ -89,7 +89,7 @@ impl Strategy for Definitions {
         let held = obj["metadata"]["finalizers"]
             .as_array()
             .is_some_and(|f| f.iter().any(|x| x == CLEANUP));
-        let terminating = super::has_condition(obj, "Terminating");
+        let terminating = conditions::is_true(obj, "Terminating");
         if !held && !terminating {
             match obj["metadata"]["finalizers"].as_array_mut() {
                 Some(finalizers) => finalizers.push(CLEANUP.into()),
@@ -98,7 +98,7 @@ impl Strategy for Definitions {
             let message = "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon";
             let condition =
                 names::condition("Terminating", true, "InstanceDeletionPending", message, &now());
-            names::set(&mut obj["status"], condition);
+            conditions::set(&mut obj["status"], condition);
         }
         Ok(())
     }

@@ -5,8 +5,8 @@ use serde_json::Value;
 
 use super::names::{APPROVED, Approval, approval};
 use crate::registry::facts::FACTS;
-use crate::types::webhooks;
 use crate::types::words::label_1035;
+use crate::types::{conditions, webhooks};
 
 /// Everything that is wrong; a write of the status alone is trusted with the versions that are stored.
 pub(super) fn definition(obj: &Value, old: Option<&Value>, is_status: bool) -> Vec<Cause> {
@@ -25,7 +25,7 @@ pub(super) fn definition(obj: &Value, old: Option<&Value>, is_status: bool) -> V
     schemas(spec, old.map(|o| &o["spec"]), &mut causes);
     approved(obj, old, &mut causes);
     if let Some(old) = old {
-        immutable(spec, &old["spec"], super::has_condition(old, "Established"), &mut causes);
+        immutable(spec, &old["spec"], conditions::is_true(old, "Established"), &mut causes);
     }
     causes
 }

@@ -8,7 +8,7 @@ use schema::Cause;
 use serde_json::{Value, json};
 
 use super::check::{At, Causes, copy, default, ensure, flag, part, text};
-use super::{Ctx, Strategy, pod, words};
+use super::{Ctx, Strategy, conditions, pod, words};
 use crate::registry::Selectable;
 use crate::status::ApiError;
 
@@ -350,8 +350,7 @@ fn template(causes: &mut Causes, at: &At<'_>, new: &Value, job: &Value) {
 /// Whether the job is suspended, and has no pods.
 fn is_idle(job: &Value) -> bool {
     let status = &job["status"];
-    let mut conditions = super::check::items(&status["conditions"]).iter();
-    let stopped = conditions.any(|c| c["type"] == "Suspended" && c["status"] == "True");
+    let stopped = conditions::is_true(job, "Suspended");
     flag(&job["spec"], "suspend")
         && (status["startTime"].is_null() || stopped)
         && status["active"].as_i64().unwrap_or_default() == 0

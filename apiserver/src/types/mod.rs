@@ -12,6 +12,7 @@ mod catalog;
 pub(crate) mod certificates;
 pub(crate) mod check;
 mod cluster;
+pub(crate) mod conditions;
 mod config;
 mod events;
 mod limits;

@@ -15,6 +15,7 @@ use crate::handlers::{Call, respond};
 use crate::identity::reviews;
 use crate::request::RequestInfo;
 use crate::status::{ApiError, GroupResource};
+use crate::types::conditions;
 
 /// Answers requests for special subresources; `None` if it is an ordinary write.
 pub(super) async fn handle(call: &Call<'_>, body: &[u8]) -> Result<Option<Response>, ApiError> {
@@ -158,25 +159,8 @@ fn assign(
     }
     let now = meta::now();
     let condition = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now});
-    set_condition(&mut pod, condition);
+    conditions::set(&mut pod["status"], condition);
     Ok(Change::To(pod))
-}
-
-/// Puts a condition into `status.conditions`; its transition time moves only with its status.
-fn set_condition(object: &mut Value, mut condition: Value) {
-    if !object["status"]["conditions"].is_array() {
-        object["status"]["conditions"] = json!([]);
-    }
-    let Some(conditions) = object["status"]["conditions"].as_array_mut() else { return };
-    match conditions.iter_mut().find(|c| c["type"] == condition["type"]) {
-        Some(old) => {
-            if old["status"] == condition["status"] {
-                condition["lastTransitionTime"] = old["lastTransitionTime"].clone();
-            }
-            *old = condition;
-        }
-        None => conditions.push(condition),
-    }
 }
 
 /// Deletes a pod if its disruption budget has room.
@@ -241,7 +225,7 @@ async fn remove(
                 return Err(writer.conflict(name));
             }
             let mut pod = pod.clone();
-            set_condition(&mut pod, condition.clone());
+            conditions::set(&mut pod["status"], condition.clone());
             Ok(Change::To(pod))
         })
         .await?;
@@ -288,7 +272,7 @@ async fn take_budget(
     }
     let name = match covering.as_slice() {
         [] => return Ok(None),
-        [(name, budget)] if !is_ready(pod) && spares_unhealthy(budget) => {
+        [(name, budget)] if !conditions::is_true(pod, "Ready") && spares_unhealthy(budget) => {
             return Ok(Some(name.clone()));
         }
         [(name, _)] => name.clone(),
@@ -317,11 +301,6 @@ async fn take_budget(
     let pod_name = pod["metadata"]["name"].as_str().unwrap_or_default();
     update(&mut writer, &plan, |_, budget| spend(budget, pod_name)).await?;
     Ok(None)
-}
-
-fn is_ready(pod: &Value) -> bool {
-    let mut conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
-    conditions.any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
 }
 
 /// Whether pods that are not healthy may go without taking a disruption from the budget.
@@ -370,8 +349,8 @@ fn spend(budget: &Value, pod: &str) -> Result<Change, ApiError> {
     budget["status"]["disruptionsAllowed"] = (allowed - 1).into();
     budget["status"]["disruptedPods"][pod] = meta::now().into();
     if allowed == 1 {
-        set_condition(
-            &mut budget,
+        conditions::set(
+            &mut budget["status"],
             json!({"type": "DisruptionAllowed", "status": "False",
             "observedGeneration": status["observedGeneration"], "lastTransitionTime": meta::now(),
             "reason": "InsufficientPods", "message": ""}),
