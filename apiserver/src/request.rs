@@ -37,6 +37,11 @@ impl User {
         Self { name: name.to_owned(), groups, ..Self::default() }
     }
 
+    /// The server itself, in what it does on its own account.
+    pub fn server() -> Self {
+        Self::new("system:apiserver", &["system:masters"])
+    }
+
     /// Whoever sent no credentials.
     pub fn anonymous() -> Self {
         Self::new("system:anonymous", &[])

@@ -35,16 +35,14 @@ use crate::discovery::metrics::Metrics;
 use crate::enablement::runtime::Disabled;
 use crate::fairness::{self, Fairness};
 use crate::handlers;
-use crate::handlers::options::{self as query_options, WriteOptions};
 use crate::identity::authn::{Authenticator, Found, Lookup};
 use crate::identity::file::{Problem, Reloads, Watched};
 use crate::identity::node::Pods;
 use crate::identity::pki::ServerNames;
 use crate::identity::{Authorizer, Pki, pki, setup};
 use crate::registry::{Registry, Resource};
-use crate::request::{RequestInfo, User};
 use crate::status::ApiError;
-use crate::write::{DeleteOptions, Writer, delete};
+use crate::write::{DeleteOptions, Deleted, Own, Writer, delete};
 use crate::{aggregation, backend, bootstrap, crd, storage};
 
 /// What all handlers share.
@@ -171,7 +169,6 @@ impl Core {
         let begun = std::time::Instant::now();
         let cache = resource.storage()?.cache().await?;
         cache.fresh().await?;
-        let user = User::new("system:apiserver", &["system:masters"]);
         let mut left = 0;
         let objects: Vec<_> = cache.list(None).iter().cloned().collect();
         for object in &objects {
@@ -179,30 +176,12 @@ impl Core {
                 left += 1;
                 continue;
             }
-            let info = RequestInfo {
-                verb: "delete".to_owned(),
-                is_resource: true,
-                group: resource.group.clone(),
-                version: resource.version.clone(),
-                resource: resource.name.clone(),
-                namespace: object.namespace().unwrap_or_default().to_owned(),
-                name: object.name().to_owned(),
-                ..RequestInfo::default()
-            };
-            let mut writer = Writer {
-                core: self,
-                resource,
-                info: &info,
-                user: &user,
-                options: WriteOptions::default(),
-                warnings: Vec::new(),
-                deadline: query_options::deadline(&query_options::Query::default()),
-                unlabelled: false,
-                admitted: true,
-            };
+            let namespace = object.namespace().unwrap_or_default();
+            let own = Own::new("delete", resource).of(namespace, object.name());
+            let mut writer = Writer { admitted: true, ..own.writer(self, resource) };
             match delete(&mut writer, object.name(), &DeleteOptions::default()).await {
-                Ok(crate::write::Deleted::Gone(..)) | Err(ApiError::NotFound { .. }) => (),
-                Ok(crate::write::Deleted::Marked(_)) => left += 1,
+                Ok(Deleted::Gone(..)) | Err(ApiError::NotFound { .. }) => (),
+                Ok(Deleted::Marked(_)) => left += 1,
                 Err(error) => return Err(error),
             }
         }

@@ -4,10 +4,8 @@
 use serde_json::{Value, json};
 
 use super::{Admitted, Attributes, Operation, Plugin};
-use crate::handlers::options::WriteOptions;
-use crate::request::{RequestInfo, User};
 use crate::status::ApiError;
-use crate::write::{Writer, create};
+use crate::write::{MANAGER, Own, Writer, create};
 
 /// Source: upstream `plugin/pkg/admission/namespace/exists`.
 pub(super) struct NamespaceExists;
@@ -78,25 +76,9 @@ async fn is_there(attributes: &Attributes<'_>) -> Result<bool, ApiError> {
 async fn provide(attributes: &Attributes<'_>) -> Result<(), ApiError> {
     let registry = attributes.core.registry();
     let Some(namespaces) = registry.find("", "namespaces") else { return Ok(()) };
-    let user = User::new("system:apiserver", &["system:masters"]);
-    let info = RequestInfo {
-        verb: "create".to_owned(),
-        is_resource: true,
-        version: namespaces.version.clone(),
-        resource: namespaces.name.clone(),
-        ..RequestInfo::default()
-    };
-    let mut writer = Writer {
-        core: attributes.core,
-        resource: namespaces,
-        info: &info,
-        user: &user,
-        options: WriteOptions::default(),
-        warnings: Vec::new(),
-        unlabelled: false,
-        admitted: false,
-        deadline: attributes.deadline,
-    };
+    let own = Own::new("create", namespaces);
+    let deadline = attributes.deadline;
+    let mut writer = Writer { deadline, ..own.writer(attributes.core, namespaces) };
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": attributes.namespace}});
-    create(&mut writer, namespace, Some("kube-apiserver")).await.map(|_| ())
+    create(&mut writer, namespace, Some(MANAGER)).await.map(|_| ())
 }

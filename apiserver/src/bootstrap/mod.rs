@@ -36,7 +36,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// # Errors
 /// [`StartError::Bootstrap`] names the object that was refused.
 pub async fn install(server: &Server) -> Result<(), StartError> {
-    let client = server.client("system:apiserver", &["system:masters"]);
+    let client = server.own_client();
     let wanted: Vec<&Value> = FIXED.iter().collect();
     let missing = ensure(server, &client, &wanted).await?;
     follow_up(server, &client, &missing);
@@ -70,7 +70,7 @@ async fn remove_obsolete(server: &Server, client: &Client) -> Result<(), StartEr
 /// # Errors
 /// [`StartError::Bootstrap`] names the object that was refused.
 pub async fn ensure_group(server: &Server, group: &str) -> Result<(), StartError> {
-    let client = server.client("system:apiserver", &["system:masters"]);
+    let client = server.own_client();
     let of_group = |object: &&Value| {
         let version = object["apiVersion"].as_str().unwrap_or_default();
         version.split_once('/').is_some_and(|(of, _)| of == group)
@@ -85,7 +85,7 @@ pub async fn ensure_group(server: &Server, group: &str) -> Result<(), StartError
 /// # Errors
 /// [`StartError::Bootstrap`] names the object that was refused.
 pub async fn publish(server: &Server) -> Result<(), StartError> {
-    let client = server.client("system:apiserver", &["system:masters"]);
+    let client = server.own_client();
     let settings = settings(server);
     let own = own(&settings);
     let missing = ensure(server, &client, &own.iter().collect::<Vec<_>>()).await?;

@@ -99,7 +99,7 @@ async fn digest(core: &Arc<Core>) -> Result<Vec<FlowSchema>, ApiError> {
 
 async fn follow(server: Server, mut sources: Sources) {
     let core = server.core();
-    let client = server.client("system:apiserver", &["system:masters"]);
+    let client = server.own_client();
     let api: Api<FlowSchema> = Api::all(client);
     loop {
         let again = match digest(core).await {

@@ -48,8 +48,7 @@ async fn report(server: &Server, config: &str, problem: &Problem) {
         "reportingComponent": "kube-apiserver",
         "firstTimestamp": now, "lastTimestamp": now, "count": 1,
     });
-    let events: Api<Event> =
-        Api::namespaced(server.client("system:apiserver", &["system:masters"]), "default");
+    let events: Api<Event> = Api::namespaced(server.own_client(), "default");
     let made = match serde_json::from_value(event) {
         Ok(event) => events.create(&PostParams::default(), &event).await.map_err(|e| e.to_string()),
         Err(error) => Err(error.to_string()),

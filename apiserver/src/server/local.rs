@@ -30,8 +30,16 @@ impl Server {
     ///
     /// Its requests go straight to the router: authorization holds, sockets and TLS are left out.
     pub fn client(&self, user: &str, groups: &[&str]) -> kube::Client {
-        let service = Local { router: self.router(), user: User::new(user, groups) };
-        kube::Client::new(service, "default")
+        self.client_of(User::new(user, groups))
+    }
+
+    /// A client in this process that acts as the server itself.
+    pub(crate) fn own_client(&self) -> kube::Client {
+        self.client_of(User::server())
+    }
+
+    fn client_of(&self, user: User) -> kube::Client {
+        kube::Client::new(Local { router: self.router(), user }, "default")
     }
 }
 
@@ -98,7 +106,7 @@ const AT_ONCE: usize = 8;
 
 /// Installs the CustomResourceDefinitions of YAML or JSON texts; they are served when this returns.
 pub(super) async fn install(server: &Server, texts: &[String]) -> Result<(), StartError> {
-    let client = server.client("system:apiserver", &["system:masters"]);
+    let client = server.own_client();
     let known = sources(server).await;
     let fresh =
         texts.iter().map(|text| (source(text), text)).filter(|(source, _)| !known.contains(source));

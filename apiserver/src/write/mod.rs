@@ -8,6 +8,7 @@ mod embedded;
 mod kind;
 mod meta;
 pub mod names;
+mod own;
 mod patch;
 mod scale;
 pub mod subresource;
@@ -42,6 +43,7 @@ pub(crate) use delete::returns_object;
 pub use delete::{DeleteOptions, Deleted, Propagation, delete};
 use kind::Part;
 pub use meta::now;
+pub(crate) use own::{MANAGER, Own};
 pub use update::{Change, Plan, update};
 
 /// How often a write is tried again when somebody else was faster.

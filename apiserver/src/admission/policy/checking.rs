@@ -23,7 +23,7 @@ pub(crate) fn start(server: &Server) {
     let registry = server.core().registry();
     let policies = registry.find("admissionregistration.k8s.io", "validatingadmissionpolicies");
     let Some(storage) = policies.and_then(|policies| policies.storage.clone()) else { return };
-    let client = server.client("system:apiserver", &["system:masters"]);
+    let client = server.own_client();
     server.spawn(follow(server.clone(), storage, client));
 }
 

@@ -15,10 +15,8 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 
 use super::{Admitted, Attributes, Operation, OptionError, Plugin};
-use crate::handlers::options::WriteOptions;
-use crate::request::{RequestInfo, User};
 use crate::status::ApiError;
-use crate::write::{Change, Plan, Writer, update};
+use crate::write::{Change, MANAGER, Own, Plan, Writer, update};
 use config::Limited;
 use decide::{Quota, Refusal, Request, charges};
 
@@ -141,29 +139,10 @@ async fn charge(
 ) -> Result<(), ApiError> {
     let registry = attributes.core.registry();
     let Some(quotas) = registry.find("", "resourcequotas") else { return Ok(()) };
-    let user = User::new("system:apiserver", &["system:masters"]);
-    let info = RequestInfo {
-        verb: "patch".to_owned(),
-        is_resource: true,
-        version: quotas.version.clone(),
-        resource: quotas.name.clone(),
-        subresource: "status".to_owned(),
-        namespace: attributes.namespace.to_owned(),
-        name: name.to_owned(),
-        ..RequestInfo::default()
-    };
-    let mut writer = Writer {
-        core: attributes.core,
-        resource: quotas,
-        info: &info,
-        user: &user,
-        options: WriteOptions::default(),
-        warnings: Vec::new(),
-        unlabelled: false,
-        admitted: true,
-        deadline: attributes.deadline,
-    };
-    let plan = Plan::new(name, Some("status"), Some("kube-apiserver"));
+    let own = Own::new("patch", quotas).of(attributes.namespace, name).of_status();
+    let deadline = attributes.deadline;
+    let mut writer = Writer { deadline, admitted: true, ..own.writer(attributes.core, quotas) };
+    let plan = Plan::new(name, Some("status"), Some(MANAGER));
     let charged = update(&mut writer, &plan, |_, current| {
         let used = Quota::read(current).charge(delta, lenient);
         let used = used.map_err(|why| attributes.forbidden(object, why))?;
