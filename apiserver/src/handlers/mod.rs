@@ -61,9 +61,10 @@ impl Call<'_> {
 
 /// Answers a request whose [`RequestInfo`] and [`User`] are in its extensions.
 pub async fn handle(State(core): State<Arc<Core>>, request: Request) -> Response {
-    let (parts, body) = request.into_parts();
-    let info = parts.extensions.get::<RequestInfo>().cloned().unwrap_or_default();
-    let user = parts.extensions.get::<User>().cloned().unwrap_or_else(User::anonymous);
+    let (mut parts, body) = request.into_parts();
+    // Nobody further in reads them there.
+    let info = parts.extensions.remove::<RequestInfo>().unwrap_or_default();
+    let user = parts.extensions.remove::<User>().unwrap_or_else(User::anonymous);
     if let Some(backend) = core.aggregator.find(&info.path) {
         let request = Request::from_parts(parts, body);
         return aggregation::answer(&core, &backend, &user, request).await;

@@ -20,16 +20,16 @@ pub(super) async fn handle(
 ) -> Result<Response, ApiError> {
     let api_version = call.resource.api_version();
     let config = parse(&mut writer, body, (&api_version, &call.resource.kind))?;
-    let name = call.info.name.clone();
-    let plan = Plan::new(&name, subresource, None);
+    let name = &call.info.name;
+    let plan = Plan::new(name, subresource, None);
     // The object may come or go between two attempts; whoever goes on for long is unlucky.
     for _ in 0..3 {
-        let found = writer.find(&name).await?;
+        let found = writer.find(name).await?;
         if found.entry.is_none() {
             if subresource.is_some() {
-                return Err(call.resource.not_found(&name));
+                return Err(call.resource.not_found(name));
             }
-            no_uid(&writer, &name, &config)?;
+            no_uid(&writer, name, &config)?;
             let object = merged(&mut writer, None, &config, &plan)?;
             match create(&mut writer, object, None).await {
                 Err(ApiError::AlreadyExists { .. }) => continue,
@@ -44,7 +44,7 @@ pub(super) async fn handle(
             applied => return answer(call, &writer, StatusCode::OK, applied),
         }
     }
-    Err(writer.conflict(&name))
+    Err(writer.conflict(name))
 }
 
 /// The configuration, which must say that it is of this version and kind.
@@ -108,7 +108,7 @@ fn merged(
     config: &Value,
     plan: &Plan<'_>,
 ) -> Result<Value, ApiError> {
-    let resource = writer.resource.clone();
+    let resource = writer.resource;
     let schema = resource.schema.get().ok_or(ApiError::MethodNotAllowed)?;
     let (api_version, time) = (resource.api_version(), meta::now());
     let who = schema::apply::Writer {
@@ -118,7 +118,7 @@ fn merged(
         time: &time,
     };
     let force = writer.options.force.unwrap_or(false);
-    let unwritten = meta::unwritten(&resource);
+    let unwritten = meta::unwritten(resource);
     let mut object = schema.apply(old, config, &who, force, &unwritten).map_err(refused)?;
     // Only a version that the client named guards the object.
     object["metadata"]["resourceVersion"] = config["metadata"]["resourceVersion"].clone();

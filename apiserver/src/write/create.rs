@@ -114,7 +114,7 @@ async fn attempt(writer: &mut Writer<'_>, object: Value) -> Result<Bytes, ApiErr
 
 /// `None` if what the object was to have was taken meanwhile.
 async fn once(writer: &mut Writer<'_>, mut object: Value) -> Result<Option<Bytes>, ApiError> {
-    let strategy = writer.resource.strategy.clone();
+    let strategy = &writer.resource.strategy;
     if strategy.starts_generation() || writer.resource.is_foreign() {
         metadata(&mut object).insert("generation".to_owned(), 1.into());
     }
@@ -164,7 +164,7 @@ async fn finish(
     {
         return Err(taken(writer, name, Some(&other)));
     }
-    let strategy = writer.resource.strategy.clone();
+    let strategy = &writer.resource.strategy;
     if !writer.options.dry_run && !strategy.claim(&writer.ctx(), object, None).await? {
         return Ok(None);
     }
@@ -173,9 +173,10 @@ async fn finish(
     match writer.commit(name, Expect::Absent, stored).await {
         Ok(json) => {
             // Only a dry run has got here with a version.
-            let version = object["metadata"]["resourceVersion"].as_str();
-            let json =
-                version.map_or(json.clone(), |version| text::with_version_text(&json, version));
+            let json = match object["metadata"]["resourceVersion"].as_str() {
+                Some(version) => text::with_version_text(&json, version),
+                None => json,
+            };
             convert::present_one(writer.resource, json).await.map(Some)
         }
         Err(store::Error::Conflict { current, .. }) => Err(taken(writer, name, current.as_ref())),

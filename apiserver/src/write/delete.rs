@@ -252,10 +252,10 @@ pub async fn delete(
 ) -> Result<Deleted, ApiError> {
     let mut found = writer.find(name).await?;
     for _ in 0..ATTEMPTS {
-        let Some(current) = found.entry.clone() else {
+        let Some(current) = &found.entry else {
             return Err(writer.resource.not_found(name));
         };
-        match attempt(writer, name, options, &current).await {
+        match attempt(writer, name, options, current).await {
             Ok(Outcome::Written(deleted)) => return Ok(deleted),
             Ok(Outcome::Stale(now)) => found = now.into(),
             _ if found.was_wrong(writer, name).await? => (),

@@ -77,20 +77,20 @@ pub(super) async fn handle(call: &Call<'_>, body: &[u8]) -> Result<Response, Api
     let format = decode::body_format(call.headers)?;
     let mut writer = Writer::new(call, options);
     let mut object = writer.decode(body, format)?;
-    let name = call.info.name.clone();
-    let fitted = meta::fit_namespace(&writer, &mut object).and_then(|()| fit_name(&name, &object));
+    let name = &call.info.name;
+    let fitted = meta::fit_namespace(&writer, &mut object).and_then(|()| fit_name(name, &object));
     if let Err(error) = fitted {
         return answer(call, &writer, StatusCode::OK, Err(error));
     }
     let agent = meta::agent(call.headers);
     let subresource = (!call.info.subresource.is_empty()).then_some(call.info.subresource.as_str());
     let may_create = subresource.is_none() && writer.resource.strategy.creates_on_update();
-    if may_create && writer.load(&name).await?.is_none() {
+    if may_create && writer.load(name).await?.is_none() {
         metadata(&mut object).remove("resourceVersion");
         let created = create(&mut writer, object, Some(&agent)).await;
         return answer(call, &writer, StatusCode::CREATED, created);
     }
-    let plan = Plan::new(&name, subresource, Some(&agent));
+    let plan = Plan::new(name, subresource, Some(&agent));
     let updated = update(&mut writer, &plan, |_, _| Ok(Change::To(object.clone()))).await;
     answer(call, &writer, StatusCode::OK, updated)
 }
@@ -129,11 +129,11 @@ pub(super) async fn update_found<'w>(
 ) -> Result<Bytes, ApiError> {
     let n_warnings = writer.warnings.len();
     for _ in 0..ATTEMPTS {
-        let Some(current) = found.entry.clone() else {
+        let Some(current) = &found.entry else {
             return Err(writer.resource.not_found(&plan.name));
         };
         writer.warnings.truncate(n_warnings);
-        match attempt(writer, plan, &mut change, &current).await {
+        match attempt(writer, plan, &mut change, current).await {
             Ok(Outcome::Written(json)) => return convert::present_one(writer.resource, json).await,
             Ok(Outcome::Stale(now)) => found = now.into(),
             _ if found.was_wrong(writer, &plan.name).await? => (),
@@ -248,7 +248,7 @@ async fn replace(
     old: &Value,
     current: &Entry,
 ) -> Result<Outcome<Bytes>, ApiError> {
-    let resource = writer.resource.clone();
+    let resource = writer.resource;
     let uid_given = object["metadata"]["uid"].clone();
     meta::prepare_update(&mut object, old);
     if writer.info.verb == "patch" && uid_given.as_str().is_some_and(|u| !u.is_empty()) {
@@ -270,7 +270,7 @@ async fn replace(
     resource.strategy.prepare_update(&writer.ctx(), &mut object, old, plan.subresource)?;
     // A pod's node is set once, and is no change of what was asked for.
     let counted = plan.subresource != Some("binding");
-    if counted && counts(writer) && changed(&resource, &object, old) {
+    if counted && counts(writer) && changed(resource, &object, old) {
         let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
         metadata(&mut object).insert("generation".to_owned(), generation.into());
     }
@@ -278,9 +278,9 @@ async fn replace(
     plan.validate(writer, &object, old).await?;
     if plan.subresource.is_none() {
         writer.warnings.extend(resource.strategy.warnings(&object, Some(old)));
-        writer.warnings.extend(meta::warnings(&resource, &object, Some(old)));
+        writer.warnings.extend(meta::warnings(resource, &object, Some(old)));
     }
-    if super::delete::is_released(&resource, &object) {
+    if super::delete::is_released(resource, &object) {
         return remove(writer, plan, &object, current).await;
     }
     resource.strategy.inherit(&mut object);
@@ -324,13 +324,12 @@ fn isolate(writer: &Writer<'_>, subresource: Option<&str>, object: &mut Value, o
     match subresource {
         None if resource.subresources.contains_key("status") => copy(object, old, "status"),
         Some("status") => {
-            let keys: Vec<String> =
-                old.as_object().into_iter().flatten().map(|(k, _)| k.clone()).collect();
-            let mine: Vec<String> =
-                object.as_object().into_iter().flatten().map(|(k, _)| k.clone()).collect();
             let kept = |key: &str| matches!(key, "status" | "kind" | "apiVersion" | "metadata");
-            for key in keys.iter().chain(&mine).filter(|k| !kept(k)) {
+            for (key, _) in old.as_object().into_iter().flatten().filter(|(key, _)| !kept(key)) {
                 copy(object, old, key);
+            }
+            if let Some(object) = object.as_object_mut() {
+                object.retain(|key, _| kept(key) || old.get(key).is_some());
             }
             for field in resource.strategy.kept_by_status() {
                 copy(&mut object["metadata"], &old["metadata"], field);
