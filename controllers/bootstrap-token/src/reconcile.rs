@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kit::{CallError, RESYNC, Requeue};
-use kube::api::{DeleteParams, PostParams, Preconditions};
+use kit::{CallError, RESYNC, Requeue, call};
+use kube::api::PostParams;
 use kube::{Api, ResourceExt};
 use tracing::info;
 
@@ -43,14 +43,11 @@ pub(crate) async fn clean(
         return Ok(Requeue::requeue(left.min(RESYNC)));
     }
     let secrets: Api<Secret> = Api::namespaced(context.stage.client.clone(), token::NAMESPACE);
-    let only_this = Preconditions { uid: secret.uid(), ..Preconditions::default() };
     let name = secret.name_any();
-    match secrets.delete(&name, &DeleteParams::default().preconditions(only_this)).await {
+    match secrets.delete(&name, &call::only(secret.uid())).await {
         Ok(_) => info!(name, "bootstrap token is over, deleted"),
-        Err(kube::Error::Api(s)) if s.is_not_found() || s.is_conflict() => (), // Gone.
-        Err(source) => {
-            return Err(CallError::new("delete", name, source));
-        }
+        Err(error) if call::is_gone(&error) => (),
+        Err(source) => return Err(CallError::new("delete", name, source)),
     }
     Ok(Requeue::requeue(RESYNC))
 }

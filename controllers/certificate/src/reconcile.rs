@@ -9,8 +9,8 @@ use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec,
 };
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
-use kit::{CallError, RESYNC, Requeue};
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kit::{CallError, RESYNC, Requeue, call};
+use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use tracing::info;
@@ -76,15 +76,11 @@ async fn apply(
             api.patch_status(&name, &params, &patch).await.map_err(failed("fail"))?;
             info!(name, reason, "certificate signing request failed");
         }
-        Action::Delete => {
-            let only_this = Preconditions { uid: request.uid(), ..Preconditions::default() };
-            let params = DeleteParams::default().preconditions(only_this);
-            match api.delete(&name, &params).await {
-                Ok(_) => info!(name, "old certificate signing request deleted"),
-                Err(kube::Error::Api(s)) if s.is_not_found() || s.is_conflict() => (), // Gone.
-                Err(source) => return Err(failed("delete")(source)),
-            }
-        }
+        Action::Delete => match api.delete(&name, &call::only(request.uid())).await {
+            Ok(_) => info!(name, "old certificate signing request deleted"),
+            Err(error) if call::is_gone(&error) => (),
+            Err(source) => return Err(failed("delete")(source)),
+        },
     }
     Ok(())
 }

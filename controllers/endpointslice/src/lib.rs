@@ -38,20 +38,6 @@ fn rules() -> Vec<PolicyRule> {
     ]
 }
 
-/// A write that failed.
-#[derive(Debug, thiserror::Error)]
-#[error("failed to {operation} {what} {name}")]
-pub struct Error {
-    /// `create`, `update` or `delete`.
-    pub operation: &'static str,
-    /// `EndpointSlice` or `Endpoints`.
-    pub what: &'static str,
-    /// Namespace and name.
-    pub name: String,
-    /// The server's answer.
-    pub source: Box<kube::Error>,
-}
-
 /// What outlives one reconcile.
 pub(crate) struct Context {
     pub(crate) stage: Stage,

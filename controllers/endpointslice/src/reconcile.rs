@@ -6,42 +6,37 @@ use std::sync::Arc;
 use futures::{Stream, StreamExt, stream};
 use k8s_openapi::api::core::v1::{Endpoints, Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kit::{CACHE_LAG, Change, RESYNC, ReconcileError, Requeue, chain};
-use kube::api::{DeleteParams, PostParams, Preconditions};
+use kit::call::{is_gone, only};
+use kit::{CACHE_LAG, CallError, Change, RESYNC, ReconcileError as _, Requeue, chain};
+use kube::api::PostParams;
 use kube::core::PartialObjectMeta;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, ResourceExt};
 use tracing::info;
 
 use crate::plan::{self, Action, Observed};
-use crate::{Context, Error, events};
+use crate::{Context, events};
 
 /// The label of a node that names its zone.
 const ZONE: &str = "topology.kubernetes.io/zone";
 
-impl ReconcileError for Error {
-    fn kind(&self) -> &'static str {
-        self.operation
-    }
-}
-
 pub(crate) async fn reconcile(
     service: Arc<Service>,
     context: Arc<Context>,
-) -> Result<Requeue, Error> {
+) -> Result<Requeue, CallError> {
     let uid = service.uid().unwrap_or_default();
     if !context.slice_writes.seen_by_cache(&uid) || !context.endpoints_writes.seen_by_cache(&uid) {
         return Ok(Requeue::requeue(CACHE_LAG));
     }
     let observed = observe(&service, &uid, &context);
     for action in plan::plan(&observed) {
+        let failure = match action {
+            Action::CreateEndpoints(_) | Action::UpdateEndpoints(_) => events::endpoints_failed,
+            _ => events::slices_failed,
+        };
         if let Err(error) = apply(&context, &service, &uid, action).await {
             if !error.is_expected() {
-                let (name, cause) = (key(&*service), chain(&error));
-                let event = match error.what {
-                    "Endpoints" => events::endpoints_failed(&name, &cause),
-                    _ => events::slices_failed(&name, &cause),
-                };
+                let event = failure(&key(&*service), &chain(&error));
                 context.stage.recorder.publish(&*service, event);
             }
             return Err(error);
@@ -54,7 +49,7 @@ pub(crate) async fn reconcile(
 pub(crate) async fn reconcile_endpoints(
     endpoints: Arc<Endpoints>,
     context: Arc<Context>,
-) -> Result<Requeue, Error> {
+) -> Result<Requeue, CallError> {
     let namespace = endpoints.namespace().unwrap_or_default();
     let (label, value) = plan::ENDPOINTS_MANAGED_BY;
     let is_ours = endpoints.labels().get(label).is_some_and(|v| v == value);
@@ -114,7 +109,7 @@ async fn apply(
     service: &Service,
     uid: &str,
     action: Action,
-) -> Result<(), Error> {
+) -> Result<(), CallError> {
     let (client, namespace) =
         (context.stage.client.clone(), service.namespace().unwrap_or_default());
     let slices = Api::<EndpointSlice>::namespaced(client.clone(), &namespace);
@@ -159,24 +154,15 @@ async fn apply(
     Ok(())
 }
 
-fn only(uid: Option<String>) -> DeleteParams {
-    DeleteParams::default().preconditions(Preconditions { uid, ..Preconditions::default() })
-}
-
-/// What was to be deleted is not there any more, or another one has its name.
-fn is_gone(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.is_not_found() || status.is_conflict())
-}
-
 fn key<K: kube::Resource>(object: &K) -> String {
     format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any())
 }
 
 fn error<K: kube::Resource>(
     operation: &'static str,
-    what: &'static str,
+    what: &str,
     object: &K,
     source: kube::Error,
-) -> Error {
-    Error { operation, what, name: key(object), source: Box::new(source) }
+) -> CallError {
+    CallError::new(operation, format!("{what} {}", key(object)), source)
 }

@@ -30,17 +30,3 @@ pub static PLAYER: Player = Player::new("garbage-collector", env!("CARGO_PKG_VER
 fn rules() -> Vec<PolicyRule> {
     vec![rules::rule("*", &["*"], &["get", "list", "watch", "patch", "update", "delete"])]
 }
-
-/// A request that failed.
-#[derive(Debug, thiserror::Error)]
-#[error("failed to {operation} {kind} {name}")]
-pub struct Error {
-    /// `delete`, `patch` or `get`.
-    pub operation: &'static str,
-    /// The object's kind.
-    pub kind: String,
-    /// Namespace and name.
-    pub name: String,
-    /// The server's answer.
-    pub source: Box<kube::Error>,
-}

@@ -10,18 +10,18 @@ use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kit::{Stage, chain};
+use kit::{CallError, ReconcileError as _, Stage, chain, tasks};
 use kube::Client;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions, PropagationPolicy};
 use kube::core::PartialObjectMeta;
 use serde_json::json;
 use tracing::{debug, info, warn};
 
+use crate::events;
 use crate::graph::{Graph, Kind, Object, Uid};
 use crate::monitor::{self, Monitors, News, Served};
 use crate::plan::{self, Action, Propagation, Verified};
 use crate::work::Work;
-use crate::{Error, events};
 
 /// Requests under way at once. Source: `--concurrent-gc-syncs` upstream, which is 20.
 const MAX_REQUESTS: usize = 20;
@@ -40,9 +40,6 @@ const SOON: Duration = Duration::from_millis(100);
 /// Before an owner that exists, but was not seen yet, is thought of again.
 const UNSEEN: Duration = Duration::from_secs(5);
 
-/// Time for requests under way when the collector is asked to stop.
-const FAREWELL: Duration = Duration::from_secs(5);
-
 type Kinds = Arc<HashMap<Kind, Served>>;
 
 enum Outcome {
@@ -51,7 +48,7 @@ enum Outcome {
     /// It was about an older version than the server's.
     Outdated,
     Verified(Verified),
-    Failed(Error),
+    Failed(CallError),
 }
 
 /// Collects until the stage's shutdown.
@@ -133,10 +130,7 @@ impl Loop {
                 () = shutdown.cancelled() => (),
             }
         }
-        let all = async { while self.requests.next().await.is_some() {} };
-        if tokio::time::timeout(FAREWELL, all).await.is_err() {
-            warn!("stopped with requests under way");
-        }
+        tasks::let_finish(self.requests).await;
     }
 
     fn now(&self) -> Duration {
@@ -282,7 +276,7 @@ impl Loop {
 
     fn conclude(&mut self, uid: &Uid, took: Duration, outcome: Outcome) {
         let error = match &outcome {
-            Outcome::Failed(error) => Some(error.operation),
+            Outcome::Failed(error) => Some(error.kind()),
             Outcome::Done | Outcome::Outdated | Outcome::Verified(_) => None,
         };
         self.stage.metrics.reconciled(took, error);
@@ -435,8 +429,7 @@ fn outcome(operation: &'static str, object: &Object, result: Result<(), kube::Er
     }
 }
 
-fn error(operation: &'static str, kind: &str, object: &Object, source: kube::Error) -> Error {
+fn error(operation: &'static str, kind: &str, object: &Object, source: kube::Error) -> CallError {
     let namespace = object.namespace.as_deref().unwrap_or_default();
-    let name = format!("{namespace}/{}", object.name);
-    Error { operation, kind: kind.to_owned(), name, source: Box::new(source) }
+    CallError::new(operation, format!("{kind} {namespace}/{}", object.name), source)
 }

@@ -1,8 +1,10 @@
 //! Calls to the API server that fail, and what that means.
 
+use kube::api::{DeleteParams, Preconditions};
+
 use crate::{ReconcileError, chain};
 
-/// The error of players whose reconciles can fail in one way only: a call to the API server does.
+/// The error of players that can fail in one way only: a call to the API server does.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to {operation} {what}")]
 pub struct CallError {
@@ -34,6 +36,19 @@ pub fn said(error: &kube::Error) -> String {
     }
 }
 
+/// A deletion of the object of this uid alone: a later namesake is left alone.
+#[must_use]
+pub fn only(uid: Option<String>) -> DeleteParams {
+    DeleteParams::default().preconditions(Preconditions { uid, ..Preconditions::default() })
+}
+
+/// Whether what a call was about is not there any more, or has changed: another one has its name, or
+/// somebody else was faster.
+#[must_use]
+pub fn is_gone(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.is_not_found() || status.is_conflict())
+}
+
 /// Whether nothing can be created because the namespace is being deleted.
 #[must_use]
 pub fn is_namespace_ending(error: &kube::Error) -> bool {
@@ -58,10 +73,7 @@ pub fn was_outrun(error: &(dyn std::error::Error + 'static)) -> bool {
 
 fn is_outrun(error: &kube::Error) -> bool {
     let kube::Error::Api(status) = error else { return false };
-    status.is_conflict()
-        || status.is_already_exists()
-        || status.is_not_found()
-        || is_namespace_ending(error)
+    is_gone(error) || status.is_already_exists() || is_namespace_ending(error)
 }
 
 #[cfg(test)]

@@ -2,9 +2,14 @@
 
 use std::{future::Future, time::Duration};
 
+use futures::{Stream, StreamExt};
 use tokio::task::JoinSet;
+use tracing::warn;
 
 use crate::Error;
+
+/// Time for requests under way when a player is asked to stop.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// The long-lived tasks of a process or of a player; dropping it aborts them.
 #[derive(Debug, Default)]
@@ -56,6 +61,14 @@ impl Tasks {
             return Err(Error::TaskStuck { grace });
         }
         result
+    }
+}
+
+/// Lets the requests of a player that stops be answered, for a while.
+pub async fn let_finish<T>(requests: impl Stream<Item = T>) {
+    let all = requests.for_each(|_| std::future::ready(()));
+    if tokio::time::timeout(FAREWELL, all).await.is_err() {
+        warn!("stopped with requests under way");
     }
 }
 

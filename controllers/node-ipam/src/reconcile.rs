@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Node;
-use kit::{Event, RESYNC, ReconcileError, Requeue};
+use kit::{CallError, Event, RESYNC, Requeue};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use serde_json::json;
@@ -12,21 +12,10 @@ use tracing::{info, warn};
 use crate::Context;
 use crate::plan::Range;
 
-/// A write that failed.
-#[derive(Debug, thiserror::Error)]
-#[error("failed to give node {node} its addresses")]
-pub(crate) struct Error {
-    node: String,
-    source: Box<kube::Error>,
-}
-
-impl ReconcileError for Error {
-    fn kind(&self) -> &'static str {
-        "patch"
-    }
-}
-
-pub(crate) async fn reconcile(node: Arc<Node>, context: Arc<Context>) -> Result<Requeue, Error> {
+pub(crate) async fn reconcile(
+    node: Arc<Node>,
+    context: Arc<Context>,
+) -> Result<Requeue, CallError> {
     let name = node.name_any();
     if node.metadata.deletion_timestamp.is_some() || !cidrs(&node).is_empty() {
         return Ok(Requeue::await_change());
@@ -47,7 +36,7 @@ pub(crate) async fn reconcile(node: Arc<Node>, context: Arc<Context>) -> Result<
     let nodes: Api<Node> = Api::all(context.stage.client.clone());
     match nodes.patch(&name, &PatchParams::default(), &patch).await {
         Ok(_) => info!(node = name, cidr, "node was given its addresses"),
-        Err(source) => return Err(Error { node: name, source: Box::new(source) }),
+        Err(source) => return Err(CallError::new("patch", format!("node {name}"), source)),
     }
     Ok(Requeue::await_change())
 }

@@ -33,15 +33,3 @@ fn rules() -> Vec<PolicyRule> {
         rules::rule("coordination.k8s.io", &["leases"], rules::READ),
     ]
 }
-
-/// A request that failed.
-#[derive(Debug, thiserror::Error)]
-#[error("failed to {operation} {object}")]
-pub struct Error {
-    /// What was tried.
-    pub operation: &'static str,
-    /// Kind and name.
-    pub object: String,
-    /// The server's answer.
-    pub source: Box<kube::Error>,
-}

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use futures::stream::{BoxStream, FuturesUnordered, select_all};
+use futures::stream::{FuturesUnordered, select_all};
 use futures::{FutureExt, StreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kit::{Change, Reflected, Reflector, Stage, chain, pods};
+use kit::{CallError, Change, ReconcileError as _, Reflector, Stage, chain, pods, tasks};
 use kube::runtime::watcher;
 use kube::{Api, ResourceExt};
 use tracing::{info, warn};
@@ -20,7 +20,7 @@ use crate::plan::orphans::{self, Standing};
 use crate::plan::taints::{self, Eviction};
 use crate::plan::zones::{self, Zones};
 use crate::plan::{self, Readiness, health};
-use crate::{Error, events, writes};
+use crate::{events, writes};
 
 /// Where nodes keep their Leases.
 const LEASES: &str = "kube-node-lease";
@@ -34,9 +34,6 @@ const COLLECT: Duration = Duration::from_secs(20);
 
 /// A taint that keeps its node's pods from ever ending in order.
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
-
-/// Time for writes under way when the controller is asked to stop.
-const FAREWELL: Duration = Duration::from_secs(5);
 
 enum News {
     Node(Change<Node>),
@@ -55,7 +52,11 @@ pub(crate) async fn run(stage: Stage) -> Result<(), kit::Error> {
         ready = ready => { ready?; }
         () = stage.shutdown.cancelled() => return Ok(()),
     }
-    let all = [news(&nodes, News::Node), news(&leases, News::Lease), news(&all_pods, News::Pod)];
+    let all = [
+        nodes.changes().map(News::Node).boxed(),
+        leases.changes().map(News::Lease).boxed(),
+        all_pods.changes().map(News::Pod).boxed(),
+    ];
     let now = stage.clock.elapsed();
     let controller = Loop {
         pods: all_pods,
@@ -76,15 +77,8 @@ pub(crate) async fn run(stage: Stage) -> Result<(), kit::Error> {
     Ok(())
 }
 
-fn news<K: Reflected>(
-    reflector: &Reflector<K>,
-    wrap: impl Fn(Change<K>) -> News + Send + 'static,
-) -> BoxStream<'static, News> {
-    reflector.changes().map(wrap).boxed()
-}
-
 /// Node or pod, how long it took, and the result.
-type Written = (String, Duration, Result<(), Error>);
+type Written = (String, Duration, Result<(), CallError>);
 
 struct Tracked {
     node: Arc<Node>,
@@ -141,10 +135,7 @@ impl Loop {
                 () = shutdown.cancelled() => (),
             }
         }
-        let all = async { while self.writes.next().await.is_some() {} };
-        if tokio::time::timeout(FAREWELL, all).await.is_err() {
-            warn!("stopped with writes under way");
-        }
+        tasks::let_finish(self.writes).await;
     }
 
     fn now(&self) -> Timestamp {
@@ -368,7 +359,7 @@ impl Loop {
     fn write(
         &mut self,
         key: String,
-        write: impl Future<Output = Result<(), Error>> + Send + 'static,
+        write: impl Future<Output = Result<(), CallError>> + Send + 'static,
     ) {
         self.busy.insert(key.clone());
         let (clock, began) = (Arc::clone(&self.stage.clock), self.stage.clock.elapsed());
@@ -380,9 +371,9 @@ impl Loop {
     }
 
     /// What failed or was outdated is decided anew, at the latest when all nodes are looked at next.
-    fn conclude(&mut self, key: &str, took: Duration, result: Result<(), Error>) {
+    fn conclude(&mut self, key: &str, took: Duration, result: Result<(), CallError>) {
         self.busy.remove(key);
-        let error = result.as_ref().err().map(|e| e.operation);
+        let error = result.as_ref().err().map(CallError::kind);
         self.stage.metrics.reconciled(took, error);
         if let Err(error) = result {
             warn!(error = chain(&error), "to be tried again");

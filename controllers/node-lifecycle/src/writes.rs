@@ -4,19 +4,18 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, PodCondition, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kit::patch;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
+use kit::{CallError, call, patch};
+use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 
-use crate::Error;
 use crate::plan::orphans::Why;
 
 pub(crate) async fn set_conditions(
     client: Client,
     node: &Node,
     new: Vec<NodeCondition>,
-) -> Result<(), Error> {
+) -> Result<(), CallError> {
     let api = Api::<Node>::all(client);
     let old = node.status.clone().unwrap_or_default();
     let mut status = old.clone();
@@ -29,7 +28,7 @@ pub(crate) async fn set_taints(
     client: Client,
     node: &Node,
     taints: Vec<Taint>,
-) -> Result<(), Error> {
+) -> Result<(), CallError> {
     let api = Api::<Node>::all(client);
     let patch = json!({
         "metadata": {"resourceVersion": node.resource_version()},
@@ -40,7 +39,11 @@ pub(crate) async fn set_taints(
 }
 
 /// The pod is not ready any more: nobody on its node can say otherwise.
-pub(crate) async fn mark_unready(client: Client, pod: &Pod, now: Timestamp) -> Result<(), Error> {
+pub(crate) async fn mark_unready(
+    client: Client,
+    pod: &Pod,
+    now: Timestamp,
+) -> Result<(), CallError> {
     let ready = PodCondition {
         type_: "Ready".into(),
         status: "False".into(),
@@ -50,7 +53,7 @@ pub(crate) async fn mark_unready(client: Client, pod: &Pod, now: Timestamp) -> R
     patch_status(&api(client, pod), pod, json!({"conditions": [ready]})).await
 }
 
-pub(crate) async fn evict(client: Client, pod: &Pod, now: Timestamp) -> Result<(), Error> {
+pub(crate) async fn evict(client: Client, pod: &Pod, now: Timestamp) -> Result<(), CallError> {
     let api = api(client, pod);
     let message = "Taint manager: deleting due to NoExecute taint";
     let condition = disruption("DeletionByTaintManager", message, now);
@@ -64,7 +67,7 @@ pub(crate) async fn collect(
     pod: &Pod,
     why: Why,
     now: Timestamp,
-) -> Result<(), Error> {
+) -> Result<(), CallError> {
     if why == Why::NodeGone && node_exists(&client, pod).await? {
         return Ok(()); // The cache is behind.
     }
@@ -82,14 +85,10 @@ pub(crate) async fn collect(
     delete(&api, pod, Some(0)).await
 }
 
-async fn node_exists(client: &Client, pod: &Pod) -> Result<bool, Error> {
+async fn node_exists(client: &Client, pod: &Pod) -> Result<bool, CallError> {
     let name = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default();
     let found = Api::<Node>::all(client.clone()).get_metadata_opt(name).await;
-    let found = found.map_err(|source| Error {
-        operation: "get",
-        object: format!("Node {name}"),
-        source: Box::new(source),
-    })?;
+    let found = found.map_err(|source| CallError::new("get", format!("Node {name}"), source))?;
     Ok(found.is_some())
 }
 
@@ -108,17 +107,16 @@ fn api(client: Client, pod: &Pod) -> Api<Pod> {
     Api::namespaced(client, &pod.namespace().unwrap_or_default())
 }
 
-async fn patch_status(api: &Api<Pod>, pod: &Pod, status: Value) -> Result<(), Error> {
+async fn patch_status(api: &Api<Pod>, pod: &Pod, status: Value) -> Result<(), CallError> {
     let patch = json!({"metadata": {"uid": pod.uid()}, "status": status});
     let patch = Patch::Strategic(patch);
     let written = api.patch_status(&pod.name_any(), &PatchParams::default(), &patch).await;
     checked("write the status of", "Pod", pod, written.map(drop))
 }
 
-async fn delete(api: &Api<Pod>, pod: &Pod, grace: Option<u32>) -> Result<(), Error> {
-    let params = DeleteParams { grace_period_seconds: grace, ..DeleteParams::default() };
-    let only_this = Preconditions { uid: pod.uid(), ..Preconditions::default() };
-    let deleted = api.delete(&pod.name_any(), &params.preconditions(only_this)).await;
+async fn delete(api: &Api<Pod>, pod: &Pod, grace: Option<u32>) -> Result<(), CallError> {
+    let params = DeleteParams { grace_period_seconds: grace, ..call::only(pod.uid()) };
+    let deleted = api.delete(&pod.name_any(), &params).await;
     checked("delete", "Pod", pod, deleted.map(drop))
 }
 
@@ -128,13 +126,13 @@ fn checked<K: kube::Resource>(
     kind: &str,
     object: &K,
     result: Result<(), kube::Error>,
-) -> Result<(), Error> {
+) -> Result<(), CallError> {
     match result {
-        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
+        Err(error) if call::is_gone(&error) => Ok(()),
         Err(source) => {
             let namespace = object.namespace().map(|n| format!("{n}/")).unwrap_or_default();
             let object = format!("{kind} {namespace}{}", object.name_any());
-            Err(Error { operation, object, source: Box::new(source) })
+            Err(CallError::new(operation, object, source))
         }
         Ok(()) => Ok(()),
     }

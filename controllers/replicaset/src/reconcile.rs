@@ -9,13 +9,13 @@ use std::{
 use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::Pod};
 use kit::{
     CACHE_LAG, RESYNC, ReconcileError, Requeue,
-    call::{is_namespace_ending, said},
+    call::{is_gone, is_namespace_ending, only, said},
     claim::{self, Claim},
     owner, patch, pods, slow_start,
 };
 use kube::{
     Api, ResourceExt,
-    api::{DeleteParams, ListParams, PostParams, Preconditions},
+    api::{ListParams, PostParams},
     core::{ParseExpressionError, Selector},
 };
 use tracing::{debug, info};
@@ -283,24 +283,20 @@ async fn delete(
     api: &Api<Pod>,
     doomed: Vec<Arc<Pod>>,
 ) -> Result<(), Error> {
-    let deletions = doomed.iter().map(async |pod| {
-        let only_this = Preconditions { uid: pod.uid(), ..Preconditions::default() };
-        match api.delete(&pod.name_any(), &DeleteParams::default().preconditions(only_this)).await {
+    let deletions =
+        doomed.iter().map(async |pod| match api.delete(&pod.name_any(), &only(pod.uid())).await {
             Ok(_) => {
                 ctx.writes.deleted(&observed.uid, pod);
                 ctx.recorder
                     .publish(&*observed.replica_set, events::successful_delete(&pod.name_any()));
                 Ok(())
             }
-            Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {
-                Ok(())
-            } // Gone.
+            Err(error) if is_gone(&error) => Ok(()),
             Err(source) => {
                 ctx.recorder.publish(&*observed.replica_set, events::failed_delete(&said(&source)));
                 Err(Error::DeletePod { pod: pod.name_any(), source: Box::new(source) })
             }
-        }
-    });
+        });
     let results = futures::future::join_all(deletions).await;
     if !doomed.is_empty() {
         let n_deleted = results.iter().filter(|result| result.is_ok()).count();

@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use futures::stream::{BoxStream, FuturesUnordered, select_all};
+use futures::stream::{FuturesUnordered, select_all};
 use futures::{FutureExt, StreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Binding, Namespace, Node, ObjectReference, Pod, PodCondition, Service,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use kit::{Change, Reflected, Reflector, Stage, chain};
+use kit::{Change, Stage, chain, tasks};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::core::Status;
 use kube::{Api, ResourceExt};
@@ -31,9 +31,6 @@ const BATCH: usize = 32;
 
 /// Longest sleep, so that a clock that was set back cannot stop the queue.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
-
-/// Time for writes under way when the scheduler is asked to stop.
-const FAREWELL: Duration = Duration::from_secs(5);
 
 enum News {
     Pod(Change<Pod>),
@@ -67,20 +64,13 @@ pub async fn run(stage: Stage) -> Result<(), kit::Error> {
         () = stage.shutdown.cancelled() => return Ok(()),
     }
     let news = select_all([
-        news(&nodes, News::Node),
-        news(&namespaces, News::Namespace),
-        news(&services, News::Service),
-        news(&pods, News::Pod),
+        nodes.changes().map(News::Node).boxed(),
+        namespaces.changes().map(News::Namespace).boxed(),
+        services.changes().map(News::Service).boxed(),
+        pods.changes().map(News::Pod).boxed(),
     ]);
     Loop::new(stage).run(news).await;
     Ok(())
-}
-
-fn news<K: Reflected>(
-    reflector: &Reflector<K>,
-    wrap: impl Fn(Change<K>) -> News + Send + 'static,
-) -> BoxStream<'static, News> {
-    reflector.changes().map(wrap).boxed()
 }
 
 struct Loop {
@@ -119,10 +109,7 @@ impl Loop {
                 () = shutdown.cancelled() => (),
             }
         }
-        let all = async { while self.writes.next().await.is_some() {} };
-        if tokio::time::timeout(FAREWELL, all).await.is_err() {
-            warn!("stopped with writes under way");
-        }
+        tasks::let_finish(self.writes).await;
     }
 
     fn now(&self) -> Timestamp {

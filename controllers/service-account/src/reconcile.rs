@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ServiceAccount};
-use kit::{RESYNC, ReconcileError, Requeue};
+use kit::{CallError, RESYNC, Requeue};
 use kube::api::PostParams;
 use kube::{Api, ResourceExt};
 use tracing::info;
@@ -11,26 +11,10 @@ use tracing::info;
 use crate::Context;
 use crate::plan::{self, Action, Observed};
 
-/// A write that failed.
-#[derive(Debug, thiserror::Error)]
-#[error("failed to {operation} {what} in namespace {namespace}")]
-pub(crate) struct Error {
-    operation: &'static str,
-    what: &'static str,
-    namespace: String,
-    source: Box<kube::Error>,
-}
-
-impl ReconcileError for Error {
-    fn kind(&self) -> &'static str {
-        self.operation
-    }
-}
-
 pub(crate) async fn reconcile(
     namespace: Arc<Namespace>,
     context: Arc<Context>,
-) -> Result<Requeue, Error> {
+) -> Result<Requeue, CallError> {
     let observed = observe(&namespace, &context);
     for action in plan::plan(&observed) {
         apply(&context, &observed.namespace, action).await?;
@@ -49,7 +33,7 @@ fn observe(namespace: &Namespace, context: &Context) -> Observed {
     }
 }
 
-async fn apply(context: &Context, namespace: &str, action: Action) -> Result<(), Error> {
+async fn apply(context: &Context, namespace: &str, action: Action) -> Result<(), CallError> {
     let client = || context.stage.client.clone();
     let accounts = Api::<ServiceAccount>::namespaced(client(), namespace);
     let config_maps = Api::<ConfigMap>::namespaced(client(), namespace);
@@ -72,8 +56,8 @@ async fn apply(context: &Context, namespace: &str, action: Action) -> Result<(),
         // The cache is behind; its event wakes us.
         Err(kube::Error::Api(status)) if status.is_already_exists() => (),
         Err(source) => {
-            let namespace = namespace.to_owned();
-            return Err(Error { operation, what, namespace, source: Box::new(source) });
+            let what = format!("{what} in namespace {namespace}");
+            return Err(CallError::new(operation, what, source));
         }
     }
     Ok(())

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod};
+use kit::call;
 use kube::Api;
-use kube::api::{DeleteParams, Preconditions};
+use kube::api::DeleteParams;
 use tokio::time::Instant;
 
 use crate::pods::context::Context;
@@ -139,16 +140,12 @@ pub(super) fn remove_logs(ctx: &Context, wanted: &Wanted, container: &str, attem
 /// Deletes the pod in the API for good; it takes no other of the same name.
 pub(super) async fn confirm_delete(ctx: &Context, wanted: &Wanted) {
     let api = Api::<Pod>::namespaced(ctx.client.clone(), &wanted.namespace);
-    let only_this = Preconditions { uid: Some(wanted.uid.clone()), ..Preconditions::default() };
-    let params = DeleteParams {
-        grace_period_seconds: Some(0),
-        preconditions: Some(only_this),
-        ..DeleteParams::default()
-    };
+    let only_this = call::only(Some(wanted.uid.clone()));
+    let params = DeleteParams { grace_period_seconds: Some(0), ..only_this };
     loop {
         match api.delete(&wanted.name, &params).await {
             Ok(_) => return,
-            Err(kube::Error::Api(s)) if s.code == 404 || s.code == 409 => return,
+            Err(error) if call::is_gone(&error) => return,
             Err(error) => {
                 tracing::warn!(pod = wanted.name, error = %error, "pod not deleted");
                 tokio::time::sleep(RETRY).await;
