@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use apiserver::Config;
 use apiserver::identity::Pki;
 use apiserver::identity::pki::ServerNames;
@@ -13,8 +15,11 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use axum::{Extension, Json, Router};
+use kit::testing::eventually;
 use serde_json::{Value, json};
 use support::Shown;
+
+const SOON: Duration = Duration::from_secs(10);
 
 /// Serves `metrics.example.com/v1`: documents, an echo of who asks, a stream, a redirect and an upgrade.
 fn backend() -> Router {
@@ -121,10 +126,14 @@ async fn start_with(change: impl FnOnce(&mut Config)) -> (TestServer, kube::Clie
             "service": {"namespace": "default", "name": "metrics", "port": address.port()}}});
     post(&client, "/apis/apiregistration.k8s.io/v1/apiservices", api).await;
     let path = "/apis/apiregistration.k8s.io/v1/apiservices/v1.metrics.example.com";
-    support::eventually(|| async {
+    eventually(SOON, async || {
         let object = get_json(&client, path).await;
         let condition = &object["status"]["conditions"][0];
-        (condition["status"] == "True").then(|| assert_eq!(condition["reason"], "Passed"))
+        if condition["status"] != "True" {
+            return Err(object);
+        }
+        assert_eq!(condition["reason"], "Passed");
+        Ok(())
     })
     .await;
     (server, client)
@@ -173,14 +182,15 @@ async fn the_server_shows_the_certificate_that_it_was_given() {
     let (_server, client) = start_with(|config| {
         let [certificate, key] = files.clone();
         config.identity.request_header.client = Some((certificate, key));
-        config.identity.reload_every = std::time::Duration::from_millis(20);
+        config.identity.reload_every = Duration::from_millis(20);
     })
     .await;
     let path = "/apis/metrics.example.com/v1/things/who";
     assert_eq!(get_json(&client, path).await["vouched"], "CN=one");
     write("two");
-    support::eventually(|| async {
-        (get_json(&client, path).await["vouched"] == "CN=two").then_some(())
+    eventually(SOON, async || {
+        let vouched = get_json(&client, path).await["vouched"].clone();
+        if vouched == "CN=two" { Ok(()) } else { Err(vouched) }
     })
     .await;
 }
@@ -214,13 +224,13 @@ async fn documents_show_what_is_served_elsewhere() {
     let group = get_json(&client, "/apis/metrics.example.com").await;
     assert_eq!(group["preferredVersion"]["groupVersion"], "metrics.example.com/v1");
     let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
-    let found = support::eventually(|| async {
+    let found = eventually(SOON, async || {
         let (_, _, body) = send(&client, "/apis", &[("accept", accept)]).await;
         let all: Value = serde_json::from_slice(&body).unwrap();
-        let groups = all["items"].as_array().unwrap();
-        let group = groups.iter().find(|g| g["metadata"]["name"] == "metrics.example.com")?;
-        let resource = &group["versions"][0]["resources"][0];
-        (resource["resource"] == "things").then(|| group.clone())
+        let mut groups = all["items"].as_array().unwrap().iter();
+        let group = groups.find(|g| g["metadata"]["name"] == "metrics.example.com");
+        let has_things = |g: &&Value| g["versions"][0]["resources"][0]["resource"] == "things";
+        group.filter(has_things).cloned().ok_or(all.clone())
     })
     .await;
     assert_eq!(found["versions"][0]["freshness"], "Current");
@@ -244,9 +254,9 @@ async fn a_server_that_is_not_there_is_said_to_be_unavailable() {
             "service": {"namespace": "default", "name": "gone"}}});
     post(&client, "/apis/apiregistration.k8s.io/v1/apiservices", api).await;
     let path = "/apis/apiregistration.k8s.io/v1/apiservices/v1.gone.example.com";
-    let reason = support::eventually(|| async {
+    let reason = eventually(SOON, async || {
         let object = get_json(&client, path).await;
-        object["status"]["conditions"][0]["reason"].as_str().map(str::to_owned)
+        object["status"]["conditions"][0]["reason"].as_str().map(str::to_owned).ok_or(object)
     })
     .await;
     assert_eq!(reason, "ServiceNotFound");
@@ -260,11 +270,12 @@ async fn a_server_that_is_not_there_is_said_to_be_unavailable() {
     let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "gone"},
         "spec": {"ports": [{"port": 443}]}});
     post(&client, "/api/v1/namespaces/default/services", service).await;
-    let conditions = support::eventually(|| async {
+    let conditions = eventually(SOON, async || {
         let object = get_json(&client, path).await;
-        let conditions = object["status"]["conditions"].as_array()?.clone();
-        let ours = conditions.iter().find(|one| one["type"] == "Available")?;
-        (ours["reason"] != "ServiceNotFound").then_some(conditions)
+        let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let ours = conditions.iter().find(|one| one["type"] == "Available");
+        let is_other = ours.is_some_and(|ours| ours["reason"] != "ServiceNotFound");
+        if is_other { Ok(conditions) } else { Err(object) }
     })
     .await;
     assert!(conditions.iter().any(|one| one["type"] == "Other"), "{conditions:?}");

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use apiserver::User;
 use apiserver::audit::Options;
@@ -14,6 +14,7 @@ use apiserver::testing::TestServer;
 use axum::body::Body;
 use http::{Method, Request, header};
 use http_body_util::BodyExt as _;
+use kit::testing::eventually;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
@@ -368,11 +369,8 @@ async fn a_webhook_gets_all_events_even_at_the_end() {
     for n in 0..20 {
         send(&server, request(Method::POST, MAPS, map(&format!("m{n}")))).await;
     }
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while got.lock().is_empty() {
-        assert!(Instant::now() < deadline, "nothing was delivered");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let delivered = async || if got.lock().is_empty() { Err("nothing came") } else { Ok(()) };
+    eventually(Duration::from_secs(10), delivered).await;
     send(&server, request(Method::DELETE, &format!("{MAPS}/m0"), Value::Null)).await;
     server.server().shutdown().await;
     let lists = got.lock().clone();

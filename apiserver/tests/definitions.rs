@@ -2,18 +2,23 @@
 
 #![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
 
+use std::fmt::Debug;
 use std::time::Duration;
 
 use apiserver::testing::TestServer;
 use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kit::testing::eventually;
 use kube::api::{
     Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, WatchEvent,
     WatchParams,
 };
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Error, ResourceExt as _};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+
+const SOON: Duration = Duration::from_secs(10);
 
 fn definition() -> CustomResourceDefinition {
     let schema = json!({"openAPIV3Schema": {"type": "object", "properties": {
@@ -169,7 +174,7 @@ async fn a_deleted_type_takes_its_objects_along() {
     api.create(&PostParams::default(), &held).await.unwrap();
     api.create(&PostParams::default(), &widget("free", json!({}))).await.unwrap();
     definitions.delete("widgets.example.com", &DeleteParams::default()).await.unwrap();
-    until(async || api.get_opt("free").await.unwrap().is_none()).await;
+    is_gone(&api, "free").await;
     assert!(definitions.get_opt("widgets.example.com").await.unwrap().is_some());
     api.patch(
         "held",
@@ -178,7 +183,7 @@ async fn a_deleted_type_takes_its_objects_along() {
     )
     .await
     .unwrap();
-    until(async || definitions.get_opt("widgets.example.com").await.unwrap().is_none()).await;
+    is_gone(&definitions, "widgets.example.com").await;
     let gone = api.list(&ListParams::default()).await.unwrap_err();
     assert!(matches!(gone, Error::Api(s) if s.code == 404));
     // The name is free again, and nothing of the old objects is left.
@@ -198,12 +203,10 @@ async fn names_are_not_shared() {
     assert!(status.conditions.unwrap().iter().all(|c| c.status == "False"));
 }
 
-async fn until(mut holds: impl AsyncFnMut() -> bool) {
-    for _ in 0..500 {
-        if holds().await {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("it did not happen in 5 s");
+async fn is_gone<K: Clone + DeserializeOwned + Debug>(api: &Api<K>, name: &str) {
+    eventually(SOON, async || match api.get_opt(name).await.unwrap() {
+        None => Ok(()),
+        Some(_) => Err(format!("{name} is still there")),
+    })
+    .await;
 }

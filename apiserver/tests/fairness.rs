@@ -2,17 +2,19 @@
 
 #![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use apiserver::User;
 use apiserver::testing::TestServer;
 use axum::body::Body;
 use bytes::Bytes;
 use http::{Method, Request, Response, header};
+use kit::testing::eventually;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tower::ServiceExt as _;
 
+const SOON: Duration = Duration::from_secs(10);
 const API: &str = "/apis/flowcontrol.apiserver.k8s.io/v1";
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
@@ -78,7 +80,7 @@ async fn server(limit_response: Value) -> TestServer {
         },
     });
     send(&server, Method::POST, &format!("{API}/flowschemas"), schema).await;
-    eventually(&server, "narrow is followed", async |server| {
+    until(&server, "narrow is followed", async |server| {
         send(
             server,
             Method::GET,
@@ -94,12 +96,8 @@ async fn server(limit_response: Value) -> TestServer {
     server
 }
 
-async fn eventually(server: &TestServer, what: &str, holds: impl AsyncFn(&TestServer) -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !holds(server).await {
-        assert!(Instant::now() < deadline, "{what}: not in time");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+async fn until(server: &TestServer, what: &str, holds: impl AsyncFn(&TestServer) -> bool) {
+    eventually(SOON, async || if holds(server).await { Ok(()) } else { Err(what) }).await;
 }
 
 /// A request that holds its seat until its body is sent.
@@ -140,7 +138,7 @@ async fn row(server: &TestServer, level: &str) -> Vec<String> {
 async fn a_full_level_refuses_and_says_when_to_come_back() {
     let server = server(json!({ "type": "Reject" })).await;
     let slow = Slow::start(&server, greedy());
-    eventually(&server, "the first one runs", async |s| row(s, "narrow").await[5] == "1").await;
+    until(&server, "the first one runs", async |s| row(s, "narrow").await[5] == "1").await;
     let refused = answer(&server, greedy(), request(Method::GET, MAPS, Body::empty())).await;
     assert_eq!(refused.status().as_u16(), 429);
     assert_eq!(refused.headers()["retry-after"], "1");
@@ -176,9 +174,9 @@ async fn a_full_level_with_queues_lets_wait_and_then_run() {
     let queuing = json!({ "queues": 1, "handSize": 1, "queueLengthLimit": 1 });
     let server = server(json!({ "type": "Queue", "queuing": queuing })).await;
     let first = Slow::start(&server, greedy());
-    eventually(&server, "the first one runs", async |s| row(s, "narrow").await[5] == "1").await;
+    until(&server, "the first one runs", async |s| row(s, "narrow").await[5] == "1").await;
     let second = Slow::start(&server, greedy());
-    eventually(&server, "the second one waits", async |s| row(s, "narrow").await[4] == "1").await;
+    until(&server, "the second one waits", async |s| row(s, "narrow").await[4] == "1").await;
     let third = answer(&server, greedy(), request(Method::GET, MAPS, Body::empty())).await;
     assert_eq!(third.status().as_u16(), 429);
     assert_eq!(first.finish("a").await.status().as_u16(), 201);
@@ -192,14 +190,14 @@ async fn who_gives_up_waiting_leaves_the_queue() {
     let queuing = json!({ "queues": 1, "handSize": 1, "queueLengthLimit": 10 });
     let server = server(json!({ "type": "Queue", "queuing": queuing })).await;
     let first = Slow::start(&server, greedy());
-    eventually(&server, "the first one runs", async |s| row(s, "narrow").await[5] == "1").await;
+    until(&server, "the first one runs", async |s| row(s, "narrow").await[5] == "1").await;
     let second = Slow::start(&server, greedy());
-    eventually(&server, "the second one waits", async |s| row(s, "narrow").await[4] == "1").await;
+    until(&server, "the second one waits", async |s| row(s, "narrow").await[4] == "1").await;
     second.answer.abort();
-    eventually(&server, "the second one is gone", async |s| row(s, "narrow").await[4] == "0").await;
+    until(&server, "the second one is gone", async |s| row(s, "narrow").await[4] == "0").await;
     // The first one's client goes, too, and its seat is free.
     first.answer.abort();
-    eventually(&server, "the seat is free", async |s| row(s, "narrow").await[5] == "0").await;
+    until(&server, "the seat is free", async |s| row(s, "narrow").await[5] == "0").await;
     let cells = row(&server, "narrow").await;
     assert_eq!(cells[9], "1", "{cells:?}");
 }
@@ -219,7 +217,7 @@ async fn a_watch_takes_a_seat_only_until_its_state_is_sent() {
         let frame = futures::StreamExt::next(&mut frames).await.unwrap().unwrap();
         read.push_str(std::str::from_utf8(&frame).unwrap());
     }
-    eventually(&server, "the seat is free", async |s| row(s, "narrow").await[5] == "0").await;
+    until(&server, "the seat is free", async |s| row(s, "narrow").await[5] == "0").await;
 }
 
 #[tokio::test]
@@ -235,7 +233,7 @@ async fn schemas_say_whether_their_level_exists() {
             condition["reason"].as_str().unwrap_or_default()
         )
     };
-    eventually(&server, "found", async |s| condition(s).await == "False Found").await;
+    until(&server, "found", async |s| condition(s).await == "False Found").await;
     send(
         &server,
         Method::DELETE,
@@ -243,7 +241,7 @@ async fn schemas_say_whether_their_level_exists() {
         Value::Null,
     )
     .await;
-    eventually(&server, "dangling", async |s| condition(s).await == "True NotFound").await;
+    until(&server, "dangling", async |s| condition(s).await == "True NotFound").await;
     // Its requests fall under the next schema that matches.
     let response = answer(&server, greedy(), request(Method::GET, MAPS, Body::empty())).await;
     let schema =
@@ -278,7 +276,7 @@ async fn without_priorities_two_plain_limits_hold() {
         .unwrap();
     let slow = Slow::start(&server, admin());
     let jane = || User::new("jane", &[]);
-    eventually(&server, "it is full", async |s| {
+    until(&server, "it is full", async |s| {
         let response = answer(s, jane(), request(Method::POST, MAPS, "{}")).await;
         response.status().as_u16() == 429
     })

@@ -9,8 +9,10 @@ use std::time::Duration;
 use apiserver::identity::pki::{Pki, ServerNames};
 use apiserver::testing::TestServer;
 use k8s_openapi::api::core::v1::{ConfigMap, Event};
+use kit::testing::eventually;
 use kube::api::{Api, ListParams, Patch, PatchParams};
-use support::eventually;
+
+const SOON: Duration = Duration::from_secs(10);
 
 fn authority() -> String {
     Pki::open(None, &ServerNames::default()).unwrap().ca_certificate().to_owned()
@@ -44,10 +46,15 @@ async fn extension_servers_are_told_whom_to_believe_and_users_of_what_is_wrong()
     assert_eq!(told["requestheader-username-headers"], r#"["X-User"]"#);
 
     std::fs::write(&file, &second).unwrap();
-    eventually(|| async { (data().await["client-ca-file"] == second).then_some(()) }).await;
-    eventually(|| async {
+    eventually(SOON, async || {
+        let data = data().await;
+        if data["client-ca-file"] == second { Ok(()) } else { Err(format!("{data:?}")) }
+    })
+    .await;
+    eventually(SOON, async || {
         let authorities = data().await["requestheader-client-ca-file"].clone();
-        (authorities.contains(&second) && !authorities.contains(&first)).then_some(())
+        let is_new = authorities.contains(&second) && !authorities.contains(&first);
+        if is_new { Ok(()) } else { Err(authorities) }
     })
     .await;
 
@@ -60,13 +67,17 @@ async fn extension_servers_are_told_whom_to_believe_and_users_of_what_is_wrong()
         .unwrap();
     std::fs::write(&file, &first).unwrap();
     let both = format!("{theirs}{first}");
-    eventually(|| async { (data().await["client-ca-file"] == both).then_some(()) }).await;
+    eventually(SOON, async || {
+        let data = data().await;
+        if data["client-ca-file"] == both { Ok(()) } else { Err(format!("{data:?}")) }
+    })
+    .await;
 
     std::fs::write(&file, "no certificate").unwrap();
     let events: Api<Event> = Api::namespaced(server.client(), "default");
-    let event = eventually(|| async {
-        let all = events.list(&ListParams::default()).await.unwrap();
-        all.into_iter().find(|event| event.reason.as_deref() == Some("FailedConfigReload"))
+    let event = eventually(SOON, async || {
+        let mut all = events.list(&ListParams::default()).await.unwrap().into_iter();
+        all.find(|event| event.reason.as_deref() == Some("FailedConfigReload")).ok_or("no event")
     })
     .await;
     assert_eq!(event.involved_object.name.as_deref(), Some("kubernetes"));
@@ -91,9 +102,9 @@ async fn users_are_told_of_an_encryption_configuration_that_is_wrong() {
     let server = server.start().await.unwrap();
     std::fs::write(&file, good.replace("identity", "plain")).unwrap();
     let events: Api<Event> = Api::namespaced(server.client(), "default");
-    let event = eventually(|| async {
-        let all = events.list(&ListParams::default()).await.unwrap();
-        all.into_iter().find(|event| event.reason.as_deref() == Some("FailedConfigReload"))
+    let event = eventually(SOON, async || {
+        let mut all = events.list(&ListParams::default()).await.unwrap().into_iter();
+        all.find(|event| event.reason.as_deref() == Some("FailedConfigReload")).ok_or("no event")
     })
     .await;
     let message = event.message.unwrap();
@@ -105,11 +116,12 @@ async fn users_are_told_of_an_encryption_configuration_that_is_wrong() {
     // A good one is taken, and counted beside the wrong one.
     std::fs::write(&file, format!("{good}# Another.\n")).unwrap();
     let counter = "apiserver_config_automatic_reloads_total";
-    eventually(|| async {
+    eventually(SOON, async || {
         let request = http::Request::get("/metrics").body(Vec::new()).unwrap();
         let text = server.client().request_text(request).await.unwrap();
         let line = |status| format!("{counter}{{config=\"encryption\",status=\"{status}\"}} 1\n");
-        (text.contains(&line("failure")) && text.contains(&line("success"))).then_some(())
+        let has_both = text.contains(&line("failure")) && text.contains(&line("success"));
+        if has_both { Ok(()) } else { Err(text) }
     })
     .await;
 }

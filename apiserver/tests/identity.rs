@@ -2,11 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it cannot go on")]
 
+use std::time::Duration;
+
 use apiserver::testing::TestServer;
 use k8s_openapi::api::authentication::v1::{SelfSubjectReview, TokenRequest, TokenReview};
 use k8s_openapi::api::authorization::v1::SelfSubjectAccessReview;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRole, Role, RoleBinding};
+use kit::testing::eventually;
 use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config, Error};
@@ -150,20 +153,19 @@ async fn view_grows_with_the_roles_that_others_bring() {
         "rules": [{ "apiGroups": ["example.com"], "resources": ["widgets"], "verbs": ["get"] }],
     });
     roles.create(&PostParams::default(), &object(role)).await.unwrap();
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
-    loop {
+    eventually(Duration::from_secs(10), async || {
         // `edit` collects from `view`'s sources through `view` itself, so both must have it.
         let names = ["view", "edit", "admin"];
         let mut n_grown = 0;
         for name in names {
             n_grown += usize::from(has_widgets(&roles.get(name).await.unwrap()));
         }
-        if n_grown == names.len() {
-            break;
+        match n_grown == names.len() {
+            true => Ok(()),
+            false => Err(format!("only {n_grown} of {names:?} have grown")),
         }
-        assert!(std::time::Instant::now() < deadline, "only {n_grown} of {names:?} have grown");
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use apiserver::testing::TestServer;
 use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use kit::testing::eventually;
 use kube::api::{
     Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, WatchEvent,
     WatchParams,
@@ -19,6 +20,8 @@ use kube::runtime::controller::{Action, Controller};
 use kube::runtime::{WatchStreamExt as _, reflector, watcher};
 use kube::{Client, Config, Discovery, ResourceExt as _};
 use serde_json::{Value, json};
+
+const SOON: Duration = Duration::from_secs(20);
 
 async fn connect() -> (TestServer, Client) {
     let server = TestServer::builder().with_socket().start().await.unwrap();
@@ -35,7 +38,7 @@ fn map(name: &str, data: Value) -> ConfigMap {
 }
 
 async fn soon<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(20), what).await.expect("in time")
+    tokio::time::timeout(SOON, what).await.expect("in time")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -148,12 +151,11 @@ async fn a_reflector_on_a_streaming_list_is_complete() {
     secrets.delete("s3", &DeleteParams::default()).await.unwrap();
     secrets.create(&PostParams::default(), &secret(99)).await.unwrap();
     let names = || reader.state().iter().map(|s| s.name_any()).collect::<BTreeSet<_>>();
-    let current = async {
-        while names().contains("s3") || !names().contains("s99") {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    soon(current).await;
+    eventually(SOON, async || match names() {
+        names if names.contains("s3") || !names.contains("s99") => Err(format!("{names:?}")),
+        _ => Ok(()),
+    })
+    .await;
     follow.abort();
 }
 
@@ -172,25 +174,21 @@ async fn a_controller_on_streaming_lists_reconciles_owners_and_what_they_own() {
         .run(own_a_secret, |_, _, _| Action::requeue(Duration::from_millis(100)), Arc::new(client))
         .for_each(|_| std::future::ready(()));
     let controller = tokio::spawn(controller);
-    let count = async |wanted: usize| {
-        while secrets.list(&ListParams::default()).await.unwrap().items.len() != wanted {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+    eventually(SOON, async || {
+        match secrets.list(&ListParams::default()).await.unwrap().items.len() {
+            5 => Ok(()),
+            other => Err(format!("{other} secrets")),
         }
-    };
-    soon(count(5)).await;
+    })
+    .await;
     // What is owned and goes is made again.
     let gone = secrets.get("m2").await.unwrap().uid().unwrap();
     secrets.delete("m2", &DeleteParams::default()).await.unwrap();
-    let again = async {
-        loop {
-            let found = secrets.get_opt("m2").await.unwrap();
-            if found.is_some_and(|secret| secret.uid().unwrap() != gone) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    soon(again).await;
+    eventually(SOON, async || {
+        let found = secrets.get_opt("m2").await.unwrap();
+        found.filter(|secret| secret.uid().unwrap() != gone).ok_or("m2 is not made again")
+    })
+    .await;
     controller.abort();
 }
 

@@ -4,12 +4,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use apiserver::identity::Pki;
 use apiserver::identity::pki::{Credential, ServerNames};
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, ServiceAccount};
+use kit::testing::eventually;
 use kube::api::{Api, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, ResourceExt as _};
@@ -114,12 +115,11 @@ async fn text(client: &Client, path: &str) -> Result<String, kube::Error> {
 }
 
 async fn ready(client: &Client, process: &mut Process) {
-    let deadline = Instant::now() + SOON;
-    while text(client, "/readyz").await.is_err() {
+    eventually(SOON, async || {
         assert!(process.0.try_wait().unwrap().is_none(), "the server has ended");
-        assert!(Instant::now() < deadline, "the server is not ready");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+        text(client, "/readyz").await
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,8 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
 
+use std::time::Duration;
+
 use apiserver::testing::TestServer;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, ServiceAccount};
+use kit::testing::eventually;
 use kube::api::{Api, DynamicObject, PostParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use serde_json::{Value, json};
@@ -162,16 +165,11 @@ async fn expressions_are_checked_against_the_types() {
         GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", "ValidatingAdmissionPolicy");
     let resource = ApiResource::from_gvk_with_plural(&kind, "validatingadmissionpolicies");
     let policies: Api<DynamicObject> = Api::all_with(server.client(), &resource);
-    let checked = async {
-        loop {
-            let status = policies.get("p").await.unwrap().data["status"].clone();
-            if status["observedGeneration"] == 1 {
-                return status;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    };
-    let status = tokio::time::timeout(std::time::Duration::from_secs(10), checked).await.unwrap();
+    let status = eventually(Duration::from_secs(10), async || {
+        let status = policies.get("p").await.unwrap().data["status"].clone();
+        if status["observedGeneration"] == 1 { Ok(status) } else { Err(status) }
+    })
+    .await;
     let warnings = status["typeChecking"]["expressionWarnings"].as_array().unwrap();
     let places: Vec<&Value> = warnings.iter().map(|warning| &warning["fieldRef"]).collect();
     assert_eq!(places, ["spec.variables[0].expression", "spec.validations[1].expression"]);

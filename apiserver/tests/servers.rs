@@ -8,6 +8,7 @@ use std::time::Duration;
 use apiserver::{Config, Server, storage};
 use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
+use kit::testing::eventually;
 use kube::api::{
     Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, WatchEvent,
     WatchParams,
@@ -19,6 +20,7 @@ use store::EtcdOptions;
 use store::testing::Etcd;
 
 /// Addresses for 62 services and ports for 40.
+const SOON: Duration = Duration::from_secs(10);
 const CIDR: &str = "10.96.0.0/26";
 const PORTS: (u16, u16) = (30000, 30039);
 
@@ -115,7 +117,7 @@ async fn what_one_writes_the_other_shows_at_once() {
         // A list without a version is consistent, on whichever server.
         let seen = maps(n + 1).list(&ListParams::default()).await.unwrap();
         assert!(seen.items.iter().any(|m| m.name_any() == made.name_any()), "m{n}");
-        let event = tokio::time::timeout(Duration::from_secs(10), watch.next()).await.unwrap();
+        let event = tokio::time::timeout(SOON, watch.next()).await.unwrap();
         let Some(Ok(WatchEvent::Added(added))) = event else { panic!("{event:?}") };
         assert_eq!(added.resource_version(), made.resource_version());
         let exact = ListParams::default().at(&made.resource_version().unwrap());
@@ -182,11 +184,7 @@ async fn a_definition_made_through_one_is_served_by_the_other() {
     definitions.create(&PostParams::default(), &definition).await.unwrap();
     let widgets: Api<DynamicObject> =
         Api::all_with(world.client(1), &kind("example.com", "v1", "Widget"));
-    let served = async {
-        while widgets.list(&ListParams::default()).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), served).await.expect("served by the other");
+    // They are served by the other, too.
+    eventually(SOON, async || widgets.list(&ListParams::default()).await).await;
     world.stop().await;
 }

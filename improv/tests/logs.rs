@@ -8,18 +8,22 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use kit::testing::eventually;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use serde_json::{Value, json};
 
 /// What must never be seen, each in its own place.
+/// How long each part may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 const ADMIN: &str = "admin-token-5ae91c";
 const WRONG: &str = "wrong-token-77b0d2";
 const JUDGED: &str = "judged-token-1f6e44";
@@ -176,28 +180,17 @@ impl Cluster {
     }
 }
 
-/// Waits until `check` answers something, for at most a minute.
-async fn eventually<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
-    let until = Instant::now() + Duration::from_secs(60);
-    loop {
-        if let Some(found) = check().await {
-            return found;
-        }
-        assert!(Instant::now() < until, "{what}: not within a minute");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
 async fn ready(cluster: &Cluster) {
-    eventually("the server is ready", async || {
+    eventually(PATIENCE, async || {
         let request = Request::get("/readyz").body(Full::default()).unwrap();
-        let (status, _) = cluster.send("http/1.1", request).await?;
-        (status == StatusCode::OK).then_some(())
+        let (status, _) = cluster.send("http/1.1", request).await.ok_or("no answer")?;
+        (status == StatusCode::OK).then_some(()).ok_or("the server is not ready")
     })
     .await;
-    eventually("the account is there", async || {
+    eventually(PATIENCE, async || {
         let path = "/api/v1/namespaces/default/serviceaccounts/default";
-        (cluster.admin(Method::GET, path, Value::Null).await.0 == StatusCode::OK).then_some(())
+        let (status, _) = cluster.admin(Method::GET, path, Value::Null).await;
+        (status == StatusCode::OK).then_some(()).ok_or("the account is not there")
     })
     .await;
 }
@@ -232,9 +225,9 @@ async fn use_secrets(cluster: &Cluster) {
             "volumeMounts": [{"name": "v", "mountPath": "/v"}]}]}});
     let pods = "/api/v1/namespaces/default/pods";
     cluster.admin(Method::POST, pods, pod).await;
-    eventually("the pod runs", async || {
+    eventually(PATIENCE, async || {
         let (_, pod) = cluster.admin(Method::GET, &format!("{pods}/p"), Value::Null).await;
-        (pod["status"]["phase"] == "Running").then_some(())
+        if pod["status"]["phase"] == "Running" { Ok(()) } else { Err(pod) }
     })
     .await;
 }

@@ -80,28 +80,33 @@ async fn tls_proves_both_sides() {
 #[tokio::test]
 async fn the_timer_compacts_what_is_old_and_nothing_else() {
     const INTERVAL: Duration = Duration::from_millis(300);
-    let dir = tempfile::tempdir().unwrap();
-    let etcd = Etcd::start(dir.path(), 1).unwrap();
-    let options = |interval| EtcdOptions {
+    const KEY: &str = "/registry/g/p/a";
+    let options = |etcd: &Etcd, interval| EtcdOptions {
         endpoints: etcd.endpoints(),
         compaction_interval: interval,
         ..EtcdOptions::default()
     };
-    let other = EtcdStore::connect(&options(None)).await.unwrap();
-    let first = other.commit("/registry/g/p/a", Expect::Absent, Some("1".into())).await.unwrap();
-    let second =
-        other.commit("/registry/g/p/a", Expect::At(first), Some("2".into())).await.unwrap();
-    let past =
-        async || other.range("/registry/g/p/", Some(first)).await.map(|range| range.revision);
-    tokio::time::sleep(INTERVAL * 3).await;
-    assert_eq!(past().await.unwrap(), first, "nobody has the timer");
+    let (dir, still_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let etcd = Etcd::start(dir.path(), 1).unwrap();
+    let still = Etcd::start(still_dir.path(), 1).unwrap();
+    let other = EtcdStore::connect(&options(&etcd, None)).await.unwrap();
+    let without = EtcdStore::connect(&options(&still, None)).await.unwrap();
+    let write_twice = async |store: &EtcdStore| {
+        let first = store.commit(KEY, Expect::Absent, Some("1".into())).await.unwrap();
+        (first, store.commit(KEY, Expect::At(first), Some("2".into())).await.unwrap())
+    };
+    let (first_without, _) = write_twice(&without).await;
+    let (first, second) = write_twice(&other).await;
+    let past = async |store: &EtcdStore, first| {
+        store.range("/registry/g/p/", Some(first)).await.map(|range| range.revision)
+    };
 
     // Two servers with it are no more than one.
     let start = Instant::now();
-    let _one = EtcdStore::connect(&options(Some(INTERVAL))).await.unwrap();
-    let _two = EtcdStore::connect(&options(Some(INTERVAL))).await.unwrap();
+    let _one = EtcdStore::connect(&options(&etcd, Some(INTERVAL))).await.unwrap();
+    let _two = EtcdStore::connect(&options(&etcd, Some(INTERVAL))).await.unwrap();
     let compacted = loop {
-        match past().await {
+        match past(&other, first).await {
             Ok(_) => assert!(start.elapsed() < Duration::from_secs(20), "never compacted"),
             Err(Error::Compacted { compacted, .. }) => break compacted,
             Err(error) => panic!("{error}"),
@@ -110,8 +115,9 @@ async fn the_timer_compacts_what_is_old_and_nothing_else() {
     };
     assert!(start.elapsed() >= INTERVAL * 2, "history of one interval at least is kept");
     assert!(compacted >= second);
-    let now = other.get("/registry/g/p/a").await.unwrap().unwrap();
+    let now = other.get(KEY).await.unwrap().unwrap();
     assert_eq!(now.value, "2", "what is there stays");
+    assert_eq!(past(&without, first_without).await.unwrap(), first_without, "no timer there");
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use futures::TryStreamExt as _;
 use k8s_openapi::api::core::v1::ConfigMap;
+use kit::testing::eventually;
 use kube::api::{Api, PostParams, WatchEvent, WatchParams};
 use kube::{Client, ResourceExt as _};
 use rand::rngs::StdRng;
@@ -22,7 +23,7 @@ use serde_json::json;
 use store::testing::{BadDisk, Etcd, Relay};
 
 use history::{Call, History, check};
-use server::{ServerProcess, eventually};
+use server::{PATIENCE, ServerProcess};
 
 const WORKERS: usize = 4;
 
@@ -118,8 +119,7 @@ async fn run(more: Vec<String>, mut disturb: impl FnMut(&mut ServerProcess, &mut
     let map: ConfigMap =
         serde_json::from_value(json!({"metadata": {"name": "register"}, "data": {"value": "0"}}))
             .unwrap();
-    eventually("the register", || async { maps.create(&PostParams::default(), &map).await.ok() })
-        .await;
+    eventually(PATIENCE, async || maps.create(&PostParams::default(), &map).await).await;
 
     let until = Instant::now() + Duration::from_secs(number("FAULT_SECONDS").unwrap_or(10));
     let history = Arc::new(History::default());
@@ -139,7 +139,7 @@ async fn run(more: Vec<String>, mut disturb: impl FnMut(&mut ServerProcess, &mut
         task.unwrap();
     }
     let from = Instant::now();
-    let last = eventually("the register", || async { maps.get("register").await.ok() }).await;
+    let last = eventually(PATIENCE, async || maps.get("register").await).await;
     history.calls.lock().push(Call {
         from,
         to: Instant::now(),

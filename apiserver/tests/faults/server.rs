@@ -2,11 +2,15 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use kit::testing::eventually;
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use store::testing::{Relay, free_port};
+
+/// How long a server may take to answer.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A `kube-apiserver` that can be killed and started again, and whose clients' connections can be cut.
 pub(crate) struct ServerProcess {
@@ -50,7 +54,8 @@ impl ServerProcess {
     }
 
     pub(crate) async fn client(&self) -> Client {
-        eventually("a kubeconfig", || async { self.kubeconfig().exists().then_some(()) }).await;
+        let path = self.kubeconfig();
+        eventually(PATIENCE, async || path.exists().then_some(()).ok_or("no kubeconfig")).await;
         let kubeconfig = Kubeconfig::read_from(self.kubeconfig()).unwrap();
         let options = KubeConfigOptions::default();
         let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.unwrap();
@@ -65,18 +70,4 @@ impl Drop for ServerProcess {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
-    what: &str,
-    look: impl Fn() -> F,
-) -> T {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while Instant::now() < deadline {
-        if let Some(found) = look().await {
-            return found;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("{what} did not come");
 }

@@ -8,7 +8,7 @@ mod https;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use apiserver::identity::authz::config::Mode;
 use apiserver::identity::options::{AuthorizationOptions, Options, TokenWebhookOptions};
@@ -18,11 +18,14 @@ use https::Https;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kit::testing::eventually;
 use kube::api::{Api, ListParams, PostParams};
 use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use kube::{Client, Error};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+
+const SOON: Duration = Duration::from_secs(10);
 
 /// A server with a socket and these options.
 async fn server(identity: Options) -> TestServer {
@@ -158,11 +161,11 @@ async fn an_issuers_token_is_a_user_and_its_keys_change() {
     }
     assert_eq!(who(&server, &second.token(&claims)).await, Err(401));
     *keys.lock() = second.set();
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while who(&server, &second.token(&claims)).await != jane {
-        assert!(Instant::now() < deadline, "the new key is not found");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    eventually(SOON, async || match who(&server, &second.token(&claims)).await {
+        found if found == jane => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
     assert_eq!(who(&server, &first.token(&claims)).await, Err(401), "the old key is gone");
 
     // A bad change is told and has no effect, a good one has.
@@ -175,16 +178,12 @@ async fn an_issuers_token_is_a_user_and_its_keys_change() {
 }
 
 async fn until_metric(server: &TestServer, wanted: &str) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    loop {
+    eventually(SOON, async || {
         let request = http::Request::get("/metrics").body(Vec::new()).unwrap();
         let text = server.client().request_text(request).await.unwrap();
-        if text.contains(wanted) {
-            return;
-        }
-        assert!(Instant::now() < deadline, "{wanted} is missing in\n{text}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+        if text.contains(wanted) { Ok(()) } else { Err(text) }
+    })
+    .await;
 }
 
 /// A kubeconfig of a webhook.

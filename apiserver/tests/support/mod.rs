@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use apiserver::identity::{pki, tls};
 use apiserver::testing::TestServer;
@@ -78,20 +77,4 @@ pub(crate) async fn dial(
     let stream = TcpStream::connect(core.address().unwrap()).await.unwrap();
     let name = rustls_pki_types::ServerName::try_from("kubernetes").unwrap();
     tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
-}
-
-/// Repeats `check` until it answers something, for at most ten seconds.
-#[allow(dead_code, reason = "not every test waits")]
-pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
-    mut check: impl FnMut() -> F,
-) -> T {
-    let wait = async {
-        loop {
-            if let Some(found) = check().await {
-                return found;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), wait).await.expect("it never came true")
 }

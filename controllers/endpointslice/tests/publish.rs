@@ -154,7 +154,7 @@ async fn endpoints_go_with_their_service() {
     world.services.delete("web", &DeleteParams::default()).await.unwrap();
     eventually(SOON, async || match world.endpoints.get_opt("web").await.unwrap() {
         None => Ok(()),
-        Some(_) => Err("endpoints are there".into()),
+        Some(_) => Err("endpoints are there".to_owned()),
     })
     .await;
 }

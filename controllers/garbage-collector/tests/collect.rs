@@ -120,7 +120,7 @@ async fn foreground_deletion_waits_for_those_who_block() {
     eventually(SOON, async || {
         match world.maps.get("b").await.unwrap().metadata.deletion_timestamp {
             Some(_) => Ok(()),
-            None => Err("b is not being deleted".into()),
+            None => Err("b is not being deleted".to_owned()),
         }
     })
     .await;

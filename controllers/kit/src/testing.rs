@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    future::Future,
+    fmt::Display,
     io,
     path::{Path, PathBuf},
     time::Duration,
@@ -201,19 +201,18 @@ fn read(folder: &Path, below: &Path, found: &mut BTreeMap<PathBuf, String>) -> i
 ///
 /// # Panics
 /// After `deadline`, with the last answer that was not: what `Err` says.
-pub async fn eventually<T, F, R>(deadline: Duration, mut ask: F) -> T
-where
-    F: FnMut() -> R,
-    R: Future<Output = Result<T, String>>,
-{
+pub async fn eventually<T, E: Display>(
+    deadline: Duration,
+    mut ask: impl AsyncFnMut() -> Result<T, E>,
+) -> T {
     let give_up = Instant::now() + deadline;
+    let mut last = "no answer".to_owned();
     loop {
-        match ask().await {
-            Ok(answer) => return answer,
-            Err(not_yet) => {
-                assert!(Instant::now() < give_up, "still after {deadline:?}: {not_yet}");
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
+        match tokio::time::timeout_at(give_up, ask()).await {
+            Ok(Ok(answer)) => return answer,
+            Ok(Err(not_yet)) => last = not_yet.to_string(),
+            Err(_) => panic!("still after {deadline:?}: {last}"),
         }
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

@@ -118,7 +118,7 @@ async fn pods_go_before_the_rest() {
     namespaces.delete("shop", &DeleteParams::default()).await.unwrap();
     eventually(SOON, async || match pods.get("p").await.unwrap().metadata.deletion_timestamp {
         Some(_) => Ok(()),
-        None => Err("p is not being deleted".into()),
+        None => Err("p is not being deleted".to_owned()),
     })
     .await;
     assert!(maps.get("a").await.is_ok(), "the rest waits for the pods");

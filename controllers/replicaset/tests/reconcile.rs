@@ -234,13 +234,14 @@ async fn no_pod_is_created_twice_when_leadership_moves_to_and_fro() {
     let world = World::new(server.client());
     let (created, counting) = count_creations(server.client()).await;
     let built_in = Playing::start(&PLAYER, server.client(), "built-in");
-    eventually(SOON, async || if built_in.leads() { Ok(()) } else { Err("no leader".into()) })
+    eventually(SOON, async || if built_in.leads() { Ok(()) } else { Err("no leader".to_owned()) })
         .await;
     world.create(100).await;
     for round in 0..3 {
         let name = format!("chart-{round}");
         let chart = Playing::start_as_chart(&PLAYER, server.client(), &name);
-        eventually(SOON, async || if chart.leads() { Ok(()) } else { Err("no swap".into()) }).await;
+        eventually(SOON, async || if chart.leads() { Ok(()) } else { Err("no swap".to_owned()) })
+            .await;
         assert!(!built_in.leads(), "two leaders");
         world.scale(100 + (round + 1) * 20).await;
         tokio::time::sleep(Duration::from_millis(30)).await;

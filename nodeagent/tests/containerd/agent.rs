@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use apiserver::testing::TestServer;
+use kit::testing::eventually;
 use nodeagent::probes::action::NetworkProber;
 use nodeagent::runtime::containerd::Containerd;
 use nodeagent::{Agent, Config};
@@ -101,17 +102,12 @@ impl Cluster {
     }
 
     pub(crate) async fn until(&self, what: &str, arguments: &str, expected: &str) -> String {
-        let begin = Instant::now();
-        let mut last;
-        loop {
+        eventually(Duration::from_secs(30), async || {
             let output = self.run(arguments, "").await;
-            last = String::from_utf8_lossy(&output.stdout).into_owned();
-            if last.contains(expected) {
-                return last;
-            }
-            assert!(begin.elapsed() < Duration::from_secs(30), "in vain: {what}: {last}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            if text.contains(expected) { Ok(text) } else { Err(format!("{what}: {text}")) }
+        })
+        .await
     }
 
     pub(crate) async fn end(mut self) {
@@ -222,7 +218,7 @@ async fn a_new_agent_adopts_what_runs() {
     let before = cluster.kubectl(id).await;
     cluster.agent.take().unwrap().stop().await;
     // `ends` ends while nobody watches.
-    tokio::time::sleep(Duration::from_millis(1200)).await;
+    crate::world::ended("sleep 1; exit 5").await;
     let runtime = Containerd::start(cluster.world.options.clone()).await.unwrap();
     cluster.agent = Some(cluster.agent(runtime).await);
     let code = "get pod ends -o jsonpath={.status.phase}:{.status.containerStatuses[0].state.terminated.exitCode}";

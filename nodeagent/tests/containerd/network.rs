@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
+use kit::testing::eventually;
 use nodeagent::network::Mode;
 use nodeagent::runtime::{HostPort, Protocol, Runtime, SandboxSpec};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -147,14 +148,8 @@ async fn forwarded_ports_lead_to_loopback() {
     let world = World::start().await;
     world.sandbox("p").await;
     world.run("p", "while true; do echo hello | nc -l -p 8080; done").await;
-    let deadline = std::time::Instant::now() + Duration::from_secs(10);
-    let mut stream = loop {
-        match world.runtime().dial(&uid("p"), 8080).await {
-            Ok(stream) => break stream,
-            Err(error) => assert!(std::time::Instant::now() < deadline, "{error}"),
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    };
+    let dial = async || world.runtime().dial(&uid("p"), 8080).await;
+    let mut stream = eventually(Duration::from_secs(10), dial).await;
     stream.write_all(b"x").await.unwrap();
     let mut got = [0; 6];
     stream.read_exact(&mut got).await.unwrap();

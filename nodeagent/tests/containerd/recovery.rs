@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use nodeagent::runtime::{ContainerState, Runtime, RuntimeEvent};
 
-use crate::world::{World, output, uid, until};
+use crate::world::{World, ended, output, uid, until};
 
 const COUNTING: &str = "n=0; while true; do n=$((n+1)); echo $n; sleep 0.02; done";
 
@@ -24,7 +24,7 @@ async fn a_restarted_agent_adopts_what_runs() {
     let short = world.run("p", "sleep 0.3; exit 9").await;
     let before = world.runtime().container(&id).await.unwrap();
     drop(world.runtime.take());
-    tokio::time::sleep(Duration::from_millis(700)).await;
+    ended("sleep 0.3; exit 9").await;
     world.restart_client().await;
     assert_eq!(world.runtime().container(&id).await.unwrap(), before);
     assert_eq!(world.runtime().sandbox(&uid("p")).await.unwrap(), Some(sandbox.clone()));

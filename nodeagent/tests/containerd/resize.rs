@@ -1,6 +1,9 @@
 //! Pods that are resized while they run, from kubectl down to the cgroup.
 
 use std::path::Path;
+use std::time::Duration;
+
+use kit::testing::eventually;
 
 use crate::agent::{Cluster, pod};
 
@@ -104,14 +107,11 @@ async fn a_container_may_ask_for_a_restart() {
     cluster.until("it is restarted again", restarts, "2 0").await;
     cluster.until("no resize is left", "get events", "resize requires restart").await;
     cluster.kubectl("wait --for=condition=Ready pod/p --timeout=20s").await;
-    let settled = |limits: [String; 2]| limits == ["73400320 18000", "31457280 8000"];
-    for _ in 0..100 {
-        if settled(limits(&cluster).await) {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
-    assert!(settled(limits(&cluster).await));
+    eventually(Duration::from_secs(10), async || match limits(&cluster).await {
+        limits if limits == ["73400320 18000", "31457280 8000"] => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
     cluster.kubectl("delete pod p").await;
     cluster.end().await;
 }

@@ -1,5 +1,8 @@
 //! What containers may do.
 
+use std::time::Duration;
+
+use kit::testing::eventually;
 use nodeagent::runtime::{ContainerSpec, Error, Runtime, SandboxSpec, Seccomp, Security};
 
 use crate::world::{World, sandbox_spec};
@@ -11,13 +14,11 @@ async fn run(world: &World, pod: &str, security: Security, script: &str) -> Stri
         ContainerSpec { security, ..world.container(pod, &format!("({script}) 2>&1; echo done")) };
     let id = world.run_spec(&container).await;
     world.runtime().wait_container(&id).await.unwrap();
-    let text = loop {
+    let text = eventually(Duration::from_secs(20), async || {
         let text = world.log(pod, 1).await;
-        if text.ends_with("stdout F done\n") {
-            break text;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    };
+        if text.ends_with("stdout F done\n") { Ok(text) } else { Err(text) }
+    })
+    .await;
     text.replace("stdout F ", "").replace("done\n", "")
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use nodeagent::runtime::{BoxRead, ContainerSpec, Error, ExecIo, ExecSpec, Runtime, TerminalSize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::world::{World, until};
+use crate::world::{World, output, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn exec_streams_both_ways() {
@@ -30,6 +30,11 @@ async fn exec_streams_both_ways() {
     assert_eq!(got.len(), sent.len());
     assert_eq!(io.exit.await.unwrap(), 0);
     world.end().await;
+}
+
+/// Whether a process of the machine has exactly this command line.
+fn is_running(command: &str) -> bool {
+    output("ps", &["-eo", "args"]).lines().any(|line| line == command)
 }
 
 /// Reads until the text appears.
@@ -74,10 +79,12 @@ async fn terminals_have_a_size_and_a_keyboard() {
     let text = read_until(&mut stdout, "xterm\r\n").await;
     assert!(text.contains("17 91"), "{text:?}");
     resize.send(TerminalSize { width: 40, height: 10 }).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    stdin.write_all(b"stty size; sleep 1000; echo $((40 + 2))\n").await.unwrap();
-    read_until(&mut stdout, "10 40").await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    // The terminal answers with what it is told, too; the sum is the shell's.
+    let resized = b"until stty size | grep -q '^10 40$'; do sleep 0.02; done; echo re$((1))sized\n";
+    stdin.write_all(resized).await.unwrap();
+    read_until(&mut stdout, "re1sized").await;
+    stdin.write_all(b"sleep 1234; echo $((40 + 2))\n").await.unwrap();
+    until("the shell sleeps", || is_running("sleep 1234").then_some(())).await;
     stdin.write_all(&[3]).await.unwrap(); // Ctrl-C ends the sleep, and the line with it.
     stdin.write_all(b"exit 5\n").await.unwrap();
     assert_eq!(exit.await.unwrap(), 5);
@@ -96,11 +103,7 @@ async fn execs_that_fail_say_why() {
     assert!(matches!(run("nowhere", 20_000).await, Err(Error::Exec { code: 127, .. })));
     assert!(matches!(run("/etc/passwd", 20_000).await, Err(Error::Exec { code: 126, .. })));
     assert!(matches!(run("sleep 500", 300).await, Err(Error::ExecTimeout(_))));
-    until("the timed out process is gone", || {
-        let text = crate::world::output("ps", &["-eo", "args"]);
-        (!text.lines().any(|line| line == "sleep 500")).then_some(())
-    })
-    .await;
+    until("the timed out process is gone", || (!is_running("sleep 500")).then_some(())).await;
     let output = run("yes", 300).await;
     assert!(matches!(output, Err(Error::ExecTimeout(_))), "{output:?}");
     let output = run("dd if=/dev/zero bs=1024 count=100", 20_000).await.unwrap();

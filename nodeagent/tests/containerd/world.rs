@@ -6,8 +6,9 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child as Process, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use kit::testing::eventually;
 use nodeagent::network;
 use nodeagent::runtime::containerd::{self, Child, ChildOptions, Containerd, Options};
 use nodeagent::runtime::{
@@ -199,16 +200,21 @@ pub(crate) fn sandbox_spec(pod: &str) -> SandboxSpec {
     }
 }
 
+/// Longest wait for any state.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// Waits for a condition, with a deadline.
 pub(crate) async fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    loop {
-        if let Some(value) = condition() {
-            return value;
-        }
-        assert!(Instant::now() < deadline, "in vain: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    eventually(PATIENCE, async || condition().ok_or(what)).await
+}
+
+/// Waits until no process has this text in its command line.
+pub(crate) async fn ended(command: &str) {
+    until(&format!("{command:?} ends"), || {
+        let all = output("ps", &["-eo", "args"]);
+        (!all.lines().any(|line| line.contains(command))).then_some(())
+    })
+    .await;
 }
 
 pub(crate) fn output(program: &str, arguments: &[&str]) -> String {

@@ -13,8 +13,9 @@ use kube::{Client, ResourceExt as _};
 use rcgen::{CertificateSigningRequestParams, Issuer, KeyPair};
 use serde_json::json;
 
+use crate::world::until;
+
 const NODE: &str = "lone-1";
-const PATIENCE: Duration = Duration::from_secs(30);
 /// Life of the first certificate: it is renewed after 3.5 to 4.5 s.
 const SHORT: Duration = Duration::from_secs(5);
 const LONG: Duration = Duration::from_secs(3600);
@@ -45,17 +46,6 @@ fn agent(folder: &Path) -> Killed {
         command.arg(format!("--{flag}={}", folder.join(name).display()));
     }
     Killed(command.stdout(Stdio::null()).spawn().unwrap())
-}
-
-async fn until<T>(what: &str, look: impl AsyncFn() -> Option<T>) -> T {
-    let begin = tokio::time::Instant::now();
-    loop {
-        if let Some(seen) = look().await {
-            return seen;
-        }
-        assert!(begin.elapsed() < PATIENCE, "{what}: not in time");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 /// Approves and signs the next request, in place of the player that does so.

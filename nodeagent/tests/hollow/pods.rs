@@ -1,12 +1,10 @@
 //! Lives of pods, from the first sight to the last delete.
 
-use std::time::Duration;
-
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
 use serde_json::json;
 
-use crate::world::World;
+use crate::world::{World, until};
 
 fn c(name: &str) -> serde_json::Value {
     json!({"name": name, "image": "img:1"})
@@ -24,11 +22,7 @@ async fn the_node_registers_and_renews_its_lease() {
     let port = status.daemon_endpoints.unwrap().kubelet_endpoint.unwrap().port;
     assert_eq!(port, i32::from(world.agent.as_ref().unwrap().server.unwrap().port()));
     let leases = Api::<Lease>::namespaced(world.client.clone(), "kube-node-lease");
-    let begin = tokio::time::Instant::now();
-    while leases.get_opt("node-1").await.unwrap().is_none() {
-        assert!(begin.elapsed() < Duration::from_secs(5), "no lease");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until("the node has a lease", async || leases.get_opt("node-1").await.unwrap()).await;
 }
 
 #[tokio::test]
@@ -52,10 +46,11 @@ async fn a_pod_runs_and_is_deleted_without_a_trace() {
     world.delete("p").await;
     world.expect_gone("p").await;
     world.expect_event("p", "Killing", "Stopping container a").await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    let left =
-        |name: &str| std::fs::read_dir(world.folder.path().join(name)).map_or(0, Iterator::count);
-    assert_eq!((left("logs"), left("root/pods"), left("run/pods")), (0, 0, 0));
+    let is_empty = |name: &&str| {
+        std::fs::read_dir(world.folder.path().join(name)).map_or(0, Iterator::count) == 0
+    };
+    let folders = ["logs", "root/pods", "run/pods"];
+    until("no file is left", async || folders.iter().all(is_empty).then_some(())).await;
 }
 
 #[tokio::test]
@@ -153,11 +148,8 @@ async fn volumes_follow_their_config_map() {
     let file = world.folder.path().join(format!("root/pods/{uid}/volumes/v/k"));
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "1");
     world.config_map("m", json!({"k": "2"})).await;
-    let begin = tokio::time::Instant::now();
-    while std::fs::read_to_string(&file).unwrap() != "2" {
-        assert!(begin.elapsed() < Duration::from_secs(5), "the file is stale");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let is_new = || std::fs::read_to_string(&file).unwrap() == "2";
+    until("the file has the new text", async || is_new().then_some(())).await;
 }
 
 #[tokio::test]

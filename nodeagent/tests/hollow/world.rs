@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use apiserver::testing::TestServer;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod, PodCondition, ServiceAccount};
+use kit::testing::eventually;
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Client};
 use nodeagent::runtime::hollow;
@@ -11,7 +12,12 @@ use nodeagent::{Agent, Config};
 use serde_json::{Value, json};
 
 /// Longest wait for any state.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits until there is what `look` looks for.
+pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    eventually(PATIENCE, async || look().await.ok_or(what)).await
+}
 
 pub(crate) struct World {
     pub(crate) client: Client,
@@ -81,47 +87,38 @@ impl World {
 
     /// Waits until the pod's status, rendered, is as expected.
     pub(crate) async fn expect(&self, name: &str, expected: &str) -> Pod {
-        let mut last = String::new();
-        let begin = tokio::time::Instant::now();
-        while begin.elapsed() < PATIENCE {
-            if let Some(pod) = self.pods().get_opt(name).await.unwrap() {
-                last = render(&pod);
-                if last == expected {
-                    return pod;
-                }
+        eventually(PATIENCE, async || {
+            let pod = self.pods().get_opt(name).await.unwrap().ok_or("no pod")?;
+            match render(&pod) {
+                rendered if rendered == expected => Ok(pod),
+                other => Err(format!("{name} is {other:?}, expected {expected:?}")),
             }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        panic!("{name} is {last:?}, expected {expected:?}");
+        })
+        .await
     }
 
     pub(crate) async fn expect_gone(&self, name: &str) {
-        let begin = tokio::time::Instant::now();
-        while begin.elapsed() < PATIENCE {
-            if self.pods().get_opt(name).await.unwrap().is_none() {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        panic!("{name} is still there");
+        eventually(PATIENCE, async || match self.pods().get_opt(name).await.unwrap() {
+            None => Ok(()),
+            Some(_) => Err(format!("{name} is still there")),
+        })
+        .await;
     }
 
     /// Waits for an event about a pod.
     pub(crate) async fn expect_event(&self, pod: &str, reason: &str, message: &str) {
         let api = Api::<Event>::namespaced(self.client.clone(), "default");
-        let begin = tokio::time::Instant::now();
-        let mut seen = Vec::new();
-        while begin.elapsed() < PATIENCE {
+        eventually(PATIENCE, async || {
             let events = api.list(&ListParams::default()).await.unwrap();
             let about =
                 events.items.into_iter().filter(|e| e.involved_object.name.as_deref() == Some(pod));
-            seen = about.map(|e| (e.reason.unwrap(), e.message.unwrap())).collect();
-            if seen.iter().any(|(r, m)| r == reason && m == message) {
-                return;
+            let seen: Vec<_> = about.map(|e| (e.reason.unwrap(), e.message.unwrap())).collect();
+            match seen.iter().any(|(r, m)| r == reason && m == message) {
+                true => Ok(()),
+                false => Err(format!("no {reason} event {message:?} among {seen:#?}")),
             }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("no {reason} event {message:?} among {seen:#?}");
+        })
+        .await;
     }
 
     /// Waits until a pod has a condition of that type.
@@ -140,17 +137,13 @@ impl World {
         type_: &str,
         fits: fn(&Option<PodCondition>) -> bool,
     ) -> Option<PodCondition> {
-        let begin = tokio::time::Instant::now();
-        loop {
+        eventually(PATIENCE, async || {
             let status = self.pods().get(pod).await.unwrap().status.unwrap_or_default();
             let conditions = status.conditions.unwrap_or_default();
             let found = conditions.into_iter().find(|c| c.type_ == type_);
-            if fits(&found) {
-                return found;
-            }
-            assert!(begin.elapsed() < PATIENCE, "{pod} has {found:?}");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+            if fits(&found) { Ok(found) } else { Err(format!("{pod} has {found:?}")) }
+        })
+        .await
     }
 
     pub(crate) async fn config_map(&self, name: &str, data: Value) {
@@ -171,17 +164,11 @@ impl World {
 
     pub(crate) async fn node(&self) -> Node {
         let api = Api::<Node>::all(self.client.clone());
-        let begin = tokio::time::Instant::now();
-        loop {
+        until("the node registers", async || {
             let node = api.get_opt("node-1").await.unwrap();
-            if let Some(node) =
-                node.filter(|n| n.status.as_ref().is_some_and(|s| s.node_info.is_some()))
-            {
-                return node;
-            }
-            assert!(begin.elapsed() < PATIENCE, "no node");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+            node.filter(|n| n.status.as_ref().is_some_and(|s| s.node_info.is_some()))
+        })
+        .await
     }
 }
 
