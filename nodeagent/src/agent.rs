@@ -21,10 +21,11 @@ use crate::node::machine::{Machine, address};
 use crate::node::{self, Identity};
 use crate::objects::Objects;
 use crate::pods::admission;
-use crate::pods::adopt::Legacy;
+use crate::pods::adopt::Inherited;
 use crate::pods::context::Context;
 use crate::pods::dns::Resolver;
 use crate::pods::ledger::Share;
+use crate::pods::leftovers::{self, Traces};
 use crate::pods::observed::Wanted;
 use crate::pods::quantity::thousandths;
 use crate::pods::shares::Shares;
@@ -32,7 +33,7 @@ use crate::pods::worker::{self, Handle};
 use crate::probes::action::Prober;
 use crate::runtime::{Dns, Runtime};
 use crate::server::{self, Listening};
-use crate::volumes::{self, Places};
+use crate::volumes::Places;
 
 /// Longest wait for the first list of services before pods are started without them.
 const SERVICES_WITHIN: Duration = Duration::from_secs(5);
@@ -232,7 +233,7 @@ async fn follow_services(client: Client, store: reflector::store::Writer<Service
 }
 
 /// What the runtime has, by pod uid. Waits until the runtime answers.
-async fn legacies(runtime: &dyn Runtime) -> BTreeMap<String, Legacy> {
+async fn inherited(runtime: &dyn Runtime) -> BTreeMap<String, Inherited> {
     loop {
         let listed = async {
             let sandboxes = runtime.sandboxes().await?;
@@ -240,7 +241,7 @@ async fn legacies(runtime: &dyn Runtime) -> BTreeMap<String, Legacy> {
         };
         match listed.await {
             Ok((sandboxes, containers)) => {
-                let mut found: BTreeMap<String, Legacy> = BTreeMap::new();
+                let mut found: BTreeMap<String, Inherited> = BTreeMap::new();
                 for sandbox in sandboxes {
                     let uid = sandbox.pod.uid.clone();
                     found.entry(uid).or_default().sandbox = Some(sandbox);
@@ -268,12 +269,12 @@ fn folder(path: &std::path::Path, mode: u32) -> std::io::Result<()> {
 }
 
 async fn run_pods(ctx: Arc<Context>, pods: Pods) {
-    let mut legacies = legacies(ctx.runtime.as_ref()).await;
+    let mut inherited = inherited(ctx.runtime.as_ref()).await;
     let mut traces = Traces::read(&ctx);
-    for legacy in legacies.values().filter_map(|l| l.sandbox.as_ref()).filter(|s| !s.ready) {
+    for sandbox in inherited.values().filter_map(|i| i.sandbox.as_ref()).filter(|s| !s.ready) {
         // Half made, or from before a reboot: it is made anew where it is still wanted.
-        if let Err(error) = ctx.runtime.remove_sandbox(&legacy.pod.uid).await {
-            tracing::warn!(pod = legacy.pod.name, error = %error, "old sandbox not removed");
+        if let Err(error) = ctx.runtime.remove_sandbox(&sandbox.pod.uid).await {
+            tracing::warn!(pod = sandbox.pod.name, error = %error, "old sandbox not removed");
         }
     }
     let ready = ctx.services.wait_until_ready();
@@ -302,8 +303,8 @@ async fn run_pods(ctx: Arc<Context>, pods: Pods) {
             Some(Ok(watcher::Event::InitApply(pod) | watcher::Event::Apply(pod))) => {
                 let wanted = Arc::new(Wanted::new(Arc::new(pod)));
                 present.insert(wanted.uid.clone());
-                let legacy = legacies.remove(&wanted.uid);
-                if let Some(worker) = apply(&ctx, &pods, wanted, legacy) {
+                let own = inherited.remove(&wanted.uid);
+                if let Some(worker) = apply(&ctx, &pods, wanted, own) {
                     workers.spawn(worker);
                 }
             }
@@ -322,9 +323,9 @@ async fn run_pods(ctx: Arc<Context>, pods: Pods) {
                 }
                 if std::mem::take(&mut first) {
                     ctx.shares.complete();
-                    let orphans = std::mem::take(&mut legacies);
+                    let orphans = std::mem::take(&mut inherited);
                     let traces = std::mem::take(&mut traces).without(&present);
-                    tokio::spawn(remove_leftovers(ctx.clone(), orphans, traces));
+                    tokio::spawn(leftovers::remove(ctx.clone(), orphans, traces));
                 }
             }
             Some(Err(error)) => tracing::debug!(error = %error, "pod watch failed"),
@@ -337,15 +338,15 @@ fn apply(
     ctx: &Arc<Context>,
     pods: &Pods,
     wanted: Arc<Wanted>,
-    legacy: Option<Legacy>,
+    inherited: Option<Inherited>,
 ) -> Option<impl Future<Output = ()> + Send + 'static> {
     if let Some(handle) = pods.get(&wanted.uid) {
         handle.update(wanted);
         return None;
     }
     let uid = wanted.uid.clone();
-    let refused = refusal(pods, &wanted, legacy.is_some());
-    let (handle, worker) = worker::start(ctx.clone(), wanted, legacy, refused);
+    let refused = refusal(pods, &wanted, inherited.is_some());
+    let (handle, worker) = worker::start(ctx.clone(), wanted, inherited, refused);
     pods.insert(uid, handle);
     Some(worker)
 }
@@ -365,62 +366,6 @@ fn refusal(pods: &Pods, wanted: &Wanted, ran_before: bool) -> Option<(String, St
     });
     let others: Vec<Arc<Wanted>> = here.collect();
     admission::refusal(&wanted.pod, others.iter().map(|other| &*other.pod))
-}
-
-/// What pods had left on the disk before any worker of this agent ran.
-#[derive(Default)]
-struct Traces {
-    /// UIDs of pods with volumes.
-    volumes: BTreeSet<String>,
-    /// Folders of logs, `<namespace>_<name>_<uid>`.
-    logs: BTreeSet<String>,
-}
-
-impl Traces {
-    fn read(ctx: &Context) -> Self {
-        let logs = std::fs::read_dir(&ctx.config.log_dir).into_iter().flatten().flatten();
-        let logs = logs.map(|e| e.file_name().to_string_lossy().into_owned());
-        Self {
-            volumes: ctx.places.pods(),
-            logs: logs.filter(|name| name.matches('_').count() == 2).collect(),
-        }
-    }
-
-    fn without(mut self, present: &BTreeSet<String>) -> Self {
-        self.volumes.retain(|uid| !present.contains(uid));
-        self.logs.retain(|name| name.rsplit('_').next().is_some_and(|uid| !present.contains(uid)));
-        self
-    }
-}
-
-/// Takes away what no pod of the API owns: sandboxes, containers, volumes, logs.
-async fn remove_leftovers(ctx: Arc<Context>, orphans: BTreeMap<String, Legacy>, traces: Traces) {
-    for (uid, legacy) in orphans {
-        tracing::info!(pod_uid = uid, "removing a pod that the API does not know");
-        for container in legacy.containers {
-            if let Err(error) = ctx.runtime.remove_container(&container.id).await {
-                tracing::warn!(container = %container.id, error = %error, "container not removed");
-            }
-        }
-        if let Err(error) = ctx.runtime.remove_sandbox(&uid).await {
-            tracing::warn!(pod_uid = uid, error = %error, "sandbox not removed");
-        }
-    }
-    let cleaning = tokio::task::spawn_blocking(move || {
-        for uid in traces.volumes {
-            if let Err(error) = volumes::remove_pod(&ctx.places, &uid) {
-                tracing::warn!(pod_uid = uid, error = %error, "volumes not removed");
-            }
-        }
-        for name in traces.logs {
-            if let Err(error) = std::fs::remove_dir_all(ctx.config.log_dir.join(&name)) {
-                tracing::warn!(name, error = %error, "logs not removed");
-            }
-        }
-    });
-    if let Err(error) = cleaning.await {
-        tracing::warn!(error = %error, "leftovers not removed");
-    }
 }
 
 #[cfg(test)]

@@ -18,14 +18,14 @@ use crate::runtime::{self, ContainerState, ContainerStatus};
 
 /// What the runtime has of one pod.
 #[derive(Clone, Debug, Default)]
-pub struct Legacy {
+pub struct Inherited {
     /// Its sandbox, if there is one.
     pub sandbox: Option<runtime::Sandbox>,
     /// Its containers, in any order.
     pub containers: Vec<ContainerStatus>,
 }
 
-impl Legacy {
+impl Inherited {
     /// Puts what the runtime has into what the worker knows.
     pub(super) fn apply(&self, o: &mut Observed) {
         let whole = self.sandbox.as_ref().filter(|s| s.ready);
@@ -228,7 +228,7 @@ mod tests {
             ready,
             created_at: Timestamp::UNIX_EPOCH,
         };
-        Legacy { sandbox: Some(sandbox), containers }.apply(&mut o);
+        Inherited { sandbox: Some(sandbox), containers }.apply(&mut o);
         o
     }
 

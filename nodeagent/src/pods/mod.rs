@@ -7,6 +7,7 @@ pub mod context;
 pub mod dns;
 pub mod env;
 pub mod ledger;
+pub mod leftovers;
 pub mod observed;
 pub mod plan;
 pub mod quantity;

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 pub(super) use news::Message;
 pub use show::{Handle, View};
 
-use super::adopt::Legacy;
+use super::adopt::Inherited;
 use super::context::Context;
 use super::ledger::Share;
 use super::observed::{Farewell, Observed, Seen, Wanted};
@@ -33,7 +33,7 @@ use crate::volumes::PodVolumes;
 pub fn start(
     ctx: Arc<Context>,
     wanted: Arc<Wanted>,
-    legacy: Option<Legacy>,
+    inherited: Option<Inherited>,
     refused: Option<(String, String)>,
 ) -> (Handle, impl Future<Output = ()> + Send + 'static) {
     let (mailbox, news) = mpsc::unbounded_channel();
@@ -42,15 +42,15 @@ pub fn start(
     let volumes =
         Arc::new(PodVolumes::new(ctx.places.clone(), ctx.client.clone(), ctx.objects.clone()));
     let mut observed = Observed::new(wanted, Timestamp::now(), ctx.host_ips.clone());
-    if let Some(legacy) = &legacy {
-        legacy.apply(&mut observed);
+    if let Some(inherited) = &inherited {
+        inherited.apply(&mut observed);
     }
     observed.verdict = refused;
     let (statuses, outbox) = watch::channel(Numbered::default());
     let sent = observed.wanted.pod.status.clone().unwrap_or_default();
     let mut worker = Worker {
         born: Instant::now(),
-        up: legacy.is_some(),
+        up: inherited.is_some(),
         ctx,
         mailbox,
         news,
