@@ -12,6 +12,7 @@ use kit::Tasks;
 use kube::runtime::wait::await_condition;
 use kube::{Api, Client};
 use nix::ifaddrs::getifaddrs;
+use nodeagent::node::pressure::Thresholds;
 use nodeagent::probes::action::{NetworkProber, Prober};
 use nodeagent::runtime::containerd::{
     ChildOptions, Containerd, Options, clean_up_shared, import_archive, spawn,
@@ -270,6 +271,11 @@ fn config(
     let address = address();
     let mut config = settings(layout, &name, address);
     config.pod_cidr = Some(node_cidr(&arguments.pod_cidr, index));
+    config.eviction_hard = match arguments.node.runtime {
+        // The machine is somebody's own, and its disk may be as full as it was before the cluster came.
+        arguments::Runtime::Containerd => config.eviction_hard.without_disks(),
+        arguments::Runtime::Hollow => Thresholds::none(),
+    };
     config.cluster_dns = dns_address(&arguments.service_cidr).parse().into_iter().collect();
     let port =
         u16::try_from(index).ok().and_then(|index| arguments.node.node_port.checked_add(index));
@@ -292,6 +298,7 @@ pub(crate) fn settings(layout: &Layout, name: &str, ip: Option<IpAddr>) -> nodea
     config.root_dir = layout.data.join("pods").join(name);
     config.run_dir = layout.run.join("pods").join(name);
     config.log_dir = layout.data.join("logs").join(name);
+    config.image_dir = child(layout).root;
     config
 }
 

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use k8s_openapi::api::core::v1::Taint;
 
 use crate::certificates::Store;
+use crate::node::pressure::Thresholds;
 
 /// Settings of one node agent. [`Config::new`] has the defaults.
 #[derive(Clone, Debug)]
@@ -41,6 +42,10 @@ pub struct Config {
     pub reserved: BTreeMap<String, String>,
     /// Capacity to report instead of the machine's, by name (for simulated nodes).
     pub capacity: BTreeMap<String, String>,
+    /// A folder on the disk with the images and what containers write.
+    pub image_dir: PathBuf,
+    /// Below what levels the node says that it is short of memory, disk or process ids.
+    pub eviction_hard: Thresholds,
     /// Where profiles of seccompProfile type Localhost are.
     pub seccomp_root: PathBuf,
 }
@@ -89,6 +94,8 @@ impl Config {
             max_pods: 110,
             reserved: BTreeMap::new(),
             capacity: BTreeMap::new(),
+            image_dir: PathBuf::from("/var/lib/containerd"),
+            eviction_hard: Thresholds::default(),
             seccomp_root: PathBuf::from("/var/lib/kubelet/seccomp"),
         }
     }

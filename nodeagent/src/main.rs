@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use clap::{Parser, ValueEnum};
 use nodeagent::certificates::bootstrap::{self, Files, Identity};
 use nodeagent::certificates::{self, Renewing, Store, kubeconfig};
+use nodeagent::node::pressure::Thresholds;
 use nodeagent::probes::action::{NetworkProber, Prober};
 use nodeagent::runtime::containerd::{Containerd, Options};
 use nodeagent::runtime::{Runtime, hollow};
@@ -81,6 +82,13 @@ struct Args {
     /// Most pods on the node.
     #[arg(long, default_value_t = 110)]
     max_pods: u32,
+    /// A folder on the disk with containerd's images.
+    #[arg(long, default_value = "/var/lib/containerd")]
+    image_dir: PathBuf,
+    /// Below what levels the node is under pressure, in place of upstream's, as `memory.available<100Mi`; a simulated
+    /// node never is.
+    #[arg(long)]
+    eviction_hard: Option<Thresholds>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -174,6 +182,11 @@ fn config(args: &Args) -> anyhow::Result<Config> {
     config.cluster_dns.clone_from(&args.cluster_dns);
     config.cluster_domain.clone_from(&args.cluster_domain);
     config.max_pods = args.max_pods;
+    config.image_dir.clone_from(&args.image_dir);
+    config.eviction_hard = match args.runtime {
+        Kind::Containerd => args.eviction_hard.clone().unwrap_or_default(),
+        Kind::Hollow => Thresholds::none(),
+    };
     for label in &args.node_labels {
         let (key, value) =
             label.split_once('=').with_context(|| format!("{label} is not key=value"))?;

@@ -14,6 +14,7 @@ use kit::lease::Leadership;
 use kit::{InProcess, Options, Tasks, termination};
 use kube::{Api, Client};
 use nodeagent::certificates::{Renewing, bootstrap, kubeconfig};
+use nodeagent::node::pressure::Thresholds;
 use nodeagent::probes::action::{NetworkProber, Prober};
 use nodeagent::runtime::{Runtime, hollow};
 use nodeagent::{Agent, Config};
@@ -175,6 +176,9 @@ fn config(
     let mut config =
         node::settings(layout, &identity.name, arguments.node_ip.or_else(node::address));
     config.pod_cidr.clone_from(&arguments.pod_cidr);
+    if arguments.node.runtime == arguments::Runtime::Hollow {
+        config.eviction_hard = Thresholds::none();
+    }
     config.cluster_dns =
         node::dns_address(&networking.service_subnet).parse().into_iter().collect();
     config.cluster_domain.clone_from(&networking.dns_domain);

@@ -1,8 +1,9 @@
 //! The Node object and its Lease: registration, heartbeats, conditions, what the node can give.
 
 pub mod machine;
+pub mod pressure;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use crate::config::Config;
 use crate::pods::quantity::thousandths;
 use crate::runtime::Runtime;
 use machine::Machine;
+use pressure::Pressure;
 
 /// How often the Lease is renewed.
 ///
@@ -142,12 +144,13 @@ fn range(node: &Node) -> Option<String> {
     node.spec.as_ref()?.pod_cidr.clone()
 }
 
-/// What the runtime said last.
+/// What the runtime said last, and the machine.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Health {
     version: String,
     error: Option<String>,
     images: Vec<ContainerImage>,
+    pressures: BTreeSet<Pressure>,
 }
 
 /// Keeps Node and Lease alive; never returns.
@@ -167,8 +170,10 @@ pub async fn run(client: Client, identity: Arc<Identity>, runtime: Arc<dyn Runti
     };
     tracing::info!(node = identity.config.node_name, "node registered");
     let mut sent: Option<(NodeStatus, Instant)> = None;
+    let mut recent = pressure::Recent::default();
     loop {
-        let health = look(runtime.as_ref()).await;
+        let mut health = look(runtime.as_ref()).await;
+        health.pressures = recent.tell(felt(&identity.config), Timestamp::now());
         let old = sent.as_ref().map(|(s, _)| s).or(known.status.as_ref());
         let next = status(&identity, &health, old, Timestamp::now());
         let stale = sent.as_ref().is_none_or(|(old, at)| {
@@ -213,6 +218,10 @@ pub async fn register(client: &Client, config: &Config) -> kube::Result<Node> {
     nodes.patch(&config.node_name, &PatchParams::default(), &Patch::Strategic(patch)).await
 }
 
+fn felt(config: &Config) -> BTreeSet<Pressure> {
+    config.eviction_hard.felt(&pressure::levels(&config.root_dir, &config.image_dir))
+}
+
 async fn look(runtime: &dyn Runtime) -> Health {
     match runtime.version().await {
         Ok(version) => {
@@ -228,8 +237,8 @@ async fn look(runtime: &dyn Runtime) -> Health {
             images.truncate(IMAGES_MAX);
             Health {
                 version: format!("{}://{}", version.name, version.version),
-                error: None,
                 images,
+                ..Health::default()
             }
         }
         Err(error) => Health { error: Some(error.to_string()), ..Health::default() },
@@ -259,13 +268,6 @@ fn status(
         None => ("True", "KubeletReady", "kubelet is posting ready status".to_owned()),
         Some(why) => ("False", "KubeletNotReady", format!("container runtime is down: {why}")),
     };
-    let fine =
-        |what: &str, of: &str| ("False", format!("KubeletHas{what}"), format!("kubelet has {of}"));
-    let (memory, disk, pid) = (
-        fine("SufficientMemory", "sufficient memory available"),
-        fine("NoDiskPressure", "no disk pressure"),
-        fine("SufficientPID", "sufficient PID available"),
-    );
     let condition = |type_: &str, status: &str, reason: &str, message: &str| {
         let before = old.and_then(|o| o.conditions.as_ref());
         let before = before.into_iter().flatten().find(|c| c.type_ == type_);
@@ -280,15 +282,22 @@ fn status(
             last_transition_time: Some(since.unwrap_or(Time(now))),
         }
     };
+    let pressure = |of: Pressure| {
+        let (type_, [there, absent]) = of.words();
+        match health.pressures.contains(&of) {
+            true => condition(type_, "True", there.0, there.1),
+            false => condition(type_, "False", absent.0, absent.1),
+        }
+    };
     NodeStatus {
         addresses: Some(addresses),
         declared_features: Some(FEATURES.map(str::to_owned).to_vec()),
         capacity: Some(quantities(identity.capacity())),
         allocatable: Some(quantities(identity.allocatable())),
         conditions: Some(vec![
-            condition("MemoryPressure", memory.0, &memory.1, &memory.2),
-            condition("DiskPressure", disk.0, &disk.1, &disk.2),
-            condition("PIDPressure", pid.0, &pid.1, &pid.2),
+            pressure(Pressure::Memory),
+            pressure(Pressure::Disk),
+            pressure(Pressure::Pid),
             condition("Ready", ready.0, ready.1, &ready.2),
         ]),
         daemon_endpoints: identity.port.map(|port| NodeDaemonEndpoints {
@@ -392,5 +401,20 @@ mod tests {
         assert_eq!(without_times(&first), without_times(&second));
         let third = status(&identity(), &ill, Some(&second), at(3));
         assert_eq!(ready(&third), ("False".into(), "KubeletNotReady".into(), at(3)));
+    }
+
+    #[test]
+    fn conditions_tell_of_pressure() {
+        let health = Health { pressures: [Pressure::Disk].into(), ..Health::default() };
+        let status = status(&identity(), &health, None, Timestamp::from_second(1).unwrap());
+        let told =
+            |c: &NodeCondition| format!("{} {} {}", c.type_, c.status, c.reason.as_ref().unwrap());
+        let told: Vec<String> = status.conditions.unwrap()[..3].iter().map(told).collect();
+        let expected = [
+            "MemoryPressure False KubeletHasSufficientMemory",
+            "DiskPressure True KubeletHasDiskPressure",
+            "PIDPressure False KubeletHasSufficientPID",
+        ];
+        assert_eq!(told, expected);
     }
 }
