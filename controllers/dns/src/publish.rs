@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kit::services::SERVICE_NAME;
 use kit::{Stage, chain};
 use kube::Api;
 use kube::api::{Patch, PatchParams};
@@ -69,7 +70,7 @@ fn slice(at: &At) -> Value {
         "metadata": {
             "name": NAME,
             "labels": {
-                "kubernetes.io/service-name": NAME,
+                SERVICE_NAME: NAME,
                 "endpointslice.kubernetes.io/managed-by": NAME,
             },
         },

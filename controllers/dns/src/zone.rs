@@ -2,7 +2,7 @@
 //!
 //! Source: "Kubernetes DNS-Based Service Discovery", specification 1.1.0 (kubernetes/dns).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use hickory_proto::rr::rdata::{CNAME, PTR, SOA, SRV, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+use kit::services::{self, SERVICE_NAME, is_ready};
 use kube::ResourceExt;
 
 /// How long a resolver may keep an answer, seconds. Short, because endpoints come and go.
@@ -54,8 +55,7 @@ impl Zone {
         zone.add_name(&zone.name("svc"));
         let mut by_service: HashMap<(&str, &str), Vec<&EndpointSlice>> = HashMap::new();
         for slice in slices {
-            let service =
-                slice.labels().get("kubernetes.io/service-name").map_or("", String::as_str);
+            let service = slice.labels().get(SERVICE_NAME).map_or("", String::as_str);
             by_service
                 .entry((slice.metadata.namespace.as_deref().unwrap_or_default(), service))
                 .or_default()
@@ -131,13 +131,7 @@ impl Zone {
             return;
         }
         self.add_name(&name);
-        let ips: BTreeSet<IpAddr> = spec
-            .cluster_ips
-            .iter()
-            .flatten()
-            .chain(&spec.cluster_ip)
-            .filter_map(|ip| ip.parse().ok())
-            .collect();
+        let ips = services::cluster_ips(spec);
         for ip in &ips {
             self.add(&name, address(*ip));
             self.add_pointer(*ip, &name);
@@ -262,9 +256,5 @@ fn address(ip: IpAddr) -> RData {
 }
 
 /// An absent condition counts as ready.
-fn is_ready(endpoint: &Endpoint) -> bool {
-    endpoint.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true)
-}
-
 #[cfg(test)]
 mod tests;

@@ -20,7 +20,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 
 pub use endpoints::MANAGED_BY as ENDPOINTS_MANAGED_BY;
-pub use slices::{MANAGED_BY, MANAGER, SERVICE_NAME};
+pub use slices::{MANAGED_BY, MANAGER};
 
 /// Marks what belongs to a Service without a cluster IP.
 const HEADLESS: &str = "service.kubernetes.io/headless";

@@ -65,7 +65,7 @@
 //! - [`Reflectors`], [`Reflector`]: one cache a type and process, with indexes, change streams that
 //!   tell about deletions, and `PartialObjectMeta<K>` where metadata suffice.
 //! - [`Writes`]: act only on a cache that shows our own last writes.
-//! - [`slow_start()`], [`patch`] (minimal status writes), [`pods`],
+//! - [`slow_start()`], [`patch`] (minimal status writes), [`pods`], [`services`],
 //!   [`owner`], [`conditions`], [`backoff`].
 //! - [`lease`]: election with rank; [`component`]: `kubectl get components`; [`events`], [`metrics`],
 //!   [`health`], [`clock`], [`tasks`], [`rules`].
@@ -91,6 +91,7 @@ pub mod patch;
 pub mod pods;
 pub mod reflector;
 pub mod rules;
+pub mod services;
 pub mod slow_start;
 pub mod tasks;
 pub mod testing;

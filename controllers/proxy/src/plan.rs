@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort as SpecPort};
 use k8s_openapi::api::discovery::v1::{Endpoint as SliceEndpoint, EndpointSlice};
+use kit::services::{self, SERVICE_NAME};
 use kube::ResourceExt;
 
-/// Label that ties an EndpointSlice to its Service.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// Label by which a Service asks for another proxy than this one.
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 /// Session affinity lasts three hours where the Service does not say.
@@ -139,15 +138,7 @@ fn is_ours(service: &Service) -> bool {
 
 fn service_ports(service: &Service, slices: &[&EndpointSlice], node: &str) -> Vec<ServicePort> {
     let Some(spec) = &service.spec else { return Vec::new() };
-    let cluster_ips: Vec<IpAddr> = spec
-        .cluster_ips
-        .iter()
-        .flatten()
-        .chain(&spec.cluster_ip)
-        .filter_map(|ip| ip.parse().ok())
-        .collect();
-    let cluster_ips: Vec<IpAddr> =
-        cluster_ips.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
+    let cluster_ips: Vec<IpAddr> = services::cluster_ips(spec).into_iter().collect();
     if cluster_ips.is_empty() {
         return Vec::new(); // Headless: clients find the pods by DNS.
     }
@@ -196,7 +187,7 @@ fn endpoints(slices: &[&EndpointSlice], id: &PortId, node: Option<&str>) -> Vec<
             .collect();
         unique.into_iter().collect()
     };
-    let ready = chosen(is_ready);
+    let ready = chosen(services::is_ready);
     if ready.is_empty() { chosen(serves_while_terminating) } else { ready }
 }
 
@@ -228,13 +219,6 @@ fn may_be_reached(ip: &IpAddr) -> bool {
     };
     let ip = ip.to_canonical();
     !(link_local || ip.is_loopback() || ip.is_multicast() || ip.is_unspecified())
-}
-
-/// An absent condition counts as ready.
-///
-/// Source: `EndpointConditions` in the discovery/v1 API.
-fn is_ready(endpoint: &SliceEndpoint) -> bool {
-    endpoint.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true)
 }
 
 fn serves_while_terminating(endpoint: &SliceEndpoint) -> bool {

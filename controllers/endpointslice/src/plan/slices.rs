@@ -9,6 +9,7 @@ use k8s_openapi::api::discovery::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kit::pods;
+use kit::services::SERVICE_NAME;
 use kube::ResourceExt;
 
 use super::{Action, Family, HEADLESS, Observed};
@@ -18,8 +19,6 @@ use super::{Action, Family, HEADLESS, Observed};
 /// Source: `--max-endpoints-per-slice` of kube-controller-manager.
 const MAX_ENDPOINTS: usize = 100;
 
-/// The label that names a slice's Service.
-pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// The label that names who manages a slice.
 pub const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 /// The value of [`MANAGED_BY`] for slices of this controller.
