@@ -1,11 +1,13 @@
 //! `improv up`: every component in one process, each as its own user of the one API.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use apiserver::Server;
 use kit::chart::Chart;
+use kit::lease::Leadership;
 use kit::{InProcess, Options, RealClock, Reflectors, Registry, Tasks, termination};
 use kube::Client;
 use tokio::sync::watch;
@@ -44,9 +46,7 @@ pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
         .await
         .context("the API server")?;
     let kubeconfig = arguments.kubeconfig.clone().unwrap_or_else(|| layout.kubeconfig());
-    let admin =
-        server.core().pki.kubeconfig(&server.url(), "kubernetes-admin", &["system:masters"])?;
-    give_to_invoker(&write_private(&kubeconfig, &admin)?, &kubeconfig)?;
+    write_kubeconfig(&server, &kubeconfig)?;
     progress(&format!("API server ready at {} after {}", server.url(), seconds(began)));
 
     let shutdown = CancellationToken::new();
@@ -69,12 +69,7 @@ pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
     };
     let leaderships = cluster.start_players(&chosen, &mut tasks);
     let nodes = node::start(&arguments, &layout, &server, &shutdown, &mut tasks).await?;
-    for (name, mut leadership) in leaderships {
-        let decided = leadership.wait_for(|state| *state != kit::lease::Leadership::Unknown);
-        if tokio::time::timeout(Duration::from_secs(30), decided).await.is_err() {
-            progress(&format!("player {name} is not decided yet, going on"));
-        }
-    }
+    decided(leaderships).await;
     progress(&format!("{} players ready after {}", chosen.len(), seconds(began)));
     if !nodes.is_empty() {
         node::wait_until_ready(&admin, &nodes).await?;
@@ -99,6 +94,23 @@ pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
         result.with_context(|| format!("{name} ended"))?;
     }
     Ok(finished?)
+}
+
+fn write_kubeconfig(server: &Server, path: &Path) -> anyhow::Result<()> {
+    let pki = &server.core().pki;
+    let admin = pki.kubeconfig(&server.url(), "kubernetes-admin", &["system:masters"])?;
+    give_to_invoker(&write_private(path, &admin)?, path)?;
+    Ok(())
+}
+
+/// Waits until each player leads here or somewhere else, for a while.
+async fn decided(leaderships: Leaderships) {
+    for (name, mut leadership) in leaderships {
+        let decided = leadership.wait_for(|state| *state != Leadership::Unknown);
+        if tokio::time::timeout(Duration::from_secs(30), decided).await.is_err() {
+            progress(&format!("player {name} is not decided yet, going on"));
+        }
+    }
 }
 
 fn server_config(
@@ -146,7 +158,7 @@ struct Cluster<'a> {
     shutdown: CancellationToken,
 }
 
-type Leaderships = Vec<(&'static str, watch::Receiver<kit::lease::Leadership>)>;
+type Leaderships = Vec<(&'static str, watch::Receiver<Leadership>)>;
 
 impl Cluster<'_> {
     /// Starts each player as its own service account, all on shared reflectors.
@@ -157,7 +169,7 @@ impl Cluster<'_> {
         let reflectors = Reflectors::new(reader);
         let mut leaderships = Vec::new();
         for chart in chosen {
-            let (sender, receiver) = watch::channel(kit::lease::Leadership::Unknown);
+            let (sender, receiver) = watch::channel(Leadership::Unknown);
             leaderships.push((chart.player.name, receiver));
             let with = InProcess {
                 client: self.client_of(chart.player.name),
@@ -216,7 +228,7 @@ impl Cluster<'_> {
 }
 
 /// Gives a file to whoever ran sudo, if somebody did.
-fn give_to_invoker(file: &std::fs::File, path: &std::path::Path) -> anyhow::Result<()> {
+fn give_to_invoker(file: &std::fs::File, path: &Path) -> anyhow::Result<()> {
     let Some((user, group)) = sudo_invoker(|name| std::env::var(name).ok()) else {
         return Ok(());
     };

@@ -251,26 +251,37 @@ fn status(
     old: Option<&NodeStatus>,
     now: Timestamp,
 ) -> NodeStatus {
-    let machine = &identity.machine;
     let quantities = |map: BTreeMap<String, String>| -> BTreeMap<String, Quantity> {
         map.into_iter().map(|(k, v)| (k, Quantity(v))).collect()
     };
-    let mut addresses: Vec<_> = identity
-        .ips
-        .iter()
-        .map(|ip| NodeAddress { type_: "InternalIP".to_owned(), address: ip.clone() })
-        .collect();
-    addresses.push(NodeAddress {
-        type_: "Hostname".to_owned(),
-        address: identity.config.node_name.clone(),
-    });
-    let ready = match &health.error {
-        None => ("True", "KubeletReady", "kubelet is posting ready status".to_owned()),
-        Some(why) => ("False", "KubeletNotReady", format!("container runtime is down: {why}")),
+    let before = old.and_then(|old| old.conditions.as_deref()).unwrap_or_default();
+    NodeStatus {
+        addresses: Some(addresses(identity)),
+        declared_features: Some(FEATURES.map(str::to_owned).to_vec()),
+        capacity: Some(quantities(identity.capacity())),
+        allocatable: Some(quantities(identity.allocatable())),
+        conditions: Some(conditions(health, before, now)),
+        daemon_endpoints: identity.port.map(|port| NodeDaemonEndpoints {
+            kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(port) }),
+        }),
+        images: Some(health.images.clone()),
+        node_info: Some(info(identity, health)),
+        ..NodeStatus::default()
+    }
+}
+
+fn addresses(identity: &Identity) -> Vec<NodeAddress> {
+    let address = |type_: &str, address: &String| NodeAddress {
+        type_: type_.to_owned(),
+        address: address.clone(),
     };
+    let ips = identity.ips.iter().map(|ip| address("InternalIP", ip));
+    ips.chain([address("Hostname", &identity.config.node_name)]).collect()
+}
+
+fn conditions(health: &Health, before: &[NodeCondition], now: Timestamp) -> Vec<NodeCondition> {
     let condition = |type_: &str, status: &str, reason: &str, message: &str| {
-        let before = old.and_then(|o| o.conditions.as_ref());
-        let before = before.into_iter().flatten().find(|c| c.type_ == type_);
+        let before = before.iter().find(|c| c.type_ == type_);
         let since =
             before.filter(|c| c.status == status).and_then(|c| c.last_transition_time.clone());
         NodeCondition {
@@ -289,38 +300,33 @@ fn status(
             false => condition(type_, "False", absent.0, absent.1),
         }
     };
-    NodeStatus {
-        addresses: Some(addresses),
-        declared_features: Some(FEATURES.map(str::to_owned).to_vec()),
-        capacity: Some(quantities(identity.capacity())),
-        allocatable: Some(quantities(identity.allocatable())),
-        conditions: Some(vec![
-            pressure(Pressure::Memory),
-            pressure(Pressure::Disk),
-            pressure(Pressure::Pid),
-            condition("Ready", ready.0, ready.1, &ready.2),
-        ]),
-        daemon_endpoints: identity.port.map(|port| NodeDaemonEndpoints {
-            kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(port) }),
-        }),
-        images: Some(health.images.clone()),
-        node_info: Some(NodeSystemInfo {
-            architecture: labels(&identity.config)
-                .get("kubernetes.io/arch")
-                .cloned()
-                .unwrap_or_default(),
-            boot_id: machine.boot_id.clone(),
-            container_runtime_version: health.version.clone(),
-            kernel_version: machine.kernel.clone(),
-            kube_proxy_version: String::new(),
-            kubelet_version: VERSION.to_owned(),
-            machine_id: machine.machine_id.clone(),
-            operating_system: "linux".to_owned(),
-            os_image: machine.os_image.clone(),
-            system_uuid: machine.system_uuid.clone(),
-            ..NodeSystemInfo::default()
-        }),
-        ..NodeStatus::default()
+    let ready = match &health.error {
+        None => condition("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
+        Some(why) => {
+            let message = format!("container runtime is down: {why}");
+            condition("Ready", "False", "KubeletNotReady", &message)
+        }
+    };
+    vec![pressure(Pressure::Memory), pressure(Pressure::Disk), pressure(Pressure::Pid), ready]
+}
+
+fn info(identity: &Identity, health: &Health) -> NodeSystemInfo {
+    let machine = &identity.machine;
+    NodeSystemInfo {
+        architecture: labels(&identity.config)
+            .get("kubernetes.io/arch")
+            .cloned()
+            .unwrap_or_default(),
+        boot_id: machine.boot_id.clone(),
+        container_runtime_version: health.version.clone(),
+        kernel_version: machine.kernel.clone(),
+        kube_proxy_version: String::new(),
+        kubelet_version: VERSION.to_owned(),
+        machine_id: machine.machine_id.clone(),
+        operating_system: "linux".to_owned(),
+        os_image: machine.os_image.clone(),
+        system_uuid: machine.system_uuid.clone(),
+        ..NodeSystemInfo::default()
     }
 }
 

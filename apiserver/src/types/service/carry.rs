@@ -7,34 +7,56 @@ use crate::types::check::{copy, is_empty, items, items_mut, remove};
 
 /// On an update: takes over what the client left out, and drops what the new type does not have.
 pub(super) fn carry_over(spec: &mut Value, old: &Value) {
+    addresses(spec, old);
+    node_ports(spec, old);
+    traffic(spec, old);
+    if kind(spec) != "LoadBalancer" && kind(old) == "LoadBalancer" {
+        drop_same(spec, old, &["allocateLoadBalancerNodePorts", "loadBalancerClass"]);
+    }
+}
+
+/// Drops what the client has only repeated.
+fn drop_same(spec: &mut Value, old: &Value, fields: &[&str]) {
+    for field in fields {
+        if spec[*field] == old[*field] {
+            remove(spec, field);
+        }
+    }
+}
+
+fn addresses(spec: &mut Value, old: &Value) {
     let has_ip = |spec: &Value| kind(spec) != "ExternalName";
-    if has_ip(spec) && has_ip(old) {
-        if is_empty(&spec["clusterIP"]) {
-            copy(spec, old, "clusterIP");
-        }
-        let (one, many) = (spec["clusterIP"].clone(), spec["clusterIPs"].clone());
-        let same = one == old["clusterIP"];
-        if same && is_empty(&many) {
-            copy(spec, old, "clusterIPs");
-        } else if !same && (is_empty(&many) || many == old["clusterIPs"]) {
-            spec["clusterIPs"] = json!([one]);
-        }
-        for field in ["ipFamilies", "ipFamilyPolicy"] {
-            if is_empty(&spec[field]) {
-                copy(spec, old, field);
-            }
-        }
-    }
     if !has_ip(spec) {
-        for field in
-            ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"]
-        {
-            if spec[field] == old[field] {
-                remove(spec, field);
-            }
+        let fields =
+            ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"];
+        return drop_same(spec, old, &fields);
+    }
+    if !has_ip(old) {
+        return;
+    }
+    if is_empty(&spec["clusterIP"]) {
+        copy(spec, old, "clusterIP");
+    }
+    let (one, many) = (spec["clusterIP"].clone(), spec["clusterIPs"].clone());
+    let same = one == old["clusterIP"];
+    if same && is_empty(&many) {
+        copy(spec, old, "clusterIPs");
+    } else if !same && (is_empty(&many) || many == old["clusterIPs"]) {
+        spec["clusterIPs"] = json!([one]);
+    }
+    for field in ["ipFamilies", "ipFamilyPolicy"] {
+        if is_empty(&spec[field]) {
+            copy(spec, old, field);
         }
     }
-    if wants_node_ports(spec) && matches!(kind(old), "NodePort" | "LoadBalancer") {
+}
+
+fn node_ports(spec: &mut Value, old: &Value) {
+    let may_have = |spec: &Value| matches!(kind(spec), "NodePort" | "LoadBalancer");
+    if !may_have(old) {
+        return;
+    }
+    if wants_node_ports(spec) {
         for port in items_mut(spec, "ports") {
             let same = |o: &&Value| o["port"] == port["port"] && o["protocol"] == port["protocol"];
             if port["nodePort"].as_i64().unwrap_or_default() == 0
@@ -45,9 +67,7 @@ pub(super) fn carry_over(spec: &mut Value, old: &Value) {
             }
         }
     }
-    if !matches!(kind(spec), "NodePort" | "LoadBalancer")
-        && matches!(kind(old), "NodePort" | "LoadBalancer")
-    {
+    if !may_have(spec) {
         for port in items_mut(spec, "ports") {
             let number = &port["nodePort"];
             if items(&old["ports"]).iter().any(|o| o["nodePort"] == *number) {
@@ -55,24 +75,18 @@ pub(super) fn carry_over(spec: &mut Value, old: &Value) {
             }
         }
     }
-    let same = spec["externalTrafficPolicy"] == old["externalTrafficPolicy"];
-    if has_external(old) && !has_external(spec) && same {
-        remove(spec, "externalTrafficPolicy");
+}
+
+fn traffic(spec: &mut Value, old: &Value) {
+    if has_external(old) && !has_external(spec) {
+        drop_same(spec, old, &["externalTrafficPolicy"]);
     }
-    if wants_health_check(spec) && wants_health_check(old) {
-        if spec["healthCheckNodePort"].as_i64().unwrap_or_default() == 0 {
+    match (wants_health_check(spec), wants_health_check(old)) {
+        (true, true) if spec["healthCheckNodePort"].as_i64().unwrap_or_default() == 0 => {
             copy(spec, old, "healthCheckNodePort");
         }
-    } else if !wants_health_check(spec) && spec["healthCheckNodePort"] == old["healthCheckNodePort"]
-    {
-        remove(spec, "healthCheckNodePort");
-    }
-    if kind(spec) != "LoadBalancer" && kind(old) == "LoadBalancer" {
-        for field in ["allocateLoadBalancerNodePorts", "loadBalancerClass"] {
-            if spec[field] == old[field] {
-                remove(spec, field);
-            }
-        }
+        (true, _) => (),
+        (false, _) => drop_same(spec, old, &["healthCheckNodePort"]),
     }
 }
 
