@@ -1,6 +1,6 @@
 //! Nodes of a cluster that run in this process: names, addresses, and the agents themselves.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,6 @@ use k8s_openapi::api::core::v1::Node;
 use kit::Tasks;
 use kube::runtime::wait::await_condition;
 use kube::{Api, Client};
-use nix::ifaddrs::getifaddrs;
 use nodeagent::node::pressure::Thresholds;
 use nodeagent::probes::action::{NetworkProber, Prober};
 use nodeagent::runtime::containerd::{
@@ -20,6 +19,8 @@ use nodeagent::runtime::containerd::{
 use nodeagent::runtime::{Runtime, hollow};
 use nodeagent::{Agent, network};
 use tokio_util::sync::CancellationToken;
+
+pub(crate) use nodeagent::node::machine::address;
 
 use crate::arguments::{self, NodeFlags, Up};
 use crate::layout::Layout;
@@ -59,23 +60,6 @@ pub(crate) fn name(index: usize) -> String {
         0 => host_name(),
         index => format!("{}-{index}", host_name()),
     }
-}
-
-/// The address of this machine that others reach: the one that leads out, else any that is not loopback.
-#[must_use]
-pub(crate) fn address() -> Option<IpAddr> {
-    // Connecting a datagram socket sends nothing; it asks for the route (192.0.2.0/24 is nobody's, RFC 5737).
-    let routed = UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
-        socket.connect("192.0.2.1:9")?;
-        socket.local_addr()
-    });
-    if let Ok(address) = routed {
-        return Some(address.ip());
-    }
-    let addresses = getifaddrs().into_iter().flatten().filter_map(|interface| interface.address);
-    let ips =
-        addresses.filter_map(|address| address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip())));
-    ips.into_iter().find(|ip| !ip.is_loopback())
 }
 
 /// The tenth address of the Services' range, where pods look for DNS.

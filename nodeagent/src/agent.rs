@@ -1,6 +1,7 @@
 //! Wiring: the watch on the node's pods, a worker for each, what is left over from before, and the node itself.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -122,7 +123,7 @@ impl Agent {
         let listening = server::bind(&config).await?;
         let port = listening.as_ref().map(Listening::addr);
         let ips = match &config.node_ips[..] {
-            [] => vec![address().to_string()],
+            [] => vec![address().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)).to_string()],
             ips => ips.iter().map(ToString::to_string).collect(),
         };
         let machine = Machine::read(&config.root_dir);

@@ -1,7 +1,9 @@
 //! Facts about the machine, from /proc and /etc.
 
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
+
+use nix::sys::socket::SockaddrIn;
 
 /// What the machine is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -77,26 +79,20 @@ fn os_image(os_release: &str) -> String {
     line.map_or_else(|| "Linux".to_owned(), |l| l.trim_matches('"').to_owned())
 }
 
-/// The address by which others reach this machine: the one that its default route uses.
-pub fn address() -> IpAddr {
-    // Nothing is sent: connecting a datagram socket only asks the routing table.
+/// The address by which others reach this machine: the one that its default route uses, else any that is not
+/// loopback.
+pub fn address() -> Option<IpAddr> {
+    // Nothing is sent: connecting a datagram socket only asks the routing table (192.0.2.0/24 is nobody's, RFC 5737).
     let routed = UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
         socket.connect("192.0.2.1:9")?;
         socket.local_addr()
     });
-    if let Ok(local) = routed
-        && !local.ip().is_unspecified()
-    {
-        return local.ip();
-    }
-    let interfaces = nix::ifaddrs::getifaddrs().into_iter().flatten();
-    let addresses = interfaces
-        .filter_map(|i| i.address?.as_sockaddr_in().map(nix::sys::socket::SockaddrIn::ip));
-    addresses
-        .filter(|ip| !ip.is_loopback())
-        .map(IpAddr::V4)
-        .next()
-        .unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+    let routed = routed.ok().map(|local| local.ip()).filter(|ip| !ip.is_unspecified());
+    routed.or_else(|| {
+        let interfaces = nix::ifaddrs::getifaddrs().into_iter().flatten();
+        let mut ips = interfaces.filter_map(|i| i.address?.as_sockaddr_in().map(SockaddrIn::ip));
+        ips.find(|ip| !ip.is_loopback()).map(IpAddr::V4)
+    })
 }
 
 #[cfg(test)]

@@ -81,46 +81,23 @@ pub fn payload(
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let mut files = Payload::new();
     if let Some(source) = &volume.config_map {
-        let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
-        let optional = source.optional == Some(true);
-        match sources.config_maps.get(&source.name) {
-            Some(map) => {
-                let data = config_data(map);
-                let whole = format!("{namespace}/{}", source.name);
-                select(
-                    &mut files,
-                    &data,
-                    source.items.as_deref(),
-                    mode,
-                    optional,
-                    &whole,
-                    "config",
-                )?;
-            }
-            None if optional => (),
-            None => return Err(format!("configmap \"{}\" not found", source.name)),
-        }
+        let keys = Keys {
+            of: Of::ConfigMap,
+            name: &source.name,
+            items: source.items.as_deref(),
+            mode: source.default_mode.unwrap_or(DEFAULT_MODE),
+            is_optional: source.optional == Some(true),
+        };
+        keyed(&mut files, &keys, namespace, sources)?;
     } else if let Some(source) = &volume.secret {
-        let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
-        let optional = source.optional == Some(true);
-        let name = source.secret_name.clone().unwrap_or_default();
-        match sources.secrets.get(&name) {
-            Some(secret) => {
-                let data = secret_data(secret);
-                let whole = format!("{namespace}/{name}");
-                select(
-                    &mut files,
-                    &data,
-                    source.items.as_deref(),
-                    mode,
-                    optional,
-                    &whole,
-                    "secret",
-                )?;
-            }
-            None if optional => (),
-            None => return Err(format!("secret \"{name}\" not found")),
-        }
+        let keys = Keys {
+            of: Of::Secret,
+            name: source.secret_name.as_deref().unwrap_or_default(),
+            items: source.items.as_deref(),
+            mode: source.default_mode.unwrap_or(DEFAULT_MODE),
+            is_optional: source.optional == Some(true),
+        };
+        keyed(&mut files, &keys, namespace, sources)?;
     } else if let Some(source) = &volume.downward_api {
         let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
         downward(&mut files, pod, source.items.as_deref(), mode, facts)?;
@@ -143,29 +120,12 @@ fn projected(
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
     for part in source.sources.iter().flatten() {
-        if let Some(r) = &part.config_map {
-            let optional = r.optional == Some(true);
-            match sources.config_maps.get(&r.name) {
-                Some(map) => {
-                    let whole = format!("{namespace}/{}", r.name);
-                    let data = config_data(map);
-                    select(files, &data, r.items.as_deref(), mode, optional, &whole, "config")?;
-                }
-                None if optional => (),
-                None => return Err(format!("configmap \"{}\" not found", r.name)),
-            }
-        }
-        if let Some(r) = &part.secret {
-            let optional = r.optional == Some(true);
-            match sources.secrets.get(&r.name) {
-                Some(secret) => {
-                    let whole = format!("{namespace}/{}", r.name);
-                    let data = secret_data(secret);
-                    select(files, &data, r.items.as_deref(), mode, optional, &whole, "secret")?;
-                }
-                None if optional => (),
-                None => return Err(format!("secret \"{}\" not found", r.name)),
-            }
+        let from_map =
+            part.config_map.as_ref().map(|r| (Of::ConfigMap, &r.name, &r.items, r.optional));
+        let from_secret = part.secret.as_ref().map(|r| (Of::Secret, &r.name, &r.items, r.optional));
+        for (of, name, items, optional) in from_map.into_iter().chain(from_secret) {
+            let (items, is_optional) = (items.as_deref(), optional == Some(true));
+            keyed(files, &Keys { of, name, items, mode, is_optional }, namespace, sources)?;
         }
         if let Some(d) = &part.downward_api {
             downward(files, pod, d.items.as_deref(), mode, facts)?;
@@ -197,27 +157,52 @@ fn secret_data(secret: &Arc<Secret>) -> Data {
     secret.data.iter().flatten().map(|(k, v)| (k.clone(), v.0.clone())).collect()
 }
 
-fn select(
-    files: &mut Payload,
-    data: &Data,
-    items: Option<&[KeyToPath]>,
+/// What a volume takes from a config map or a secret.
+struct Keys<'a> {
+    of: Of,
+    name: &'a str,
+    items: Option<&'a [KeyToPath]>,
     mode: i32,
-    optional: bool,
-    whole: &str,
-    what: &str,
+    is_optional: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Of {
+    ConfigMap,
+    Secret,
+}
+
+fn keyed(
+    files: &mut Payload,
+    keys: &Keys<'_>,
+    namespace: &str,
+    sources: &Sources,
 ) -> Result<(), String> {
-    let Some(items) = items.filter(|i| !i.is_empty()) else {
-        for (key, value) in data {
-            put(files, key, value.clone(), mode)?;
-        }
-        return Ok(());
+    let name = keys.name;
+    let (data, kind, what) = match keys.of {
+        Of::ConfigMap => (sources.config_maps.get(name).map(config_data), "configmap", "config"),
+        Of::Secret => (sources.secrets.get(name).map(secret_data), "secret", "secret"),
+    };
+    let Some(data) = data else {
+        return match keys.is_optional {
+            true => Ok(()),
+            false => Err(format!("{kind} \"{name}\" not found")),
+        };
+    };
+    let Some(items) = keys.items.filter(|items| !items.is_empty()) else {
+        return data.into_iter().try_for_each(|(key, value)| put(files, &key, value, keys.mode));
     };
     for item in items {
         match data.get(&item.key) {
-            Some(value) => put(files, &item.path, value.clone(), item.mode.unwrap_or(mode))?,
-            None if optional => (),
+            Some(value) => {
+                put(files, &item.path, value.clone(), item.mode.unwrap_or(keys.mode))?;
+            }
+            None if keys.is_optional => (),
             None => {
-                return Err(format!("references non-existent {what} key: {} ({whole})", item.key));
+                return Err(format!(
+                    "references non-existent {what} key: {} ({namespace}/{name})",
+                    item.key
+                ));
             }
         }
     }
