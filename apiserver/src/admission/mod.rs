@@ -63,7 +63,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::handlers::options as query_options;
+use crate::handlers::options::{Query, deadline};
 use crate::registry::Resource;
 use crate::request::{RequestInfo, User};
 use crate::server::Core;
@@ -176,7 +176,7 @@ pub async fn connect(
         old: None,
         options: RequestOptions::None,
         dry_run: false,
-        deadline: query_options::deadline(&query_options::Query::default()),
+        deadline: deadline(&Query::default(), core.config.fairness.request_timeout),
         warnings: Vec::new(),
         reinvoke: false,
         reinvoked: false,

@@ -124,7 +124,7 @@ impl<'a> Writer<'a> {
             user: call.user,
             options,
             warnings: Vec::new(),
-            deadline: options::deadline(&call.query),
+            deadline: options::deadline(&call.query, call.core.config.fairness.request_timeout),
             unlabelled: false,
             admitted: false,
         }

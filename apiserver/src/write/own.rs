@@ -59,7 +59,7 @@ impl Own {
             user: &self.user,
             options: WriteOptions::default(),
             warnings: Vec::new(),
-            deadline: deadline(&Query::default()),
+            deadline: deadline(&Query::default(), core.config.fairness.request_timeout),
             unlabelled: false,
             admitted: false,
         }

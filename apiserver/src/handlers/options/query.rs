@@ -65,13 +65,16 @@ fn is_sound(part: &str) -> bool {
             .all(|rest| rest.len() >= 2 && rest.as_bytes()[..2].iter().all(u8::is_ascii_hexdigit))
 }
 
-/// When a request must be answered: after its `timeout`, but not later than the server allows.
+/// When a request must be answered: after its `timeout`, but not later than `most` from now, the server's own limit.
+/// If that is zero, there is none.
 ///
 /// Source: `--request-timeout` of upstream, and `WithRequestDeadline` in its `apiserver/pkg/endpoints/filters`.
-pub fn deadline(query: &Query) -> Instant {
-    const LONGEST: Duration = Duration::from_secs(60);
+pub fn deadline(query: &Query, most: Duration) -> Instant {
+    /// As good as never, and far from the end of time.
+    const UNLIMITED: Duration = Duration::from_secs(365 * 24 * 3600);
+    let most = if most.is_zero() { UNLIMITED } else { most };
     let asked = query.get("timeout").and_then(duration::parse).filter(|asked| !asked.is_zero());
-    Instant::now() + asked.unwrap_or(LONGEST).min(LONGEST)
+    Instant::now() + asked.map_or(most, |asked| asked.min(most))
 }
 
 #[cfg(test)]
@@ -89,6 +92,20 @@ mod tests {
         let fault = |name| query.integer(name).unwrap_err().to_string();
         assert_eq!(fault("limit"), "strconv.ParseInt: parsing \"\": invalid syntax");
         assert!(fault("n").ends_with("value out of range"));
+    }
+
+    #[test]
+    fn the_server_limits_what_clients_ask_for() {
+        let left = |query: &str, most: u64| {
+            let deadline = deadline(&Query::parse(Some(query)), Duration::from_secs(most));
+            deadline.saturating_duration_since(Instant::now()).as_secs_f64().ceil()
+        };
+        assert_eq!(
+            (left("", 300), left("timeout=5s", 300), left("timeout=9m", 300)),
+            (300., 5., 300.)
+        );
+        assert_eq!(left("timeout=2h", 0), 7200.);
+        assert!(left("timeout=0s", 0) > 7200.);
     }
 
     #[test]
