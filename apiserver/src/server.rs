@@ -42,7 +42,6 @@ use crate::identity::pki::ServerNames;
 use crate::identity::{Authorizer, Pki, pki, setup};
 use crate::registry::{Registry, Resource};
 use crate::status::ApiError;
-use crate::write::{DeleteOptions, Deleted, Own, Writer, delete};
 use crate::{aggregation, backend, bootstrap, crd, storage};
 
 /// What all handlers share.
@@ -158,34 +157,6 @@ impl Core {
             }
         }
         Ok(())
-    }
-
-    /// Deletes every object of a resource; answers how many are left, held by finalizers.
-    pub(crate) async fn delete_all(
-        self: &Arc<Self>,
-        resource: &Arc<Resource>,
-        time: std::time::Duration,
-    ) -> Result<usize, ApiError> {
-        let begun = std::time::Instant::now();
-        let cache = resource.storage()?.cache().await?;
-        cache.fresh().await?;
-        let mut left = 0;
-        let objects: Vec<_> = cache.list(None).iter().cloned().collect();
-        for object in &objects {
-            if object.deleting() || begun.elapsed() > time {
-                left += 1;
-                continue;
-            }
-            let namespace = object.namespace().unwrap_or_default();
-            let own = Own::new("delete", resource).of(namespace, object.name());
-            let mut writer = Writer { admitted: true, ..own.writer(self, resource) };
-            match delete(&mut writer, object.name(), &DeleteOptions::default()).await {
-                Ok(Deleted::Gone(..)) | Err(ApiError::NotFound { .. }) => (),
-                Ok(Deleted::Marked(_)) => left += 1,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(left)
     }
 }
 

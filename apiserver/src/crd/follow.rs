@@ -18,7 +18,7 @@ use crate::enablement::runtime::Disabled;
 use crate::registry::{Registry, Resource, Storage};
 use crate::server::Core;
 use crate::types::conditions;
-use crate::write::now;
+use crate::write::{delete_all, now};
 
 /// How long the objects of one deleted definition are deleted before other definitions have their turn.
 const CLEANUP_FOR: Duration = Duration::from_millis(200);
@@ -277,7 +277,7 @@ impl State {
             return;
         }
         if let Some(resource) = known.served.first() {
-            match core.delete_all(resource, CLEANUP_FOR).await {
+            match delete_all(core, resource, CLEANUP_FOR).await {
                 Ok(0) => (),
                 Ok(_) => return,
                 Err(error) => {

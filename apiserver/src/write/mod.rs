@@ -43,7 +43,7 @@ pub(crate) use delete::returns_object;
 pub use delete::{DeleteOptions, Deleted, Propagation, delete};
 use kind::Part;
 pub use meta::now;
-pub(crate) use own::{MANAGER, Own};
+pub(crate) use own::{MANAGER, Own, delete_all};
 pub use update::{Change, Plan, update};
 
 /// How often a write is tried again when somebody else was faster.

@@ -1,12 +1,14 @@
 //! Writes that the server makes itself, on the road of every write.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use super::Writer;
+use super::{DeleteOptions, Deleted, Writer, delete};
 use crate::handlers::options::{Query, WriteOptions, deadline};
 use crate::registry::Resource;
 use crate::request::{RequestInfo, User};
 use crate::server::Core;
+use crate::status::ApiError;
 
 /// Who owns the fields of such writes.
 pub(crate) const MANAGER: &str = "kube-apiserver";
@@ -64,4 +66,32 @@ impl Own {
             admitted: false,
         }
     }
+}
+
+/// Deletes every object of a resource; answers how many are left, held by finalizers.
+pub(crate) async fn delete_all(
+    core: &Arc<Core>,
+    resource: &Arc<Resource>,
+    time: Duration,
+) -> Result<usize, ApiError> {
+    let begun = Instant::now();
+    let cache = resource.storage()?.cache().await?;
+    cache.fresh().await?;
+    let mut left = 0;
+    let objects: Vec<_> = cache.list(None).iter().cloned().collect();
+    for object in &objects {
+        if object.deleting() || begun.elapsed() > time {
+            left += 1;
+            continue;
+        }
+        let namespace = object.namespace().unwrap_or_default();
+        let own = Own::new("delete", resource).of(namespace, object.name());
+        let mut writer = Writer { admitted: true, ..own.writer(core, resource) };
+        match delete(&mut writer, object.name(), &DeleteOptions::default()).await {
+            Ok(Deleted::Gone(..)) | Err(ApiError::NotFound { .. }) => (),
+            Ok(Deleted::Marked(_)) => left += 1,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(left)
 }
