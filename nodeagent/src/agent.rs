@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
+use futures::future::join_all;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::runtime::{WatchStreamExt, reflector, watcher};
 use kube::{Api, Client};
@@ -32,12 +33,14 @@ use crate::pods::quantity::thousandths;
 use crate::pods::shares::Shares;
 use crate::pods::worker::{self, Handle};
 use crate::probes::action::Prober;
-use crate::runtime::{Dns, Runtime};
+use crate::runtime::{Dns, Runtime, Sandbox};
 use crate::server::{self, Listening};
 use crate::volumes::Places;
 
 /// Longest wait for the first list of services before pods are started without them.
 const SERVICES_WITHIN: Duration = Duration::from_secs(5);
+/// Longest wait for what is left of half-made sandboxes to go before pods are looked at.
+const REMOVED_WITHIN: Duration = Duration::from_secs(10);
 /// Between two tries to reach the runtime.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -261,6 +264,22 @@ async fn inherited(runtime: &dyn Runtime) -> BTreeMap<String, Inherited> {
     }
 }
 
+/// Removes a sandbox that is half made, or from before a reboot: it is made anew where it is still wanted. Nobody
+/// waits for one that resists; its pod's worker comes upon it again.
+async fn remove_half_made(runtime: &dyn Runtime, sandbox: &Sandbox) {
+    let pod = &sandbox.pod;
+    match tokio::time::timeout(REMOVED_WITHIN, runtime.remove_sandbox(&pod.uid)).await {
+        Ok(Ok(())) => (),
+        Ok(Err(error)) => {
+            tracing::warn!(pod = pod.name, error = %error, "old sandbox not removed");
+        }
+        Err(_elapsed) => {
+            let within = REMOVED_WITHIN;
+            tracing::warn!(pod = pod.name, ?within, "old sandbox not removed in time");
+        }
+    }
+}
+
 /// Makes a folder, and sets the mode of one that is there. Secrets of pods lie below the agent's folders with modes
 /// that are meant for containers, so nobody else on the machine may pass.
 fn folder(path: &std::path::Path, mode: u32) -> std::io::Result<()> {
@@ -272,12 +291,8 @@ fn folder(path: &std::path::Path, mode: u32) -> std::io::Result<()> {
 async fn run_pods(ctx: Arc<Context>, pods: Pods) {
     let mut inherited = inherited(ctx.runtime.as_ref()).await;
     let mut traces = Traces::read(&ctx);
-    for sandbox in inherited.values().filter_map(|i| i.sandbox.as_ref()).filter(|s| !s.ready) {
-        // Half made, or from before a reboot: it is made anew where it is still wanted.
-        if let Err(error) = ctx.runtime.remove_sandbox(&sandbox.pod.uid).await {
-            tracing::warn!(pod = sandbox.pod.name, error = %error, "old sandbox not removed");
-        }
-    }
+    let half_made = inherited.values().filter_map(|i| i.sandbox.as_ref()).filter(|s| !s.ready);
+    join_all(half_made.map(|sandbox| remove_half_made(ctx.runtime.as_ref(), sandbox))).await;
     let ready = ctx.services.wait_until_ready();
     if tokio::time::timeout(SERVICES_WITHIN, ready).await.is_err() {
         tracing::warn!("services are not known yet; pods start without their variables");

@@ -9,8 +9,13 @@ use improv_tests::{Cluster, eventually, repository};
 const SOON: Duration = Duration::from_secs(60);
 const N_CRASHES: u64 = 10;
 
+/// Whether the rollout is complete; if not, how the pods are, which tell what it waits for.
 fn rolled_out(cluster: &Cluster) -> Result<(), String> {
-    cluster.try_kubectl("rollout status deployment/hello --timeout=1s").map(drop)
+    let status = cluster.try_kubectl("rollout status deployment/hello --timeout=1s");
+    status.map(drop).map_err(|status| {
+        let pods = cluster.try_kubectl("get pods -l app=hello -o yaml");
+        format!("{status}{}", pods.unwrap_or_else(|error| error))
+    })
 }
 
 /// Container ids of the pods with label `app=<app>`, sorted.

@@ -1,6 +1,7 @@
 //! A connection to containerd: requests with their metadata, answers with their errors.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use containerd_client::services::v1::containers_client::ContainersClient;
 use containerd_client::services::v1::content_client::ContentClient;
@@ -20,6 +21,11 @@ use crate::runtime::Error;
 
 /// Largest answer taken: containerd's own limit for sending. A listing of 700 containers passes tonic's 4 MiB.
 const MAX_MESSAGE: usize = 16 << 20;
+
+/// Longest wait for an answer, so that no pod hangs on a call that containerd has lost: it fails, and is tried again.
+///
+/// The kubelet's `runtimeRequestTimeout` is two minutes, but one of its calls takes many of these.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The snapshotter for all images and containers.
 pub(super) const SNAPSHOTTER: &str = "overlayfs";
@@ -60,8 +66,15 @@ impl Client {
         Self { lease: lease.parse().ok(), ..self.clone() }
     }
 
-    /// A request in the client's namespace.
+    /// A request in the client's namespace, which fails if it is not answered in time.
     pub(super) fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = self.open_ended(message);
+        request.set_timeout(ANSWER_TIMEOUT);
+        request
+    }
+
+    /// A request that may take as long as it takes: a stream, a wait for a process, the unpacking of a layer.
+    pub(super) fn open_ended<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         request.metadata_mut().insert("containerd-namespace", self.namespace.clone());
         if let Some(lease) = &self.lease {
@@ -122,5 +135,21 @@ pub(super) fn failed(operation: &'static str) -> impl Fn(Status) -> Error {
     move |status| match is_away(&status) {
         true => Error::Unavailable(status.message().to_owned()),
         false => Error::runtime(operation, status),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn calls_end_unless_they_are_open_ended() {
+        let client = Client::new(Path::new("/nowhere/containerd.sock"), "default").unwrap();
+        let timeout = |request: Request<()>| {
+            let timeout = request.metadata().get("grpc-timeout")?;
+            Some(timeout.to_str().unwrap().to_owned())
+        };
+        assert_eq!(timeout(client.request(())).as_deref(), Some("30000000u"));
+        assert_eq!(timeout(client.open_ended(())), None);
     }
 }

@@ -289,7 +289,7 @@ impl Handle {
                 container_id: handle.container.clone(),
                 exec_id: handle.exec.clone(),
             };
-            let answer = handle.client.tasks().wait(handle.client.request(request)).await;
+            let answer = handle.client.tasks().wait(handle.client.open_ended(request)).await;
             let code =
                 answer.map(|answer| i32::try_from(answer.into_inner().exit_status).unwrap_or(255));
             let _ = done.send(code.map_err(failed("wait for an exec")));

@@ -99,7 +99,7 @@ async fn wait_task(this: &Weak<Inner>, id: &str) -> Option<Exit> {
     loop {
         let client = this.upgrade()?.client.clone();
         let request = WaitRequest { container_id: id.to_owned(), ..Default::default() };
-        let answer = client.tasks().wait(client.request(request)).await;
+        let answer = client.tasks().wait(client.open_ended(request)).await;
         let inner = this.upgrade()?;
         match answer {
             Ok(answer) => {
@@ -161,7 +161,9 @@ pub(super) async fn follow_events(inner: Weak<Inner>) {
         }
         broken = true;
         // Answers with the first event only, not when it is ready to send some.
-        let Ok(answer) = client.events().subscribe(client.request(request)).await else { continue };
+        let Ok(answer) = client.events().subscribe(client.open_ended(request)).await else {
+            continue;
+        };
         let mut envelopes = answer.into_inner();
         while let Ok(Some(envelope)) = envelopes.message().await {
             let Some(this) = inner.upgrade() else { return };

@@ -38,7 +38,7 @@ pub(super) async fn present(client: &Client, lease: &str, digest: &str) -> Resul
 
 /// A whole blob; only for documents.
 pub(super) async fn read(client: &Client, digest: &str) -> Result<Vec<u8>> {
-    let request = client.request(ReadContentRequest {
+    let request = client.open_ended(ReadContentRequest {
         digest: digest.to_owned(),
         offset: 0,
         size: MAX_DOCUMENT,
@@ -112,7 +112,7 @@ impl Writer {
         let opened = async {
             let mut answers = client
                 .content()
-                .write(client.request(ReceiverStream::new(receiver)))
+                .write(client.open_ended(ReceiverStream::new(receiver)))
                 .await?
                 .into_inner();
             let first = answers

@@ -58,7 +58,7 @@ async fn apply(
     let request = ApplyRequest { diff: Some(descriptor.wire()), mounts, ..Default::default() };
     let applied = client
         .diff()
-        .apply(client.request(request))
+        .apply(client.open_ended(request))
         .await?
         .into_inner()
         .applied
