@@ -44,14 +44,17 @@ pub async fn check(
             if unchanged || may_escalate {
                 return Ok(());
             }
-            if object.get("aggregationRule").is_some_and(|rule| !rule.is_null()) {
-                vec![all_of_it(), all_paths()]
-                    .into_iter()
-                    .filter(|rule| !holds(authorizer, user, namespace, rule))
-                    .collect()
-            } else {
-                not_held(authorizer, user, namespace, &rules)
+            let missing = not_held(authorizer, user, namespace, &rules);
+            let all = [all_of_it(), all_paths()];
+            let aggregates = [Some(object), old].into_iter().flatten().any(has_aggregation);
+            if missing.is_empty()
+                && aggregates
+                && !all.iter().all(|rule| holds(authorizer, user, namespace, rule))
+            {
+                let why = "must have cluster-admin privileges to use the aggregationRule";
+                return Err(refused(kind, name, why));
             }
+            missing
         }
         Kind::RoleBinding | Kind::ClusterRoleBinding => {
             let same = old.is_some_and(|old| {
@@ -64,8 +67,9 @@ pub async fn check(
             if may(authorizer, user, "bind", resource, namespace, &role.name).await {
                 return Ok(());
             }
+            // As upstream, which speaks of the resource of the request.
             let rules = authorizer.role(&role).ok_or_else(|| ApiError::NotFound {
-                resource: GroupResource::new(GROUP, resource),
+                resource: GroupResource::new(GROUP, kind.resource()),
                 name: role.name.clone(),
             })?;
             not_held(authorizer, user, namespace, &rules)
@@ -192,22 +196,30 @@ fn covers(held: &Rule, part: &Rule) -> bool {
 }
 
 fn forbidden(user: &User, kind: Kind, name: &str, missing: &[Rule]) -> ApiError {
-    let about = GroupResource::new(GROUP, kind.resource());
     let groups: Vec<String> = user.groups.iter().map(|g| format!("{g:?}")).collect();
     let rules: Vec<String> = missing.iter().map(shown).collect();
-    let message = format!(
-        "{about} {name:?} is forbidden: user {:?} (groups=[{}]) is attempting to grant RBAC \
-         permissions not currently held:\n{}",
+    let why = format!(
+        "user {:?} (groups=[{}]) is attempting to grant RBAC permissions not currently held:\n{}",
         user.name,
         groups.join(" "),
         rules.join("\n")
     );
+    refused(kind, name, &why)
+}
+
+fn refused(kind: Kind, name: &str, why: &str) -> ApiError {
+    let about = GroupResource::new(GROUP, kind.resource());
     ApiError::Forbidden {
+        message: format!("{about} {name:?} is forbidden: {why}"),
         resource: Some(about),
         name: name.to_owned(),
-        message,
         causes: Vec::new(),
     }
+}
+
+/// Whether a role gathers the rules of others.
+fn has_aggregation(role: &Value) -> bool {
+    role.get("aggregationRule").is_some_and(|rule| !rule.is_null())
 }
 
 fn shown(rule: &Rule) -> String {

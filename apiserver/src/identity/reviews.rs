@@ -106,21 +106,30 @@ async fn token_review(ctx: &Context<'_>, body: &Value) -> Result<Value, ApiError
     let ours = ctx.authenticator.keys().audiences();
     let wanted = if asked.is_empty() { ours } else { &asked };
     let found = ctx.authenticator.token(token, &asked, ctx.objects, ctx.now.as_second()).await;
+    let mut fault = "invalid bearer token".to_owned();
     let status = found.and_then(|found| {
         // A token that says nothing of audiences is for us, and for nobody else.
         let meant = found.audiences.as_deref().unwrap_or(ours);
         let shared: Vec<&String> = wanted.iter().filter(|a| meant.contains(a)).collect();
-        let user = super::authn::with_everyone(found.user);
-        let mut status = json!({ "authenticated": true, "user": user_info(&user) });
-        if !asked.is_empty() {
-            status["audiences"] = json!(shared);
+        if shared.is_empty() {
+            let (meant, wanted) = (quoted(meant), quoted(wanted));
+            fault = format!(
+                "[{fault}, token audiences {meant} is invalid for the target audiences {wanted}]"
+            );
+            return None;
         }
-        (!shared.is_empty()).then_some(status)
+        let user = super::authn::with_everyone(found.user);
+        Some(json!({ "authenticated": true, "user": user_info(&user), "audiences": shared }))
     });
     let mut answer = body.clone();
-    answer["status"] =
-        status.unwrap_or_else(|| json!({ "user": {}, "error": "invalid bearer token" }));
+    answer["status"] = status.unwrap_or_else(|| json!({ "user": {}, "error": fault }));
     Ok(with_metadata(answer))
+}
+
+/// Texts as Go prints a list of them.
+fn quoted(texts: &[String]) -> String {
+    let texts: Vec<String> = texts.iter().map(|text| format!("{text:?}")).collect();
+    format!("[{}]", texts.join(" "))
 }
 
 async fn local_access_review(ctx: &Context<'_>, body: &Value) -> Result<Value, ApiError> {

@@ -16,6 +16,7 @@ use rustls::{
 };
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, UnixTime};
+use sha2::{Digest as _, Sha256};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::file::Watched;
@@ -67,7 +68,7 @@ impl ClientAuthority {
         self.verifier.verify_client_cert(leaf, intermediates, UnixTime::now()).is_ok()
     }
 
-    /// The user that `chain` stands for: the common name, and the organizations as groups.
+    /// The user that `chain` stands for: the common name, the organizations as groups, and which certificate says so.
     ///
     /// `None` for a chain that the authority does not vouch for, that expired, or names nobody.
     pub fn user(&self, chain: &[CertificateDer<'_>]) -> Option<User> {
@@ -79,7 +80,12 @@ impl ClientAuthority {
             .filter_map(|organization| organization.as_str().ok().map(str::to_owned))
             .collect();
         let name = common_name(leaf).filter(|name| !name.is_empty())?;
-        Some(User { name, groups, ..User::default() })
+        let digest: String =
+            Sha256::digest(leaf).iter().map(|byte| format!("{byte:02x}")).collect();
+        let credential = format!("X509SHA256={digest}");
+        let extra =
+            vec![("authentication.kubernetes.io/credential-id".to_owned(), vec![credential])];
+        Some(User { name, groups, extra, ..User::default() })
     }
 }
 
@@ -293,6 +299,9 @@ mod tests {
         let user = authority.user(&chain(&pki, "jane", &["dev", "ops"])).unwrap();
         assert_eq!(user.name, "jane");
         assert_eq!(user.groups, ["dev", "ops"]);
+        let [(key, values)] = user.extra.as_slice() else { panic!("{:?}", user.extra) };
+        assert_eq!(key, "authentication.kubernetes.io/credential-id");
+        assert_eq!(values[0].strip_prefix("X509SHA256=").map(str::len), Some(64));
     }
 
     #[test]
