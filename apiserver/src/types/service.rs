@@ -103,7 +103,9 @@ impl Strategy for Services {
             }
             _ => (),
         }
-        if kind(spec) != "ExternalName" {
+        if kind(spec) == "ExternalName" {
+            remove(spec, "internalTrafficPolicy");
+        } else {
             default(spec, "internalTrafficPolicy", "Cluster");
         }
         if has_external(spec) && is_empty(&spec["externalTrafficPolicy"]) {

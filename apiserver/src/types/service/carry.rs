@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::families::both_names;
 use super::{has_external, kind, wants_health_check, wants_node_ports};
 use crate::types::check::{copy, is_empty, items, items_mut, remove};
 
@@ -29,7 +30,8 @@ fn addresses(spec: &mut Value, old: &Value) {
     if !has_ip(spec) {
         let fields =
             ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"];
-        return drop_same(spec, old, &fields);
+        drop_same(spec, old, &fields);
+        return both_names(spec);
     }
     if !has_ip(old) {
         return;

@@ -29,7 +29,7 @@ impl Services {
         old: Option<&Value>,
         dry: bool,
     ) -> Result<(), ApiError> {
-        let placed = families(&mut obj["spec"]).and_then(|()| {
+        let placed = families(&mut obj["spec"], old).and_then(|()| {
             self.allocate(ctx, uid, &mut obj["spec"], old, dry).map_err(|cause| vec![cause])
         });
         placed.map_err(|causes| invalid(obj, causes))?;

@@ -290,10 +290,16 @@ fn load_balancer(causes: &mut Causes, at: &At<'_>, spec: &Value, old: Option<&Va
     } else if !balancer && !allocate.is_null() {
         causes.forbidden(&at.field("allocateLoadBalancerNodePorts"), ONLY_BALANCERS);
     }
-    let class_at = at.field("loadBalancerClass");
+    self::class(causes, at, spec);
+}
+
+fn class(causes: &mut Causes, at: &At<'_>, spec: &Value) {
+    let at = at.field("loadBalancerClass");
     match spec["loadBalancerClass"].as_str() {
-        Some(class) if balancer => causes.faults(&class_at, class, words::qualified(class)),
-        Some(_) => causes.forbidden(&class_at, ONLY_BALANCERS),
+        Some(class) if kind(spec) == "LoadBalancer" => {
+            causes.faults(&at, class, words::qualified(class));
+        }
+        Some(_) => causes.forbidden(&at, ONLY_BALANCERS),
         None => (),
     }
 }
@@ -336,6 +342,8 @@ pub(super) fn update(causes: &mut Causes, new: &Value, old: &Value) {
             causes.invalid(&at.field("loadBalancerClass"), class, "may not change once set");
         }
     }
+    // Upstream judges the class of an update a second time, beside the rest of the spec.
+    self::class(causes, &at, new);
     let health = "healthCheckNodePort";
     let both = super::wants_health_check(new) && super::wants_health_check(old);
     if both && new.get(health) != old.get(health) {
