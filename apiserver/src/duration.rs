@@ -32,6 +32,36 @@ pub fn parse(text: &str) -> Option<Duration> {
     Some(total).filter(|_| !text.is_empty())
 }
 
+/// What is wrong with a duration that may be negative, in the words of Go.
+#[must_use]
+pub fn fault(text: &str) -> Option<String> {
+    let none = || Some(format!("invalid duration {text:?}"));
+    let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
+    let mut rest = if unsigned == "0" { "0s" } else { unsigned };
+    if rest.is_empty() {
+        return none();
+    }
+    while !rest.is_empty() {
+        let (number, tail) = split(rest, |c| c.is_ascii_digit() || c == '.');
+        if number.parse::<f64>().is_err() {
+            return none();
+        }
+        let (unit, tail) = split(tail, |c| !c.is_ascii_digit() && c != '.');
+        match unit {
+            "" => return Some(format!("missing unit in duration {text:?}")),
+            "ns" | "us" | "µs" | "μs" | "ms" | "s" | "m" | "h" => (),
+            _ => return Some(format!("unknown unit {unit:?} in duration {text:?}")),
+        }
+        rest = tail;
+    }
+    None
+}
+
+/// The longest start of such characters, and the rest.
+fn split(text: &str, inside: impl Fn(char) -> bool) -> (&str, &str) {
+    text.split_at(text.find(|c| !inside(c)).unwrap_or(text.len()))
+}
+
 /// [`parse`], for values of flags.
 ///
 /// # Errors

@@ -54,19 +54,11 @@ fn wanted(query: Option<&str>) -> Result<Option<Duration>, ApiError> {
     }
     let query = Query::parse(query);
     let Some(text) = query.get("timeout") else { return Ok(None) };
-    let fault = |what: &str| {
+    if let Some(fault) = duration::fault(text) {
         let start = "invalid timeout specified in the request URL - time:";
-        ApiError::BadRequest(format!("{start} {what} duration {text:?}"))
-    };
-    let number = text.parse::<f64>().is_ok();
-    if number && text != "0" {
-        return Err(fault("missing unit in"));
+        return Err(ApiError::BadRequest(format!("{start} {fault}")));
     }
-    match duration::parse(text) {
-        Some(wanted) => Ok(Some(wanted).filter(|wanted| !wanted.is_zero())),
-        None if number || text.starts_with('-') => Ok(None),
-        None => Err(fault("invalid")),
-    }
+    Ok(duration::parse(text).filter(|wanted| !wanted.is_zero()))
 }
 
 /// Lets go of an answer that is still being made when its time is up, even if nobody reads it.

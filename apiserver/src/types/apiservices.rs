@@ -1,5 +1,7 @@
 //! APIServices: which server answers a group version. Those without a service are this server's.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::{Ctx, Strategy, words};
@@ -12,6 +14,10 @@ pub(super) struct ApiService;
 impl Strategy for ApiService {
     fn validate_name(&self, name: &str) -> Vec<String> {
         names::path_segment(name)
+    }
+
+    fn unconditional_updates(&self) -> bool {
+        false
     }
 
     fn default(&self, obj: &mut Value) {
@@ -93,11 +99,14 @@ impl Strategy for ApiService {
 
 fn validate_service(spec: &Value, causes: &mut Vec<Cause>) {
     let (service, insecure) = (&spec["service"], &spec["insecureSkipTLSVerify"]);
-    let has_bundle = spec["caBundle"].as_str().is_some_and(|bundle| !bundle.is_empty());
+    let bundle = spec["caBundle"].as_str().unwrap_or_default();
+    let has_bundle = !bundle.is_empty();
     if service.is_null() {
         if has_bundle {
             let detail = "local APIServices may not have a caBundle";
-            causes.push(Cause::invalid("spec.caBundle", &json!("<binary>"), detail));
+            let n_bytes = STANDARD.decode(bundle).map_or(0, |bytes| bytes.len());
+            let shown = format!("{n_bytes} bytes");
+            causes.push(Cause::invalid("spec.caBundle", &shown.into(), detail));
         }
         if *insecure == true {
             let detail = "local APIServices may not have insecureSkipTLSVerify";

@@ -62,10 +62,13 @@ fn collisions(causes: &mut Causes, status: &Value, old: &Value) {
     }
 }
 
-/// Whether the number or percentage is zero.
+/// Whether the number or percentage is zero, as text that is neither is to upstream.
 fn is_none(value: &Value) -> bool {
     match value {
-        Value::String(text) => percent(text) == Some(0),
+        Value::String(text) => {
+            let number = || text.parse().ok().map(i64::unsigned_abs);
+            percent(text).or_else(number).is_none_or(|n| n == 0)
+        }
         Value::Null => true,
         other => other.as_i64() == Some(0),
     }
@@ -276,13 +279,15 @@ pub(super) struct Revisions;
 impl Strategy for Revisions {
     fn validate(&self, obj: &Value, old: Option<&Value>, _subresource: Option<&str>) -> Vec<Cause> {
         let mut causes = Causes::default();
-        if obj["data"].is_null() {
-            causes.required(&At::new("data"), "data is mandatory");
+        let data = &obj["data"];
+        let at = At::new("data");
+        match old {
+            Some(old) => causes.immutable(&at, data, &old["data"]),
+            None if data.is_null() => causes.required(&at, "data is mandatory"),
+            None if !data.is_object() => causes.required(&at, "data must be a valid JSON object"),
+            None => (),
         }
         causes.not_negative(&At::new("revision"), &obj["revision"]);
-        if let Some(old) = old {
-            causes.immutable(&At::new("data"), &obj["data"], &old["data"]);
-        }
         causes.0
     }
 }

@@ -347,8 +347,16 @@ fn new_status(old: &Value) -> Value {
 
 /// A condition as v1's annotation has it.
 fn old_condition(condition: &Value) -> String {
-    let fields = ["type", "status", "lastTransitionTime", "reason", "message"];
-    object(&fields.map(|field| (field, &condition[field])))
+    let mut shown = format!(
+        "{{\"type\":{},\"status\":{},\"lastTransitionTime\":{}",
+        condition["type"], condition["status"], condition["lastTransitionTime"]
+    );
+    for field in ["reason", "message"] {
+        if !is_empty(&condition[field]) {
+            shown += &format!(",\"{field}\":{}", condition[field]);
+        }
+    }
+    shown + "}"
 }
 
 /// Behavior with the member names that v1's annotation has.

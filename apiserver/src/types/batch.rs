@@ -420,6 +420,9 @@ impl Strategy for CronJobs {
                 &schedule.into(),
                 "cannot use TZ or CRON_TZ in schedule, use timeZone field instead",
             );
+            if let Err(fault) = cron::zone_of(schedule) {
+                causes.invalid(&schedule_at, &schedule.into(), &fault);
+            }
         } else if let Err(fault) = cron::schedule(schedule) {
             causes.invalid(&schedule_at, &schedule.into(), &fault);
         }

@@ -58,6 +58,8 @@ impl fmt::Display for At<'_> {
             write!(f, "{parent}")?;
         }
         match self.step {
+            // So upstream shows a field without a name.
+            Step::Field("") => f.write_str("[]"),
             Step::Field(name) if self.parent.is_some() => write!(f, ".{name}"),
             Step::Field(name) => f.write_str(name),
             Step::Index(index) => write!(f, "[{index}]"),

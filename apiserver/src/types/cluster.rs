@@ -154,6 +154,7 @@ impl Strategy for Nodes {
     fn validate(&self, obj: &Value, old: Option<&Value>, subresource: Option<&str>) -> Vec<Cause> {
         let mut causes = Causes::default();
         resources(&mut causes, &obj["status"], old.is_some());
+        declared_features(&mut causes, &obj["status"]["declaredFeatures"]);
         if subresource.is_some() {
             return causes.0;
         }
@@ -201,6 +202,40 @@ impl Strategy for Nodes {
 }
 
 /// Amounts and addresses that a node tells of itself.
+/// Names of features, each once and in order.
+fn declared_features(causes: &mut Causes, features: &Value) {
+    const MOST_BYTES: usize = 253;
+    const RULE: &str = "must start with an UpperCamelCase segment, with subsequent segments separated by '/' (e.g., MyFeature or MyFeature/mySubFeature), and contain only alphanumeric characters and slashes";
+    let at = At::new("status");
+    let at = at.field("declaredFeatures");
+    let segment = |part: &str| {
+        part.starts_with(|c: char| c.is_ascii_alphabetic())
+            && part.bytes().all(|b| b.is_ascii_alphanumeric())
+    };
+    let names: Vec<&str> = items(features).iter().filter_map(Value::as_str).collect();
+    for (n, name) in names.iter().enumerate() {
+        let good =
+            name.starts_with(|c: char| c.is_ascii_uppercase()) && name.split('/').all(segment);
+        if name.len() > MOST_BYTES {
+            let why = format!(
+                "invalid feature name {name:?}: must be no more than {MOST_BYTES} characters"
+            );
+            causes.invalid(&at.index(n), &(*name).into(), &why);
+        } else if !good {
+            let why = format!("invalid feature name {name:?}: {RULE}");
+            causes.invalid(&at.index(n), &(*name).into(), &why);
+        }
+        match names.get(n + 1) {
+            Some(next) if next == name => causes.duplicate(&at.index(n + 1), &(*next).into()),
+            Some(next) if *next < *name => {
+                let why = "list must be sorted alphabetically";
+                causes.invalid(&at.index(n + 1), &(*next).into(), why);
+            }
+            _ => (),
+        }
+    }
+}
+
 fn resources(causes: &mut Causes, status: &Value, updated: bool) {
     let at = At::new("status");
     for part in ["capacity", "allocatable"] {

@@ -172,6 +172,12 @@ impl Conversion for NewForm {
         for (stored, shown) in NAMES {
             rename(obj, stored, shown);
         }
+        // Of the fields that core/v1 always writes the newer form leaves these out.
+        for field in ["reportingController", "reportingInstance"] {
+            if text(obj, field).is_empty() {
+                remove(obj, field);
+            }
+        }
         obj["apiVersion"] = "events.k8s.io/v1".into();
         obj["kind"] = "Event".into();
     }

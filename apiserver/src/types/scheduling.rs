@@ -101,18 +101,29 @@ impl Strategy for Priorities {
         }
         let name = text(&obj["metadata"], "name");
         let value = obj["value"].as_i64().unwrap_or_default();
-        let system = matches!(
-            (name, value),
-            ("system-cluster-critical", 2_000_000_000) | ("system-node-critical", 2_000_001_000)
-        );
+        let known = match name {
+            "system-cluster-critical" => Some(2_000_000_000),
+            "system-node-critical" => Some(2_000_001_000),
+            _ => None,
+        };
+        let fault = match known {
+            None => Some(format!("{name} is not a known system priority class")),
+            Some(wanted) if value != wanted => {
+                Some(format!("value of {name} PriorityClass must be {wanted}"))
+            }
+            Some(_) if obj["globalDefault"] == true => {
+                Some(format!("globalDefault of {name} PriorityClass must be false"))
+            }
+            Some(_) => None,
+        };
         let meta = At::new("metadata");
-        if name.starts_with("system-") && !system {
+        if let Some(fault) = fault.filter(|_| name.starts_with("system-")) {
             let why = format!(
-                "priority class names with 'system-' prefix are reserved for system use only. error: {name} is not a known system priority class"
+                "priority class names with 'system-' prefix are reserved for system use only. error: {fault}"
             );
             causes.forbidden(&meta.field("name"), &why);
         }
-        if value > HIGHEST_USER_PRIORITY && !system && !name.starts_with("system-") {
+        if value > HIGHEST_USER_PRIORITY && !name.starts_with("system-") {
             let why = format!(
                 "maximum allowed value of a user defined priority is {HIGHEST_USER_PRIORITY}"
             );

@@ -1,5 +1,7 @@
 //! When a cron job runs: its schedule and its time zone.
 
+use crate::duration;
+
 /// Faults of a schedule in cron's five fields or one of its names, in the words of upstream's parser.
 ///
 /// Source: github.com/robfig/cron `spec.go`, "Cron spec format".
@@ -18,13 +20,13 @@ pub(super) fn schedule(schedule: &str) -> Result<(), String> {
     if schedule.starts_with('@') {
         let named =
             ["@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"];
-        let every = schedule
-            .strip_prefix("@every ")
-            .is_some_and(|d| d.starts_with(|c: char| c.is_ascii_digit()));
-        return if named.contains(&schedule) || every {
-            Ok(())
-        } else {
-            Err(format!("unrecognized descriptor: {schedule}"))
+        return match schedule.strip_prefix("@every ") {
+            Some(every) => match duration::fault(every) {
+                Some(fault) => Err(format!("failed to parse duration {schedule}: time: {fault}")),
+                None => Ok(()),
+            },
+            None if named.contains(&schedule) => Ok(()),
+            None => Err(format!("unrecognized descriptor: {schedule}")),
         };
     }
     let fields: Vec<&str> = schedule.split_whitespace().collect();
@@ -41,6 +43,18 @@ pub(super) fn schedule(schedule: &str) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Faults of a schedule that may bring its time zone itself.
+pub(super) fn zone_of(schedule: &str) -> Result<(), String> {
+    let named = schedule.strip_prefix("TZ=").or_else(|| schedule.strip_prefix("CRON_TZ="));
+    let Some((zone, rest)) = named.and_then(|named| named.split_once(' ')) else {
+        return self::schedule(schedule);
+    };
+    if !matches!(zone, "" | "Local") && jiff::tz::TimeZone::get(zone).is_err() {
+        return Err(format!("provided bad location {zone}: unknown time zone {zone}"));
+    }
+    self::schedule(rest.trim())
 }
 
 fn range(text: &str, low: u32, high: u32, names: &[&str]) -> Result<(), String> {
@@ -120,6 +134,18 @@ mod tests {
             assert_eq!(schedule(good), Ok(()), "{good}");
         }
         assert_eq!(schedule("61 * * * *"), Err("end of range (61) above maximum (59): 61".into()));
+        for (duration, fault) in [
+            ("x", "invalid duration \"x\""),
+            ("5", "missing unit in duration \"5\""),
+            ("5q", "unknown unit \"q\" in duration \"5q\""),
+        ] {
+            let schedule = schedule(&format!("@every {duration}"));
+            let text = format!("failed to parse duration @every {duration}: time: {fault}");
+            assert_eq!(schedule, Err(text));
+        }
+        assert_eq!(zone_of("TZ=UTC 0 0 * * *"), Ok(()));
+        let fault = "provided bad location Bad/X: unknown time zone Bad/X";
+        assert_eq!(zone_of("CRON_TZ=Bad/X 0 0 * * *"), Err(fault.into()));
         for bad in [
             "* * * *",
             "@often",

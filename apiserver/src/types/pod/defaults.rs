@@ -39,9 +39,6 @@ pub(crate) fn spec(spec: &mut Value) {
         whole_millis(resources);
     }
     check::remove(spec, "schedulingGroup"); // A feature that is off.
-    if spec["terminationGracePeriodSeconds"].as_i64().is_some_and(|seconds| seconds < 0) {
-        spec["terminationGracePeriodSeconds"] = 1.into();
-    }
     service_account(spec);
 }
 
@@ -56,6 +53,9 @@ pub(crate) fn template(template: &mut Value) {
 pub(crate) fn pod(pod: &mut Value) {
     let Some(spec) = check::part(pod, "spec") else { return };
     default(spec, "enableServiceLinks", true);
+    if spec["terminationGracePeriodSeconds"].as_i64().is_some_and(|seconds| seconds < 0) {
+        spec["terminationGracePeriodSeconds"] = 1.into();
+    }
     let on_host = flag(spec, "hostNetwork");
     for list in ["initContainers", "containers"] {
         for container in items_mut(spec, list) {

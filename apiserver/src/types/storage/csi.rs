@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use schema::Cause;
 use serde_json::{Value, json};
 
-use super::super::check::{At, Causes, is_empty, items, nano, part, remove, shown, text};
+use super::super::check::{At, Causes, is_empty, items, nano, part, shown, text};
 use super::super::{Ctx, Strategy, node_labels, sources, words};
 use super::{bytes, volume};
 use crate::status::ApiError;
@@ -14,9 +14,8 @@ use crate::status::ApiError;
 pub(crate) struct Drivers;
 
 impl Strategy for Drivers {
-    fn prepare_create(&self, _ctx: &Ctx<'_>, obj: &mut Value) -> Result<(), ApiError> {
-        remove(&mut obj["spec"], "preventPodSchedulingIfMissing"); // A feature that is off.
-        Ok(())
+    fn refused_fields(&self) -> &'static [&'static str] {
+        &["/spec/preventPodSchedulingIfMissing"]
     }
 
     fn validate(&self, obj: &Value, old: Option<&Value>, _subresource: Option<&str>) -> Vec<Cause> {
