@@ -50,16 +50,42 @@ const JSON_SCHEMA: &str =
 
 pub(crate) struct Decoder<'r> {
     root: &'r Node,
-    pub(crate) unknown: Vec<String>,
-    error: Option<DecodeError>,
+    unknown: Vec<String>,
+    faults: Vec<Fault>,
 }
+
+/// What does not fit.
+struct Fault {
+    path: String,
+    /// Whether Go stops there: at types that read themselves.
+    stops: bool,
+    error: DecodeError,
+}
+
+/// Faults that are looked at; the first one is told.
+const MOST_FAULTS: usize = 100;
 
 /// Decodes in place; returns the paths of the fields that were removed as unknown.
 pub(crate) fn decode(node: &Node, value: &mut Value) -> Result<Vec<String>, DecodeError> {
-    let mut decoder = Decoder { root: node, unknown: Vec::new(), error: None };
+    decode_text(node, value, b"")
+}
+
+/// As [`decode`], of what was read from a JSON text, of whose faults the first one is told.
+pub(crate) fn decode_text(
+    node: &Node,
+    value: &mut Value,
+    text: &[u8],
+) -> Result<Vec<String>, DecodeError> {
+    let mut decoder = Decoder { root: node, unknown: Vec::new(), faults: Vec::new() };
     decoder.value(node, value, &Path::ROOT);
-    match decoder.error {
-        Some(error) => Err(error),
+    if decoder.faults.len() > 1 && !text.is_empty() {
+        let fields = crate::json::fields(text);
+        let place = |path: &str| fields.iter().position(|field| field == path);
+        let key = |fault: &Fault| (!fault.stops, place(&fault.path).unwrap_or(usize::MAX));
+        decoder.faults.sort_by_cached_key(key);
+    }
+    match decoder.faults.into_iter().next() {
+        Some(fault) => Err(fault.error),
         None => Ok(decoder.unknown),
     }
 }
@@ -74,19 +100,36 @@ impl Decoder<'_> {
                 if value.is_object() && (!node.fields.is_empty() || node.items.is_some()) => {
                     self.object(node, value, path);
                 }
-            Kind::Any if is_schema_or_other(node) => self.schema_or_other(value),
+            Kind::Any if is_schema_or_other(node) => self.schema_or_other(value, path),
             Kind::Any => (),
             _ if node.typed => self.scalar(node, value, path),
+            _ => self.misplaced(node, value, path),
+        }
+    }
+
+    /// An object of which a custom type knows no field, though something else should stand there; also one in a list.
+    fn misplaced(&mut self, node: &Node, value: &mut Value, path: &Path<'_>) {
+        match value {
+            _ if node.preserve_unknown => (),
+            Value::Object(map) => {
+                self.unknown.extend(map.keys().map(|name| path.field(name).dotted()));
+                map.clear();
+            }
+            Value::Array(list) => {
+                for (index, value) in list.iter_mut().enumerate() {
+                    self.misplaced(node, value, &path.index(index));
+                }
+            }
             _ => (),
         }
     }
 
     fn object(&mut self, node: &Node, value: &mut Value, path: &Path<'_>) {
         let Value::Object(map) = value else {
-            if node.typed {
-                self.wrong_type(value, path);
-            }
-            return;
+            return match node.typed {
+                true => self.wrong_type(value, path, false),
+                false => self.misplaced(node, value, path),
+            };
         };
         let unlisted_goes = !node.preserve_unknown && node.items.is_none();
         map.retain(|name, value| match node.field(name) {
@@ -135,25 +178,27 @@ impl Decoder<'_> {
 
     /// A JSON schema, a list of them, or something simple. Go decodes it apart from the rest: unknown fields go
     /// without a word, and paths in errors begin here.
-    fn schema_or_other(&mut self, value: &mut Value) {
+    fn schema_or_other(&mut self, value: &mut Value, path: &Path<'_>) {
         match value {
             Value::Object(_) => {
                 let Some(node) = crate::compile::definition(JSON_SCHEMA) else { return };
-                let mut apart = Decoder { root: &node, unknown: Vec::new(), error: None };
-                apart.value(&node, value, &Path::ROOT);
-                self.error = self.error.take().or(apart.error);
+                if let Err(fault) = decode(&node, value) {
+                    self.fault(path, true, fault);
+                }
             }
-            Value::Array(list) => list.iter_mut().for_each(|value| self.schema_or_other(value)),
+            Value::Array(list) => {
+                list.iter_mut().for_each(|value| self.schema_or_other(value, path));
+            }
             _ => (),
         }
     }
 
     fn array(&mut self, node: &Node, value: &mut Value, path: &Path<'_>) {
         let Value::Array(list) = value else {
-            if node.typed {
-                self.wrong_type(value, path);
-            }
-            return;
+            return match node.typed {
+                true => self.wrong_type(value, path, false),
+                false => self.misplaced(node, value, path),
+            };
         };
         let Some(items) = &node.items else { return };
         for (index, value) in list.iter_mut().enumerate() {
@@ -194,8 +239,10 @@ impl Decoder<'_> {
     fn scalar(&mut self, node: &Node, value: &mut Value, path: &Path<'_>) {
         let fits = match (node.kind, &*value) {
             (Kind::String, Value::String(text)) => {
-                if format(node) == Some("byte") {
-                    self.check(formats::base64(text));
+                if format(node) == Some("byte")
+                    && let Err(text) = formats::base64(text)
+                {
+                    self.fault(path, false, DecodeError::Text(text));
                 }
                 true
             }
@@ -204,61 +251,61 @@ impl Decoder<'_> {
             (Kind::IntOrString, Value::String(_)) => true,
             (Kind::IntOrString, Value::Number(number)) => integer_fits(number, Some("int32")),
             (Kind::Quantity, _) => {
-                self.quantity(value);
+                self.quantity(value, path);
                 true
             }
             (Kind::Time | Kind::MicroTime, Value::String(_)) => {
-                self.time(node.kind, value);
+                self.time(node.kind, value, path);
                 true
             }
             _ => false,
         };
         if !fits {
-            self.wrong_type(value, path);
+            let reads_itself =
+                matches!(node.kind, Kind::IntOrString | Kind::Time | Kind::MicroTime);
+            self.wrong_type(value, path, reads_itself);
         }
     }
 
-    fn quantity(&mut self, value: &mut Value) {
+    fn quantity(&mut self, value: &mut Value, path: &Path<'_>) {
         let text = match &*value {
             Value::String(text) => text.clone(),
             other => other.to_string(),
         };
         match quantity::canonical(text.trim()) {
             Ok(canonical) => *value = canonical.into(),
-            Err(error) => self.check(Err(error)),
+            Err(text) => self.fault(path, true, DecodeError::Text(text)),
         }
     }
 
-    fn time(&mut self, kind: Kind, value: &mut Value) {
+    fn time(&mut self, kind: Kind, value: &mut Value, path: &Path<'_>) {
         let Value::String(text) = &*value else { return };
         match time::parse(text, kind == Kind::MicroTime) {
             Ok(canonical) => *value = canonical.into(),
-            Err(error) => self.check(Err(error)),
+            Err(text) => self.fault(path, true, DecodeError::Text(text)),
         }
     }
 
-    fn check(&mut self, result: Result<(), String>) {
-        if let Err(text) = result {
-            self.error.get_or_insert(DecodeError::Text(text));
+    fn fault(&mut self, path: &Path<'_>, stops: bool, error: DecodeError) {
+        if self.faults.len() < MOST_FAULTS {
+            self.faults.push(Fault { path: path.dotted(), stops, error });
         }
     }
 
-    fn wrong_type(&mut self, value: &Value, path: &Path<'_>) {
-        if self.error.is_some() {
-            return;
-        }
+    fn wrong_type(&mut self, value: &Value, path: &Path<'_>, stops: bool) {
         let value = go_value(value);
-        let go::Place { structure, path, expected } = go::place(self.root, &path.steps());
+        let go::Place { structure, path: named, expected } = go::place(self.root, &path.steps());
         // Upstream decodes the metadata of custom resources by itself.
-        let path = match path.strip_prefix("metadata") {
+        let named = match named.strip_prefix("metadata") {
             Some(rest) if !self.root.typed => rest.trim_start_matches('.').to_owned(),
-            _ => path,
+            _ => named,
         };
-        self.error = Some(if path.is_empty() {
+        let fault = if named.is_empty() {
             DecodeError::Root { value, expected }
         } else {
-            DecodeError::Type { value, structure, path, expected }
-        });
+            DecodeError::Type { value, structure, path: named, expected }
+        };
+        self.fault(path, stops, fault);
     }
 }
 

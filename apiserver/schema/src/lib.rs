@@ -113,6 +113,14 @@ impl Schema {
         decode::decode(&self.root, value)
     }
 
+    /// As [`Schema::decode`], of what was read from a JSON text.
+    ///
+    /// # Errors
+    /// Of what does not fit, that which comes first in the text.
+    pub fn decode_text(&self, value: &mut Value, text: &[u8]) -> Result<Vec<String>, DecodeError> {
+        decode::decode_text(&self.root, value, text)
+    }
+
     /// Removes unknown fields and returns their paths; wrong types are left alone.
     pub fn prune(&self, value: &mut Value) -> Vec<String> {
         let mut copy = value.clone();

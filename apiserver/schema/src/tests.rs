@@ -194,7 +194,8 @@ fn type_errors_read_as_go_writes_them() {
 #[test]
 fn times_and_raw_json_are_read_as_go_reads_them() {
     let leases = Schema::for_gvk("coordination.k8s.io", "v1", "Lease").unwrap();
-    let (lease, _) = read(&leases, json!({"spec": {"renewTime": "2024-01-02T03:04:05.5Z"}}));
+    let (lease, _) =
+        read(&leases, json!({"spec": {"renewTime": "2024-01-02T04:04:05.500000+01:00"}}));
     assert_eq!(lease["spec"]["renewTime"], "2024-01-02T03:04:05.500000Z");
     let revisions = Schema::for_gvk("apps", "v1", "ControllerRevision").unwrap();
     let (revision, _) = read(&revisions, json!({"data": 5, "revision": 1}));

@@ -18,8 +18,10 @@ pub(crate) fn parse(text: &str, micro: bool) -> Result<String, String> {
         }
         Err(Fault::Other(fault)) => return Err(format!("parsing time {text:?}: {fault}")),
     }
-    let time: Timestamp =
-        text.parse().map_err(|_| format!("parsing time {text:?}: day out of range"))?;
+    let time: Timestamp = text
+        .replace(',', ".")
+        .parse()
+        .map_err(|_| format!("parsing time {text:?}: day out of range"))?;
     Ok(if micro {
         time.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
     } else {
@@ -47,6 +49,9 @@ const PARTS: [(&str, &str, u32); 6] = [
 ];
 const NAMES: [&str; 6] = ["year", "month", "day", "hour", "minute", "second"];
 
+/// Digits of a fraction in microseconds.
+const MICRO: usize = 6;
+
 /// Whether the text has the shape of the layout.
 fn check(text: &str, micro: bool) -> Result<(), Fault<'_>> {
     let mut rest = text;
@@ -62,11 +67,13 @@ fn check(text: &str, micro: bool) -> Result<(), Fault<'_>> {
         rest = rest.strip_prefix(separator).ok_or(Fault::Shape { rest, wanted: separator })?;
     }
     let digits = rest
-        .strip_prefix('.')
+        .strip_prefix(['.', ','])
         .map_or(0, |fraction| fraction.bytes().take_while(u8::is_ascii_digit).count());
-    if micro && digits == 0 {
+    // Microseconds have six digits, neither more nor fewer.
+    if micro && digits < MICRO {
         return Err(Fault::Shape { rest, wanted: ".000000" });
     }
+    let digits = if micro { MICRO } else { digits };
     if digits > 0 {
         rest = &rest[1 + digits..];
     }
@@ -104,7 +111,17 @@ mod tests {
     #[test]
     fn good_times_become_canonical() {
         assert_eq!(parse("2020-01-01T02:00:00+02:00", false).unwrap(), "2020-01-01T00:00:00Z");
-        assert_eq!(parse("2020-01-01T00:00:00.5Z", true).unwrap(), "2020-01-01T00:00:00.500000Z");
+        let (micro, parsed) = ("2020-01-01T01:00:00,500000+01:00", "2020-01-01T00:00:00.500000Z");
+        assert_eq!(parse(micro, true).unwrap(), parsed);
+        assert_eq!(parse("2020-01-01T00:00:00.5Z", false).unwrap(), "2020-01-01T00:00:00Z");
+    }
+
+    #[test]
+    fn microseconds_have_six_digits() {
+        for (fraction, rest, wanted) in [(".5Z", ".5Z", ".000000"), (".1234567Z", "7Z", "Z07:00")] {
+            let fault = parse(&format!("2020-01-01T00:00:00{fraction}"), true).unwrap_err();
+            assert!(fault.ends_with(&format!("cannot parse {rest:?} as {wanted:?}")), "{fault}");
+        }
     }
 
     #[test]

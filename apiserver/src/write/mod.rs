@@ -257,7 +257,7 @@ impl<'a> Writer<'a> {
         meta::mark_reset(&mut value);
         let unknown = match resource.schema.get() {
             Some(schema) => schema
-                .decode(&mut value)
+                .decode_text(&mut value, body)
                 .map_err(|fault| kind::undecoded(resource, &fault.to_string()))?,
             None => Vec::new(),
         };
@@ -277,9 +277,9 @@ impl<'a> Writer<'a> {
         let mut value = decoded.value.take();
         part.fit(&self.core.registry(), &mut value, body)?;
         let unknown = match part.schema() {
-            Some(schema) => {
-                schema.decode(&mut value).map_err(|fault| part.undecoded(&fault.to_string()))?
-            }
+            Some(schema) => schema
+                .decode_text(&mut value, body)
+                .map_err(|fault| part.undecoded(&fault.to_string()))?,
             None => Vec::new(),
         };
         let complaints = self.complaints(decoded, unknown, (body, format));

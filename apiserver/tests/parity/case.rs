@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 /// Steps that are taken one after the other in a namespace of their own.
 #[derive(Debug, Deserialize)]
@@ -51,10 +52,22 @@ pub(crate) struct Request {
     pub(crate) headers: BTreeMap<String, String>,
     pub(crate) content_type: Option<String>,
     /// A string is sent as it is.
-    pub(crate) body: Option<Value>,
+    pub(crate) body: Option<Sent>,
     pub(crate) body_base64: Option<String>,
     /// `anonymous` or `token:…`; without it the administrator asks.
     pub(crate) auth: Option<String>,
+}
+
+/// A body, whose fields stay in their order.
+#[derive(Debug, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Sent(Box<RawValue>);
+
+impl Sent {
+    /// What is sent.
+    pub(crate) fn text(&self) -> String {
+        serde_json::from_str(self.0.get()).unwrap_or_else(|_| self.0.get().to_owned())
+    }
 }
 
 /// How much of a watch is read.

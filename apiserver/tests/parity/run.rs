@@ -147,8 +147,7 @@ impl Run<'_> {
         let asked = &step.request;
         let body = match (&asked.body_base64, &asked.body) {
             (Some(encoded), _) => Some(BASE64.decode(encoded).expect("base64")),
-            (None, Some(Value::String(text))) => Some(self.fill(text).into_bytes()),
-            (None, Some(value)) => Some(self.fill(&value.to_string()).into_bytes()),
+            (None, Some(body)) => Some(self.fill(&body.text()).into_bytes()),
             (None, None) => None,
         };
         let mut request =
