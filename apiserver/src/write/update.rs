@@ -276,7 +276,9 @@ async fn replace(
     }
     writer.validate(&object, Some(old), plan.subresource)?;
     plan.validate(writer, &object, old).await?;
-    if plan.subresource.is_none() {
+    // A Scale of one of upstream's own types is written as the whole object.
+    let is_scale = plan.subresource == Some("scale") && !resource.is_foreign();
+    if plan.subresource.is_none() || is_scale {
         writer.warnings.extend(resource.strategy.warnings(&object, Some(old)));
         writer.warnings.extend(meta::warnings(resource, &object, Some(old)));
     }

@@ -1,5 +1,7 @@
 //! Walks over values with their schema: field sets, comparison, merging, removal.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value};
 
 use super::set::{self, FieldSet};
@@ -106,8 +108,15 @@ fn everything(node: Option<&Node>, value: &Value) -> FieldSet {
         }
         Shape::List(list) => {
             let items = items(node);
-            for value in list {
-                found.put(element(node, value), everything(items.as_deref(), value));
+            let elements: Vec<String> = list.iter().map(|value| element(node, value)).collect();
+            let doubled: HashSet<&String> = twice(&elements).collect();
+            for (element, value) in elements.iter().zip(list) {
+                // Of what stands there several times nobody owns what is inside.
+                let inside = match doubled.contains(element) {
+                    true => FieldSet::leaf(),
+                    false => everything(items.as_deref(), value),
+                };
+                found.put(element.clone(), inside);
             }
         }
     }
@@ -168,17 +177,38 @@ fn compare_lists(node: Option<&Node>, old: &[Value], new: &[Value], changes: &mu
     let elements =
         |list: &[Value]| -> Vec<String> { list.iter().map(|value| element(node, value)).collect() };
     let (old_elements, new_elements) = (elements(old), elements(new));
-    for (element, value) in new_elements.iter().zip(new) {
+    let doubled: HashSet<&String> = twice(&old_elements).chain(twice(&new_elements)).collect();
+    for element in &doubled {
+        let before = all_of(element, &old_elements, old);
+        let now = all_of(element, &new_elements, new);
+        if before != now {
+            let to = if now.is_empty() { &mut changes.removed } else { &mut changes.set };
+            to.put((*element).clone(), FieldSet::leaf());
+        }
+    }
+    let single = |element: &String| !doubled.contains(element);
+    for (element, value) in new_elements.iter().zip(new).filter(|(element, _)| single(element)) {
         let before = old_elements.iter().position(|old| old == element).map(|at| &old[at]);
         if before != Some(value) {
             changes.child(items.as_deref(), element.clone(), before, Some(value));
         }
     }
-    for (element, value) in old_elements.iter().zip(old) {
+    for (element, value) in old_elements.iter().zip(old).filter(|(element, _)| single(element)) {
         if !new_elements.contains(element) {
             changes.child(items.as_deref(), element.clone(), Some(value), None);
         }
     }
+}
+
+/// Elements that were there before.
+fn twice(elements: &[String]) -> impl Iterator<Item = &String> {
+    let mut seen = HashSet::with_capacity(elements.len());
+    elements.iter().filter(move |element| !seen.insert(*element))
+}
+
+fn all_of<'a>(element: &str, elements: &[String], list: &'a [Value]) -> Vec<&'a Value> {
+    let pairs = elements.iter().zip(list);
+    pairs.filter(|(known, _)| *known == element).map(|(_, value)| value).collect()
 }
 
 impl Changes {
