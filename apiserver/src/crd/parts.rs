@@ -18,10 +18,11 @@ const SIMPLE: &str = "must be a simple json path starting with .";
 /// Judges every version; a part that all versions share is named once, where the first API version had it.
 pub(super) fn validate(spec: &Value, causes: &mut Vec<Cause>) {
     let versions: Vec<&Value> = spec["versions"].as_array().into_iter().flatten().collect();
+    let is_shared = |key: &str| versions.windows(2).all(|pair| pair[0][key] == pair[1][key]);
     let check = |key: &str,
                  judge: &dyn Fn(&Value, &str, &mut Vec<Cause>),
                  causes: &mut Vec<Cause>| {
-        let shared = versions.windows(2).all(|pair| pair[0][key] == pair[1][key]);
+        let shared = is_shared(key);
         let judged = if shared { &versions[..versions.len().min(1)] } else { &versions[..] };
         for (n, version) in judged.iter().enumerate().filter(|(_, version)| !version[key].is_null())
         {
@@ -32,7 +33,21 @@ pub(super) fn validate(spec: &Value, causes: &mut Vec<Cause>) {
     };
     check("additionalPrinterColumns", &columns, causes);
     check("subresources", &subresources, causes);
-    check("selectableFields", &selectable, causes);
+    // As recorded: upstream looks for the schema only where it has put the fields.
+    let has_schema = |version: &Value| {
+        is_shared("schema") == is_shared("selectableFields") && !version["schema"].is_null()
+    };
+    let judge = |version: &Value, at: &str, causes: &mut Vec<Cause>| {
+        if has_schema(version) || version["selectableFields"].as_array().is_none_or(Vec::is_empty) {
+            return selectable(version, at, causes);
+        }
+        let fault = match is_shared("selectableFields") {
+            true => "may only be set when validations.schema is included",
+            false => "may only be set when `version.schema.openAPIV3Schema` is not included",
+        };
+        causes.push(Cause::invalid(at, &"".into(), fault));
+    };
+    check("selectableFields", &judge, causes);
     for (n, version) in versions.iter().enumerate() {
         let warning = &version["deprecationWarning"];
         let field = format!("spec.versions[{n}].deprecationWarning");

@@ -67,6 +67,10 @@ impl Strategy for Definitions {
         true
     }
 
+    fn unconditional_updates(&self) -> bool {
+        false
+    }
+
     fn judges(&self, field: &str) -> bool {
         ["additionalPrinterColumns", "subresources", "selectableFields"]
             .iter()

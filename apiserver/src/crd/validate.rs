@@ -176,7 +176,13 @@ fn conversion(spec: &Value, causes: &mut Vec<Cause>) {
         ));
     }
     let conversion = &spec["conversion"];
-    match conversion["strategy"].as_str() {
+    let strategy = conversion["strategy"].as_str();
+    if spec["preserveUnknownFields"] == true && !matches!(strategy, None | Some("" | "None")) {
+        let fault = "must be None if spec.preserveUnknownFields is true";
+        let cause = Cause::invalid("spec.conversion.strategy", &conversion["strategy"], fault);
+        causes.push(cause);
+    }
+    match strategy {
         None | Some("" | "None") => {
             let webhook = &conversion["webhook"];
             let fault = "should not be set when strategy is not set to Webhook";

@@ -170,18 +170,36 @@ fn documents(text: &str) -> Result<Vec<Value>, String> {
 
 /// Creates a definition, or replaces the one that is there.
 async fn write(client: &kube::Client, name: &str, definition: &Value) -> kube::Result<()> {
-    let body = serde_json::to_vec(definition).map_err(kube::Error::SerdeError)?;
-    let request = |method: Method, path: &str| {
-        let request = Request::builder().method(method).uri(path);
-        let request = request.header(header::CONTENT_TYPE, "application/json");
-        request.header(header::USER_AGENT, "kube-apiserver").body(body.clone())
-    };
-    let request = |method, path: &str| request(method, path).map_err(kube::Error::HttpError);
-    match client.request_text(request(Method::POST, DEFINITIONS)?).await {
-        Err(kube::Error::Api(status)) if status.is_already_exists() => {
-            let one = format!("{DEFINITIONS}/{name}");
-            client.request_text(request(Method::PUT, &one)?).await.map(|_| ())
-        }
-        other => other.map(|_| ()),
+    let one = format!("{DEFINITIONS}/{name}");
+    match ask(client, Method::POST, DEFINITIONS, Some(definition)).await {
+        Err(kube::Error::Api(status)) if status.is_already_exists() => (),
+        other => return other.map(drop),
     }
+    loop {
+        let known = ask(client, Method::GET, &one, None).await?;
+        let mut wanted = definition.clone();
+        wanted["metadata"]["resourceVersion"] = known["metadata"]["resourceVersion"].clone();
+        match ask(client, Method::PUT, &one, Some(&wanted)).await {
+            // Its status was written meanwhile.
+            Err(kube::Error::Api(status)) if status.is_conflict() => (),
+            other => return other.map(drop),
+        }
+    }
+}
+
+async fn ask(
+    client: &kube::Client,
+    method: Method,
+    path: &str,
+    body: Option<&Value>,
+) -> kube::Result<Value> {
+    let body = body.map(serde_json::to_vec).transpose().map_err(kube::Error::SerdeError)?;
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::CONTENT_TYPE, "application/json")
+        .header(header::USER_AGENT, "kube-apiserver")
+        .body(body.unwrap_or_default())
+        .map_err(kube::Error::HttpError)?;
+    client.request(request).await
 }

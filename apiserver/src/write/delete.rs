@@ -39,6 +39,8 @@ pub struct DeleteOptions {
     pub resource_version: Option<String>,
     /// What becomes of owned objects.
     pub propagation: Option<Propagation>,
+    /// Whether that is the type's default, and not the client's wish.
+    pub by_default: bool,
     /// Everything happens but the store.
     pub dry_run: bool,
     /// The client wants in the old words that what the object owns goes too.
@@ -147,6 +149,7 @@ impl DeleteOptions {
             uid: precondition("uid"),
             resource_version: precondition("resourceVersion"),
             propagation,
+            by_default: false,
             dry_run,
             cascades: options["orphanDependents"] == json!(false),
         })
@@ -206,6 +209,7 @@ fn orphan_by_default(resource: &Resource, options: &mut DeleteOptions) -> Option
         return None;
     }
     options.propagation = Some(Propagation::Orphan);
+    options.by_default = true;
     (resource.name == "jobs").then(|| CHILDREN_STAY.to_owned())
 }
 
@@ -363,6 +367,10 @@ fn is_namespace(resource: &Resource) -> bool {
     resource.group.is_empty() && resource.name == "namespaces"
 }
 
+fn is_definition(resource: &Resource) -> bool {
+    resource.group == "apiextensions.k8s.io" && resource.name == "customresourcedefinitions"
+}
+
 /// Namespaces are compared in a place, and words, of their own.
 fn namespace_preconditions(
     writer: &Writer<'_>,
@@ -401,7 +409,7 @@ fn mark(
     let mut marked = object.clone();
     let before = object["metadata"]["deletionGracePeriodSeconds"].as_i64();
     let deleting = !object["metadata"]["deletionTimestamp"].is_null();
-    let propagation = propagation(writer.resource, options, deleting);
+    let propagation = propagation(writer.resource, options, object);
     let finalizers = finalizers(object, propagation);
     let meta = metadata(&mut marked);
     if finalizers.is_empty() {
@@ -418,13 +426,11 @@ fn mark(
             meta.insert("generation".to_owned(), (generation + 1).into());
         }
     }
-    if deleting
-        && before.is_some_and(|b| seconds < b)
-        && (options.grace_seconds.is_some() || seconds == 0)
-    {
-        // A second deletion can only shorten the grace.
-        meta.insert("deletionTimestamp".to_owned(), meta::after(seconds).into());
-        meta.insert("deletionGracePeriodSeconds".to_owned(), seconds.into());
+    // A second deletion can only shorten the grace, and only in so many words.
+    let asked = options.grace_seconds;
+    if let Some(asked) = asked.filter(|asked| deleting && before.is_some_and(|b| *asked < b)) {
+        meta.insert("deletionTimestamp".to_owned(), meta::after(asked).into());
+        meta.insert("deletionGracePeriodSeconds".to_owned(), asked.into());
     }
     strategy.prepare_delete(&writer.ctx(), &mut marked)?;
     let waits = deleting && marked == *object && !is_released(writer.resource, &marked);
@@ -435,10 +441,17 @@ fn mark(
 fn propagation(
     resource: &Resource,
     options: &DeleteOptions,
-    deleting: bool,
+    object: &Value,
 ) -> Option<Propagation> {
+    let deleting = !object["metadata"]["deletionTimestamp"].is_null();
+    let finalizers = object["metadata"]["finalizers"].as_array();
+    let is_foreground = |list: &Vec<Value>| list.iter().any(|f| f == "foregroundDeletion");
     match options.propagation {
         _ if !resource.strategy.is_collected() => None,
+        // What an earlier deletion wished for outweighs the default.
+        _ if options.by_default && finalizers.is_some_and(is_foreground) => None,
+        // A definition is only marked at first, whatever is wished for.
+        _ if is_definition(resource) && !deleting => None,
         // A namespace is marked once, and takes the old words for another wish.
         _ if is_namespace(resource) && deleting => None,
         _ if is_namespace(resource) && options.cascades => Some(Propagation::Foreground),
