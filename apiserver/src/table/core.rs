@@ -73,8 +73,13 @@ pub(super) fn event(row: Row<'_>) -> Vec<Value> {
         "/eventTime",
     ]);
     let first = since_first(&["/firstTimestamp", "/deprecatedFirstTimestamp", "/eventTime"]);
-    let counts = ["/series/count", "/count", "/deprecatedCount"];
-    let count = counts.into_iter().map(|pointer| row.number(pointer)).find(|&n| n > 0).unwrap_or(1);
+    let count = match row.get("/series") {
+        Some(_) => row.number("/series/count"),
+        None => {
+            let counts = ["/count", "/deprecatedCount"].map(|pointer| row.number(pointer));
+            counts.into_iter().find(|count| *count != 0).unwrap_or(1)
+        }
+    };
     let about = if row.get("/regarding").is_some() { "/regarding" } else { "/involvedObject" };
     let about = row.at(about);
     let object = match (about.text("/kind").to_lowercase(), about.text("/name")) {
@@ -236,7 +241,7 @@ pub(super) fn persistent_volume_claim(row: Row<'_>) -> Vec<Value> {
         capacity.into(),
         modes.into(),
         storage_class(row).into(),
-        row.text_or("/spec/volumeAttributesClassName", UNSET).into(),
+        row.shown("/spec/volumeAttributesClassName").unwrap_or_else(|| UNSET.to_owned()).into(),
         row.age().into(),
         row.text_or("/spec/volumeMode", UNSET).into(),
     ]
@@ -257,7 +262,7 @@ pub(super) fn persistent_volume(row: Row<'_>) -> Vec<Value> {
         volume_phase(row).into(),
         claim.into(),
         storage_class(row).into(),
-        row.text_or("/spec/volumeAttributesClassName", UNSET).into(),
+        row.shown("/spec/volumeAttributesClassName").unwrap_or_else(|| UNSET.to_owned()).into(),
         row.text("/status/reason").into(),
         row.age().into(),
         row.text_or("/spec/volumeMode", UNSET).into(),

@@ -52,7 +52,10 @@ impl ListMeta {
     }
 
     fn to_json(&self) -> Value {
-        let mut metadata = json!({ "resourceVersion": self.resource_version });
+        let mut metadata = json!({});
+        if !self.resource_version.is_empty() {
+            metadata["resourceVersion"] = self.resource_version.clone().into();
+        }
         if let Some(token) = &self.continue_token {
             metadata["continue"] = token.clone().into();
         }

@@ -8,7 +8,7 @@ use super::row::{NONE, Row, UNSET, first, or_none};
 
 pub(super) fn endpoint_slice(row: Row<'_>) -> Vec<Value> {
     let port = |port: Row<'_>| {
-        port.shown("/port").unwrap_or_else(|| port.text_or("/name", "*").to_owned())
+        port.shown("/port").or_else(|| port.shown("/name")).unwrap_or_else(|| "*".to_owned())
     };
     let ports: Vec<String> = row.items("/ports").map(port).collect();
     let addresses: Vec<&str> =

@@ -198,12 +198,10 @@ fn html_safe(json: &str) -> String {
 
 /// The first `most` of `items`, and how many more there are; `missing` if there are none.
 pub(super) fn first<S: AsRef<str>>(items: &[S], most: usize, missing: &str) -> String {
-    if items.is_empty() {
-        return missing.to_owned();
-    }
     let shown: Vec<&str> = items.iter().take(most).map(AsRef::as_ref).collect();
     let shown = shown.join(",");
     match items.len().saturating_sub(most) {
+        0 if shown.is_empty() => missing.to_owned(),
         0 => shown,
         more => format!("{shown} + {more} more..."),
     }

@@ -113,8 +113,8 @@ async fn bind_to(
         [one] => return Err(ApiError::Unknown(one.clone())),
         many => return Err(ApiError::Unknown(format!("[{}]", many.join(", ")))),
     }
-    let agent = meta::agent(call.headers);
-    let plan = Plan::new(&name, Some("binding"), Some(&agent));
+    // Upstream records no owner of what a binding writes.
+    let plan = Plan::new(&name, Some("binding"), None);
     update(&mut writer, &plan, |writer, pod| assign(writer, &plan.name, pod, &binding, &node))
         .await?;
     Ok(success(call))

@@ -18,6 +18,9 @@ use crate::server::Server;
 /// Most types that a policy is checked against.
 const TYPES: usize = 10;
 
+/// How long a change waits for others, since each look takes all policies.
+const GATHER: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// Follows the policies, in a task that ends with the server.
 pub(crate) fn start(server: &Server) {
     let registry = server.core().registry();
@@ -32,6 +35,7 @@ async fn follow(server: Server, storage: Arc<Storage>, client: Client) {
     let mut passes = cache.passes();
     loop {
         passes.next().await;
+        tokio::time::sleep(GATHER).await;
         check_all(&server, cache, &client).await;
     }
 }

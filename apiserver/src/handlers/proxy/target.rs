@@ -109,7 +109,12 @@ fn log_options(info: &RequestInfo, query: &Query) -> Result<(), ApiError> {
     if query.get("sinceSeconds").is_some() && query.get("sinceTime").is_some() {
         let text =
             "Forbidden: at most one of `sinceTime` or `sinceSeconds` may be specified".to_owned();
-        causes.push(StatusCause::new("FieldValueForbidden", "", text));
+        causes.push(StatusCause::new("FieldValueForbidden", "[]", text));
+    }
+    // Choosing a stream is a feature that is off.
+    if query.get("stream").is_some() {
+        let text = "Forbidden: may not be specified".to_owned();
+        causes.push(StatusCause::new("FieldValueForbidden", "stream", text));
     }
     if causes.is_empty() {
         return Ok(());
