@@ -1,6 +1,6 @@
 //! Walks over values with their schema: field sets, comparison, merging, removal.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use serde_json::{Map, Value};
 
@@ -108,15 +108,13 @@ fn everything(node: Option<&Node>, value: &Value) -> FieldSet {
         }
         Shape::List(list) => {
             let items = items(node);
-            let elements: Vec<String> = list.iter().map(|value| element(node, value)).collect();
-            let doubled: HashSet<&String> = twice(&elements).collect();
-            for (element, value) in elements.iter().zip(list) {
+            for (element, values) in by_element(node, list) {
                 // Of what stands there several times nobody owns what is inside.
-                let inside = match doubled.contains(element) {
-                    true => FieldSet::leaf(),
-                    false => everything(items.as_deref(), value),
+                let inside = match values.as_slice() {
+                    [value] => everything(items.as_deref(), value),
+                    _ => FieldSet::leaf(),
                 };
-                found.put(element.clone(), inside);
+                found.put(element, inside);
             }
         }
     }
@@ -174,41 +172,33 @@ pub(super) fn compare(node: Option<&Node>, old: &Value, new: &Value) -> Changes 
 
 fn compare_lists(node: Option<&Node>, old: &[Value], new: &[Value], changes: &mut Changes) {
     let items = items(node);
-    let elements =
-        |list: &[Value]| -> Vec<String> { list.iter().map(|value| element(node, value)).collect() };
-    let (old_elements, new_elements) = (elements(old), elements(new));
-    let doubled: HashSet<&String> = twice(&old_elements).chain(twice(&new_elements)).collect();
-    for element in &doubled {
-        let before = all_of(element, &old_elements, old);
-        let now = all_of(element, &new_elements, new);
-        if before != now {
-            let to = if now.is_empty() { &mut changes.removed } else { &mut changes.set };
-            to.put((*element).clone(), FieldSet::leaf());
+    let (before, now) = (by_element(node, old), by_element(node, new));
+    for (element, new) in &now {
+        match (before.get(element).map_or(&[][..], Vec::as_slice), new.as_slice()) {
+            (old, new) if old == new => (),
+            ([], [new]) => changes.child(items.as_deref(), element.clone(), None, Some(new)),
+            ([old], [new]) => {
+                changes.child(items.as_deref(), element.clone(), Some(old), Some(new));
+            }
+            // Of what stands there several times nobody owns what is inside.
+            _ => changes.set.put(element.clone(), FieldSet::leaf()),
         }
     }
-    let single = |element: &String| !doubled.contains(element);
-    for (element, value) in new_elements.iter().zip(new).filter(|(element, _)| single(element)) {
-        let before = old_elements.iter().position(|old| old == element).map(|at| &old[at]);
-        if before != Some(value) {
-            changes.child(items.as_deref(), element.clone(), before, Some(value));
-        }
-    }
-    for (element, value) in old_elements.iter().zip(old).filter(|(element, _)| single(element)) {
-        if !new_elements.contains(element) {
-            changes.child(items.as_deref(), element.clone(), Some(value), None);
+    for (element, old) in before.iter().filter(|(element, _)| !now.contains_key(*element)) {
+        match old.as_slice() {
+            [old] => changes.child(items.as_deref(), element.clone(), Some(old), None),
+            _ => changes.removed.put(element.clone(), FieldSet::leaf()),
         }
     }
 }
 
-/// Elements that were there before.
-fn twice(elements: &[String]) -> impl Iterator<Item = &String> {
-    let mut seen = HashSet::with_capacity(elements.len());
-    elements.iter().filter(move |element| !seen.insert(*element))
-}
-
-fn all_of<'a>(element: &str, elements: &[String], list: &'a [Value]) -> Vec<&'a Value> {
-    let pairs = elements.iter().zip(list);
-    pairs.filter(|(known, _)| *known == element).map(|(_, value)| value).collect()
+/// What stands in a list under each element, in order.
+fn by_element<'a>(node: Option<&Node>, list: &'a [Value]) -> HashMap<String, Vec<&'a Value>> {
+    let mut found: HashMap<String, Vec<&Value>> = HashMap::with_capacity(list.len());
+    for value in list {
+        found.entry(element(node, value)).or_default().push(value);
+    }
+    found
 }
 
 impl Changes {
