@@ -7,15 +7,34 @@ use std::time::Duration;
 /// Reads a duration that is not negative.
 #[must_use]
 pub fn parse(text: &str) -> Option<Duration> {
-    if text == "0" {
-        return Some(Duration::ZERO);
+    if text.starts_with(['-', '+']) {
+        return None;
     }
-    let (mut total, mut rest) = (Duration::ZERO, text);
+    let mut seconds = parts(text).ok()?.into_iter();
+    seconds.try_fold(Duration::ZERO, |total, part| {
+        total.checked_add(Duration::try_from_secs_f64(part).ok()?)
+    })
+}
+
+/// What is wrong with a duration that may be negative, in the words of Go.
+#[must_use]
+pub fn fault(text: &str) -> Option<String> {
+    parts(text).err()
+}
+
+/// The seconds of each number with a unit, without the sign before them all.
+fn parts(text: &str) -> Result<Vec<f64>, String> {
+    let none = || format!("invalid duration {text:?}");
+    let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
+    let mut rest = if unsigned == "0" { "0s" } else { unsigned };
+    if rest.is_empty() {
+        return Err(none());
+    }
+    let mut parts = Vec::new();
     while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let (number, tail) = rest.split_at(end);
-        let end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
-        let (unit, tail) = tail.split_at(end);
+        let (number, tail) = split(rest, |c| c.is_ascii_digit() || c == '.');
+        let number: f64 = number.parse().map_err(|_| none())?;
+        let (unit, tail) = split(tail, |c| !c.is_ascii_digit() && c != '.');
         let seconds = match unit {
             "h" => 3600.0,
             "m" => 60.0,
@@ -23,38 +42,13 @@ pub fn parse(text: &str) -> Option<Duration> {
             "ms" => 1e-3,
             "us" | "µs" | "μs" => 1e-6,
             "ns" => 1e-9,
-            _ => return None,
+            "" => return Err(format!("missing unit in duration {text:?}")),
+            _ => return Err(format!("unknown unit {unit:?} in duration {text:?}")),
         };
-        let part = Duration::try_from_secs_f64(number.parse::<f64>().ok()? * seconds).ok()?;
-        total = total.checked_add(part)?;
+        parts.push(number * seconds);
         rest = tail;
     }
-    Some(total).filter(|_| !text.is_empty())
-}
-
-/// What is wrong with a duration that may be negative, in the words of Go.
-#[must_use]
-pub fn fault(text: &str) -> Option<String> {
-    let none = || Some(format!("invalid duration {text:?}"));
-    let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
-    let mut rest = if unsigned == "0" { "0s" } else { unsigned };
-    if rest.is_empty() {
-        return none();
-    }
-    while !rest.is_empty() {
-        let (number, tail) = split(rest, |c| c.is_ascii_digit() || c == '.');
-        if number.parse::<f64>().is_err() {
-            return none();
-        }
-        let (unit, tail) = split(tail, |c| !c.is_ascii_digit() && c != '.');
-        match unit {
-            "" => return Some(format!("missing unit in duration {text:?}")),
-            "ns" | "us" | "µs" | "μs" | "ms" | "s" | "m" | "h" => (),
-            _ => return Some(format!("unknown unit {unit:?} in duration {text:?}")),
-        }
-        rest = tail;
-    }
-    None
+    Ok(parts)
 }
 
 /// The longest start of such characters, and the rest.
