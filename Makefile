@@ -7,6 +7,8 @@ TARGET := target/aarch64-unknown-linux-gnu
 endif
 VERSION := $(shell sed -n '/workspace.package/,/^version/s/^version = "\(.*\)"/\1/p' Cargo.toml)
 IMPROV := $(TARGET)/release/improv
+# By name in the whole workspace: alone, their crate would need some dependencies with other features, compiled once more.
+CLUSTER_TESTS := $(patsubst tests/tests/%.rs,--test %,$(wildcard tests/tests/*.rs))
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 export PATH := $(CURDIR)/target/tools:$(PATH):/usr/sbin:/sbin
 
@@ -55,7 +57,7 @@ generated-check: bins ## Whether crds/ and charts/ are up to date
 	$(TARGET)/debug/improv generate --check
 
 cluster: bins ## Tests on a real cluster with real containers (root)
-	$(CARGO) test -q -p improv-tests -- --test-threads=1
+	$(CARGO) test -q --workspace $(CLUSTER_TESTS) -- --test-threads=1
 
 generated: ## Write crds/ and charts/ anew
 	$(CARGO) run -q -p improv -- generate

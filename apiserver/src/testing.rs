@@ -17,9 +17,17 @@
 //! ```
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use rustls_pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::admission;
 use crate::config::Config;
+use crate::identity::pki;
 use crate::server::{Server, StartError};
 
 /// A server of one's own; it ends when it is dropped.
@@ -123,6 +131,32 @@ impl TestServer {
     /// A client with only the rights of `user`.
     pub fn client_as(&self, user: &str, groups: &[&str]) -> kube::Client {
         self.server.client(user, groups)
+    }
+
+    /// A TLS connection to the socket with a user's certificate, for what no client library sends.
+    ///
+    /// # Errors
+    /// The server has no socket, or the handshake failed.
+    pub async fn dial(
+        &self,
+        user: &str,
+        groups: &[&str],
+        protocol: &str,
+    ) -> anyhow::Result<TlsStream<TcpStream>> {
+        let core = self.server.core();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(core.pki.ca_der().clone())?;
+        let (chain, key) = pki::to_der(&core.pki.client_cert(user, groups)?)?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_client_auth_cert(chain, key)?;
+        config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+        let address = core.address().context("the server has no socket")?;
+        let stream = TcpStream::connect(address).await?;
+        let name = ServerName::try_from("kubernetes")?;
+        Ok(TlsConnector::from(Arc::new(config)).connect(name, stream).await?)
     }
 
     /// Installs the CustomResourceDefinitions of a YAML text; they are served when this returns.

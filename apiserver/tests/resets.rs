@@ -3,8 +3,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a step that fails fails the test")]
 
-mod support;
-
 use std::time::{Duration, Instant};
 
 use apiserver::testing::TestServer;
@@ -45,7 +43,7 @@ async fn goaway(mut stream: impl AsyncRead + Unpin) -> Option<u32> {
 
 /// Opens and resets until the server has enough of it; answers why it ended.
 async fn flood(server: &TestServer) -> Option<u32> {
-    let stream = support::dial(server, ("flood", &[]), "h2").await;
+    let stream = server.dial("flood", &[], "h2").await.unwrap();
     let (read, mut write) = tokio::io::split(stream);
     let answer = tokio::spawn(goaway(read));
     let start = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), frame(4, 0, 0, &[])].concat();

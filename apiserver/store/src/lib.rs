@@ -26,7 +26,7 @@
 //! # }) }
 //! ```
 //!
-//! # Guarantees (each one is a law in `tests/laws.rs`)
+//! # Guarantees (each one is a law in `tests/promises/laws.rs`)
 //!
 //! * A commit that was answered is durable (embedded: after `fdatasync`) and visible to every later read.
 //! * Revisions are global, strictly increasing, and never reused, also over restarts.
