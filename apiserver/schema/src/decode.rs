@@ -10,7 +10,7 @@ use serde_json::{Map, Number, Value};
 use crate::facts::Zero;
 use crate::node::{Edge, Kind, Node};
 use crate::path::Path;
-use crate::{formats, go, quantity, time};
+use crate::{formats, go, print, quantity, time};
 
 /// Why a body is not an object of its type.
 ///
@@ -39,7 +39,7 @@ pub enum DecodeError {
         /// Go type of the object.
         expected: String,
     },
-    /// A string that does not parse: bytes, quantities, times.
+    /// A string that does not parse, as bytes, quantities and times; or what [`convert`] refuses.
     #[error("{0}")]
     Text(String),
 }
@@ -50,6 +50,8 @@ const JSON_SCHEMA: &str =
 
 pub(crate) struct Decoder<'r> {
     root: &'r Node,
+    /// Whether it is a patched object, of which upstream makes structs without JSON in between.
+    converts: bool,
     unknown: Vec<String>,
     faults: Vec<Fault>,
 }
@@ -70,13 +72,22 @@ pub(crate) fn decode(node: &Node, value: &mut Value) -> Result<Vec<String>, Deco
     decode_text(node, value, b"")
 }
 
+/// As [`decode`], with the habits and words of upstream's conversion of maps to structs.
+///
+/// A number too large for its field is refused, where upstream keeps its lowest bits.
+pub(crate) fn convert(node: &Node, value: &mut Value) -> Result<Vec<String>, DecodeError> {
+    let mut decoder = Decoder { converts: true, ..Decoder::new(node) };
+    decoder.value(node, value, &Path::ROOT);
+    decoder.end()
+}
+
 /// As [`decode`], of what was read from a JSON text, of whose faults the first one is told.
 pub(crate) fn decode_text(
     node: &Node,
     value: &mut Value,
     text: &[u8],
 ) -> Result<Vec<String>, DecodeError> {
-    let mut decoder = Decoder { root: node, unknown: Vec::new(), faults: Vec::new() };
+    let mut decoder = Decoder::new(node);
     decoder.value(node, value, &Path::ROOT);
     if decoder.faults.len() > 1 && !text.is_empty() {
         let fields = crate::json::fields(text);
@@ -84,13 +95,21 @@ pub(crate) fn decode_text(
         let key = |fault: &Fault| (!fault.stops, place(&fault.path).unwrap_or(usize::MAX));
         decoder.faults.sort_by_cached_key(key);
     }
-    match decoder.faults.into_iter().next() {
-        Some(fault) => Err(fault.error),
-        None => Ok(decoder.unknown),
-    }
+    decoder.end()
 }
 
-impl Decoder<'_> {
+impl<'r> Decoder<'r> {
+    fn new(root: &'r Node) -> Self {
+        Self { root, converts: false, unknown: Vec::new(), faults: Vec::new() }
+    }
+
+    fn end(self) -> Result<Vec<String>, DecodeError> {
+        match self.faults.into_iter().next() {
+            Some(fault) => Err(fault.error),
+            None => Ok(self.unknown),
+        }
+    }
+
     fn value(&mut self, node: &Node, value: &mut Value, path: &Path<'_>) {
         match node.kind {
             Kind::Object => self.object(node, value, path),
@@ -237,6 +256,12 @@ impl Decoder<'_> {
     }
 
     fn scalar(&mut self, node: &Node, value: &mut Value, path: &Path<'_>) {
+        if let (Kind::Integer | Kind::IntOrString, Value::Number(number)) = (node.kind, &*value)
+            && self.converts
+            && let Some(whole) = print::whole(number)
+        {
+            *value = whole.into();
+        }
         let fits = match (node.kind, &*value) {
             (Kind::String, Value::String(text)) => {
                 if format(node) == Some("byte")
@@ -293,8 +318,15 @@ impl Decoder<'_> {
     }
 
     fn wrong_type(&mut self, value: &Value, path: &Path<'_>, stops: bool) {
-        let value = go_value(value);
         let go::Place { structure, path: named, expected } = go::place(self.root, &path.steps());
+        if self.converts {
+            let error = match stops {
+                true => DecodeError::Root { value: go_value(value, &expected), expected },
+                false => DecodeError::Text(not_converted(value, &expected)),
+            };
+            return self.fault(path, stops, error);
+        }
+        let value = go_value(value, &expected);
         // Upstream decodes the metadata of custom resources by itself.
         let named = match named.strip_prefix("metadata") {
             Some(rest) if !self.root.typed => rest.trim_start_matches('.').to_owned(),
@@ -337,15 +369,32 @@ fn integer_fits(number: &Number, format: Option<&str>) -> bool {
     }
 }
 
-/// How Go's decoder names what it found.
-fn go_value(value: &Value) -> String {
+/// Why upstream makes nothing of type `expected` from a value in a map.
+fn not_converted(value: &Value, expected: &str) -> String {
+    let found = match value {
+        Value::Object(_) => "map",
+        Value::Array(_) => "slice",
+        other => print::type_of(other),
+    };
+    match (found, expected) {
+        (_, e) if e.starts_with("[]") => format!("cannot restore slice from {found}"),
+        (_, e) if e.starts_with("map[") => format!("cannot restore map from {found}"),
+        ("int64", "string") | ("int64" | "float64", "int32" | "int64") => {
+            format!("cannot convert {found} to {expected}")
+        }
+        (_, e) if e.contains('.') => format!("cannot restore struct from: {found}"),
+        (_, e) => format!("unrecognized type: {e}"),
+    }
+}
+
+/// How Go's decoder names what it found where a value of type `expected` should stand.
+fn go_value(value: &Value, expected: &str) -> String {
+    let is_integer = expected.starts_with("int");
     match value {
         Value::Null => "null".to_owned(),
         Value::Bool(_) => "bool".to_owned(),
         // A number of the right kind that does not fit is named with its value.
-        Value::Number(n) if n.is_f64() || n.as_i64().is_none_or(|n| i32::try_from(n).is_err()) => {
-            format!("number {n}")
-        }
+        Value::Number(n) if is_integer => format!("number {n}"),
         Value::Number(_) => "number".to_owned(),
         Value::String(_) => "string".to_owned(),
         Value::Array(_) => "array".to_owned(),

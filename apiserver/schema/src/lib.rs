@@ -47,6 +47,7 @@ pub mod facts;
 pub mod json;
 pub mod openapi;
 pub mod patch;
+pub mod print;
 pub mod quantity;
 
 use std::sync::Arc;
@@ -119,6 +120,15 @@ impl Schema {
     /// Of what does not fit, that which comes first in the text.
     pub fn decode_text(&self, value: &mut Value, text: &[u8]) -> Result<Vec<String>, DecodeError> {
         decode::decode_text(&self.root, value, text)
+    }
+
+    /// As [`Schema::decode`], of an object that a patch made. Upstream makes structs of its maps without JSON in
+    /// between: a float without a fraction is an integer there, and the refusals have other words.
+    ///
+    /// # Errors
+    /// A value of the wrong type.
+    pub fn convert(&self, value: &mut Value) -> Result<Vec<String>, DecodeError> {
+        decode::convert(&self.root, value)
     }
 
     /// Removes unknown fields and returns their paths; wrong types are left alone.

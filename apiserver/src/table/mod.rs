@@ -217,7 +217,7 @@ fn printed(column: &Printed, row: Row<'_>) -> Value {
         // Go has all of them as floats, of which whole ones are written without a point.
         "number" => found.as_f64().map_or(Value::Null, |float| {
             let number = Number::from_f64(float);
-            match number.as_ref().and_then(row::whole) {
+            match number.as_ref().and_then(schema::print::whole) {
                 Some(whole) => whole.into(),
                 None => number.into(),
             }

@@ -1,7 +1,8 @@
 //! Reading an object while its row is made: every accessor has an answer for what is absent.
 
 use jiff::Timestamp;
-use serde_json::{Number, Value};
+use schema::print;
+use serde_json::Value;
 
 use super::age;
 
@@ -160,34 +161,12 @@ pub(super) fn shown(value: &Value) -> String {
     match value {
         Value::Null => "<no value>".to_owned(),
         Value::String(text) => text.clone(),
-        Value::Number(number) => match (whole(number), number.as_f64()) {
+        Value::Number(number) => match (print::whole(number), number.as_f64()) {
             (Some(whole), _) => whole.to_string(),
-            (None, Some(float)) => shown_float(float),
+            (None, Some(float)) => print::float(float),
             (None, None) => number.to_string(),
         },
         other => html_safe(&other.to_string()),
-    }
-}
-
-/// A number without a fraction: Go stores `1.0` as `1`.
-pub(super) fn whole(number: &Number) -> Option<i64> {
-    number.as_i64().or_else(|| {
-        let float = number.as_f64().filter(|float| float.fract() == 0.0 && float.abs() < 1e18)?;
-        #[expect(clippy::cast_possible_truncation, reason = "it has no fraction, and it fits")]
-        Some(float as i64)
-    })
-}
-
-/// A float as `%v` prints it: with an exponent from a million on, which has two digits at least.
-fn shown_float(float: f64) -> String {
-    let text = format!("{float:e}");
-    let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
-    match exponent.parse::<i32>() {
-        Ok(n) if !(-4..6).contains(&n) => {
-            let sign = if n < 0 { '-' } else { '+' };
-            format!("{digits}e{sign}{:02}", n.abs())
-        }
-        _ => float.to_string(),
     }
 }
 

@@ -68,9 +68,7 @@ pub(super) fn parse(
     };
     let said = |key: &str| config[key].as_str().unwrap_or_default();
     if (said("apiVersion"), said("kind")) != (api_version, kind) {
-        let slash = if said("apiVersion").contains('/') { "" } else { "/" };
-        let (version, kind) = (said("apiVersion"), said("kind"));
-        let fault = format!("invalid object type: {slash}{version}, Kind={kind}");
+        let fault = format!("invalid object type: {}", schema::apply::shown_kind(&config));
         return Err(ApiError::BadRequest(fault));
     }
     match writer.options.field_validation {
@@ -122,8 +120,10 @@ fn merged(
     let mut object = schema.apply(old, config, &who, force, &unwritten).map_err(refused)?;
     // Only a version that the client named guards the object.
     object["metadata"]["resourceVersion"] = config["metadata"]["resourceVersion"].clone();
-    let unknown =
-        schema.decode(&mut object).map_err(|fault| ApiError::Unknown(fault.to_string()))?;
+    let unknown = match resource.is_foreign() {
+        true => schema.decode(&mut object).map_err(|fault| ApiError::Unknown(fault.to_string()))?,
+        false => schema.convert_applied(&mut object, config).map_err(refused)?,
+    };
     let complaints = unknown.iter().map(|path| format!("unknown field \"{path}\""));
     if writer.options.field_validation != FieldValidation::Ignore {
         writer.warnings.extend(complaints);
@@ -141,7 +141,9 @@ pub(super) fn refused(error: ApplyError) -> ApiError {
                 .map(|c| StatusCause::new("FieldManagerConflict", &c.field, c.message()))
                 .collect(),
         },
-        ApplyError::Typed { .. } => ApiError::Unknown(error.to_string()),
+        ApplyError::Typed { .. } | ApplyError::Convert { .. } => {
+            ApiError::Unknown(error.to_string())
+        }
         ApplyError::ManagedFields => ApiError::BadRequest(error.to_string()),
     }
 }

@@ -9,7 +9,7 @@ use crate::registry::{Registry, Resource};
 use crate::status::{ApiError, GroupResource, StatusCause};
 
 /// Where upstream keeps the scheme of its own types.
-const SCHEME: &str = "pkg/api/legacyscheme/scheme.go:30";
+pub(super) const SCHEME: &str = "pkg/api/legacyscheme/scheme.go:30";
 
 fn api_version(group: &str, version: &str) -> String {
     if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }

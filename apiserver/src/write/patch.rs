@@ -6,11 +6,12 @@ use schema::patch::PatchError;
 use schema::{Cause, Schema};
 use serde_json::Value;
 
-use super::kind::unregistered;
+use super::kind::{SCHEME, unregistered};
 use super::update::{Change, Plan, fit_name, update};
 use super::{Writer, answer, decode, meta};
 use crate::handlers::Call;
 use crate::handlers::options::{WriteOptions, invalid_options};
+use crate::registry::Resource;
 use crate::status::{ApiError, GroupResource, StatusCause};
 
 /// The four languages of patches.
@@ -121,6 +122,10 @@ pub(super) fn patched(
         }
         object["kind"] = writer.resource.kind.clone().into();
     }
+    if object["apiVersion"].as_str().unwrap_or_default().is_empty() && !writer.resource.is_foreign()
+    {
+        return Err(versionless(writer, &object, &shown()));
+    }
     if writer.resource.is_foreign() {
         keep_kind(writer, &mut object)?;
     } else {
@@ -128,11 +133,11 @@ pub(super) fn patched(
     }
     let Some(schema) = schema else { return Ok(object) };
     meta::mark_reset(&mut object);
-    let unknown = schema.decode(&mut object).map_err(|fault| {
-        let strategic = language == Language::Strategic;
-        let fault = if strategic { restore_fault(fault) } else { fault.to_string() };
-        not_a_result(&shown(), &fault)
-    })?;
+    let unknown = match language {
+        Language::Strategic => schema.convert(&mut object),
+        _ => schema.decode(&mut object),
+    };
+    let unknown = unknown.map_err(|fault| not_a_result(&shown(), &fault.to_string()))?;
     let twice = match language {
         Language::Merge | Language::Strategic => schema::patch::duplicates(patch),
         Language::Json | Language::Apply => Vec::new(),
@@ -200,27 +205,9 @@ fn shown(schema: Option<&Schema>, language: Language, patch: &[u8], old: &Value)
 fn shown_patch(language: Language, patch: &[u8]) -> String {
     match language {
         Language::Strategic | Language::Apply => schema::patch::object(patch)
-            .map(|patch| schema::patch::go_print(&Value::Object(patch)))
+            .map(|patch| schema::print::plain(&Value::Object(patch)))
             .unwrap_or_default(),
         Language::Json | Language::Merge => String::from_utf8_lossy(patch).into_owned(),
-    }
-}
-
-/// Upstream turns strategically merged maps into structs without JSON, in other words.
-fn restore_fault(fault: schema::DecodeError) -> String {
-    match fault {
-        schema::DecodeError::Type { value, expected, .. } => {
-            let kind = value.split(' ').next().unwrap_or_default();
-            match (kind, expected.as_str()) {
-                ("object", e) if e.starts_with("[]") => "cannot restore slice from map".to_owned(),
-                (k, e) if e.starts_with("[]") => format!("cannot restore slice from {k}"),
-                (k, e) if e.starts_with("map[") => format!("cannot restore map from {k}"),
-                ("number", "string") => "cannot convert int64 to string".to_owned(),
-                (k, e) if e.contains('.') => format!("cannot restore struct from: {k}"),
-                (_, e) => format!("unrecognized type: {e}"),
-            }
-        }
-        other => other.to_string(),
     }
 }
 
@@ -247,6 +234,44 @@ fn keep_kind(writer: &Writer<'_>, object: &mut Value) -> Result<(), ApiError> {
     Err(ApiError::Invalid { kind: said, name: writer.info.name.clone(), causes })
 }
 
+/// The refusal of a result without a version, which upstream takes for its internal one. Fields have
+/// other names there, so that nothing of the object is known, least of all its name.
+fn versionless(writer: &mut Writer<'_>, object: &Value, shown: &str) -> ApiError {
+    let resource = writer.resource;
+    let kind = object["kind"].as_str().unwrap_or_default();
+    if kind != resource.kind {
+        let fault = match Schema::for_gvk(&resource.group, &resource.version, kind) {
+            Some(_) => unconverted(resource, (package(resource), kind)),
+            None => format!(
+                "no kind \"{kind}\" is registered for the internal version of group \"{}\" in scheme \"{SCHEME}\"",
+                resource.group
+            ),
+        };
+        return not_a_result(shown, &fault);
+    }
+    let fields = object.as_object().into_iter().flat_map(|map| map.keys());
+    let mut unknown: Vec<&String> =
+        fields.filter(|name| !matches!(name.as_str(), "kind" | "apiVersion")).collect();
+    unknown.sort();
+    let complaints = unknown.into_iter().map(|name| decode::unknown_field(name)).collect();
+    match (writer.complain(complaints), fit_name(&writer.info.name, &Value::Null)) {
+        (Err(fault), _) => not_a_result(shown, &fault),
+        (Ok(()), fit) => fit.err().unwrap_or(ApiError::PatchFailed),
+    }
+}
+
+fn package(resource: &Resource) -> &str {
+    match resource.group.split('.').next() {
+        None | Some("") => "core",
+        Some(package) => package,
+    }
+}
+
+fn unconverted(resource: &Resource, (version, kind): (&str, &str)) -> String {
+    let (package, wanted) = (package(resource), &resource.kind);
+    format!("converting ({version}.{kind}) to ({package}.{wanted}): unknown conversion")
+}
+
 /// Refuses a patch that makes an object of another kind.
 ///
 /// Upstream decodes the result as what it says it is before converting it, so a fault of the other kind comes first.
@@ -263,12 +288,7 @@ fn check_kind(writer: &Writer<'_>, object: &Value) -> Result<(), String> {
         return Err(unregistered(kind, api_version));
     };
     other.decode(&mut object.clone()).map_err(|fault| fault.to_string())?;
-    let package = match resource.group.split('.').next() {
-        None | Some("") => "core",
-        Some(package) => package,
-    };
-    let wanted = &resource.kind;
-    Err(format!("converting ({version}.{kind}) to ({package}.{wanted}): unknown conversion"))
+    Err(unconverted(resource, (version, kind)))
 }
 
 /// A patch cannot rename or move an object.

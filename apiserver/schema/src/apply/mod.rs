@@ -14,6 +14,7 @@ mod walk;
 
 use serde_json::{Map, Value, json};
 
+use crate::DecodeError;
 use crate::Schema;
 use crate::node::Node;
 use crate::path::Path;
@@ -38,6 +39,18 @@ pub enum ApplyError {
         object: String,
         /// What does not fit, one or several lines.
         errors: String,
+    },
+    /// What came of the merge is no object of the type: 500 without a reason, as upstream.
+    #[error(
+        "failed to convert new object ({object}) to proper version: unable to convert unstructured object to {kind}: {fault}"
+    )]
+    Convert {
+        /// `namespace/name; group/version, Kind=Kind`.
+        object: String,
+        /// `group/version, Kind=Kind`.
+        kind: String,
+        /// What does not fit.
+        fault: Box<DecodeError>,
     },
     /// The configuration brings its own record of owners: 400 BadRequest.
     #[error("metadata.managedFields must be nil")]
@@ -173,6 +186,22 @@ impl Schema {
         Ok(merged)
     }
 
+    /// Makes what came of applying `config` an object of the type, as [`Schema::convert`] does.
+    ///
+    /// # Errors
+    /// [`ApplyError::Convert`]
+    pub fn convert_applied(
+        &self,
+        object: &mut Value,
+        config: &Value,
+    ) -> Result<Vec<String>, ApplyError> {
+        self.convert(object).map_err(|fault| ApplyError::Convert {
+            object: shown(config),
+            kind: shown_kind(config),
+            fault: Box::new(fault),
+        })
+    }
+
     /// Records in `new` what a create, update or patch changed.
     ///
     /// `live` is the object before, `None` on create. Call it with the decoded and defaulted
@@ -235,10 +264,13 @@ impl Schema {
         let writer = Writer {
             manager: BEFORE_FIRST_APPLY,
             api_version: api_version.unwrap_or(writer.api_version),
-            subresource: "",
             ..*writer
         };
-        let unwritten = if subresource.is_empty() { unwritten } else { &["spec"] };
+        let unwritten = match subresource {
+            "" => unwritten,
+            "scale" => &[],
+            _ => &["spec"],
+        };
         let mut set = walk::compare(Some(&self.root), &self.created(live), live).set;
         managers::strip(&mut set);
         for name in unwritten {
@@ -272,23 +304,29 @@ impl Schema {
         if errors.is_empty() {
             return Ok(());
         }
-        let text = |pointer: &str| config.pointer(pointer).and_then(Value::as_str);
-        let version = text("/apiVersion").unwrap_or_default();
-        let version =
-            if version.contains('/') { version.to_owned() } else { format!("/{version}") };
         Err(ApplyError::Typed {
-            object: format!(
-                "{}/{}; {version}, Kind={}",
-                text("/metadata/namespace").unwrap_or_default(),
-                text("/metadata/name").unwrap_or_default(),
-                text("/kind").unwrap_or_default()
-            ),
+            object: shown(config),
             errors: match errors.as_slice() {
                 [one] => one.clone(),
                 many => format!("errors:\n  {}", many.join("\n  ")),
             },
         })
     }
+}
+
+/// `namespace/name; group/version, Kind=Kind`, as messages name a configuration.
+fn shown(config: &Value) -> String {
+    let text = |name| config["metadata"][name].as_str().unwrap_or_default();
+    format!("{}/{}; {}", text("namespace"), text("name"), shown_kind(config))
+}
+
+/// `group/version, Kind=Kind`, as messages name a type.
+#[must_use]
+pub fn shown_kind(config: &Value) -> String {
+    let text = |name| config[name].as_str().unwrap_or_default();
+    let (version, kind) = (text("apiVersion"), text("kind"));
+    let slash = if version.contains('/') { "" } else { "/" };
+    format!("{slash}{version}, Kind={kind}")
 }
 
 /// Whether a configuration says something new, be it of a part that its endpoint does not write.

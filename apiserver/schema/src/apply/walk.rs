@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use super::set::{self, FieldSet};
 use crate::node::{Edge, Kind, ListType, Node, NodeRef};
 use crate::path::{Path, Step};
+use crate::print;
 
 /// How a value is owned.
 enum Shape<'a> {
@@ -345,7 +346,7 @@ pub(super) fn abandoned(last: &FieldSet, owned: &[&FieldSet]) -> FieldSet {
 /// Why a configuration does not fit the schema, in upstream's words.
 pub(super) fn type_errors(node: &Node, value: &Value, path: &Path<'_>, errors: &mut Vec<String>) {
     let mut wrong = |wanted: &str| {
-        let (path, got) = (shown(path), crate::patch::go_print(value));
+        let (path, got) = (shown(path), print::plain(value));
         errors.push(format!("{path}: expected {wanted}, got &{{{got}}}"));
     };
     if value.is_null() {
@@ -369,23 +370,22 @@ pub(super) fn type_errors(node: &Node, value: &Value, path: &Path<'_>, errors: &
         (Kind::Object, _) => wrong("map"),
         (Kind::Array, Value::Array(list)) => list_errors(node, list, path, errors),
         (Kind::Array, _) => wrong("list"),
-        (Kind::String | Kind::Time | Kind::MicroTime, Value::String(_)) => (),
-        (Kind::String | Kind::Time | Kind::MicroTime, _) => wrong("string"),
+        (Kind::String, Value::String(_)) => (),
+        (Kind::String, other) => {
+            let (path, got) = (shown(path), print::syntax(other));
+            let got = format!("&value.valueUnstructured{{Value:{got}}}");
+            errors.push(format!("{path}: expected string, got {got}"));
+        }
         (Kind::Integer | Kind::Number, Value::Number(_)) => (),
         (Kind::Integer | Kind::Number, other) => {
-            let got = match other {
-                Value::String(_) => "string",
-                Value::Bool(_) => "boolean",
-                Value::Array(_) => "list",
-                _ => "map",
-            };
-            let path = shown(path);
+            let (path, got) = (shown(path), print::type_of(other));
             errors.push(format!("{path}: expected numeric (int or float), got {got}"));
         }
         (Kind::Boolean, Value::Bool(_)) => (),
         (Kind::Boolean, _) => wrong("boolean"),
-        (Kind::IntOrString | Kind::Quantity, Value::Object(_) | Value::Array(_)) => wrong("scalar"),
-        (Kind::IntOrString | Kind::Quantity, _) => (),
+        (Kind::IntOrString, _) => (),
+        (_, Value::Object(_) | Value::Array(_)) => wrong("any scalar"),
+        (Kind::Quantity | Kind::Time | Kind::MicroTime, _) => (),
     }
 }
 
@@ -396,24 +396,46 @@ fn lacks_keys(node: &Node, value: &Value) -> bool {
         let default = entry.as_ref().and_then(|entry| entry.field(key)?.edge.default.as_ref());
         value.get(key).is_some() || default.is_some()
     };
-    !node.typed
-        && value.is_object()
-        && !node.keys.is_empty()
-        && !node.keys.iter().any(|key| has(key))
+    !node.typed && !node.keys.is_empty() && !node.keys.iter().any(|key| has(key))
+}
+
+/// Why an entry of a list cannot be told from others.
+fn not_told_apart(node: &Node, value: &Value) -> Option<String> {
+    let fault = match (node.list, value) {
+        (ListType::Set, Value::Object(_)) => {
+            "associative list without keys has an element that's a map type"
+        }
+        (ListType::Set, Value::Array(_)) => {
+            "not supported: associative list with lists as elements"
+        }
+        (ListType::Set, Value::Null) => {
+            "associative list without keys has an element that's an explicit null"
+        }
+        (ListType::Map, Value::Null) => "associative list with keys may not have a null element",
+        (ListType::Map, Value::Object(_)) if lacks_keys(node, value) => {
+            let keys = serde_json::to_string(&node.keys).unwrap_or_default();
+            return Some(format!(
+                "associative list with keys has an element that omits all key fields {keys} (and doesn't have default values for any key fields)"
+            ));
+        }
+        (ListType::Map, Value::Object(_)) => return None,
+        (ListType::Map, _) => "associative list with keys may not have non-map elements",
+        _ => return None,
+    };
+    Some(fault.to_owned())
 }
 
 fn list_errors(node: &Node, list: &[Value], path: &Path<'_>, errors: &mut Vec<String>) {
     let items = items(Some(node));
     let mut seen = std::collections::HashSet::new();
     for (index, value) in list.iter().enumerate() {
+        if let Some(fault) = not_told_apart(node, value) {
+            errors.push(format!("{}: element {index}: {fault}", shown(path)));
+            continue;
+        }
         let element = match node.list {
             ListType::Atomic => None,
-            ListType::Map if lacks_keys(node, value) => {
-                let keys = serde_json::to_string(&node.keys).unwrap_or_default();
-                errors.push(format!("{}: element {index}: associative list with keys has an element that omits all key fields {keys} (and doesn't have default values for any key fields)", shown(path)));
-                continue;
-            }
-            _ => {
+            ListType::Set | ListType::Map => {
                 let element = element(Some(node), value);
                 if !seen.insert(element.clone()) {
                     let (path, key) = (shown(path), set::show(&element));

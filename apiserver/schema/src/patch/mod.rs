@@ -30,7 +30,7 @@ pub enum PatchError {
     #[error("{0}")]
     Strategic(String),
     /// The result cannot be the type: 422 Invalid with a cause for the field `patch`, whose
-    /// value is the patch as [`go_print`] writes it.
+    /// value is the patch as [`print::plain`](crate::print::plain) writes it.
     #[error("{0}")]
     Restore(String),
 }
@@ -117,29 +117,6 @@ impl Schema {
     ) -> Result<(), PatchError> {
         strategic::apply(&self.root, target, patch)
     }
-}
-
-/// A value as Go's `%v` prints it: `map[a:1 b:[x y]]`.
-#[must_use]
-pub fn go_print(value: &Value) -> String {
-    match value {
-        Value::Null => "<nil>".to_owned(),
-        Value::String(text) => text.clone(),
-        Value::Bool(_) | Value::Number(_) => value.to_string(),
-        Value::Array(list) => {
-            let list: Vec<String> = list.iter().map(go_print).collect();
-            format!("[{}]", list.join(" "))
-        }
-        Value::Object(map) => go_print_map(map),
-    }
-}
-
-pub(crate) fn go_print_map(map: &Map<String, Value>) -> String {
-    let mut entries: Vec<(&String, &Value)> = map.iter().collect();
-    entries.sort_by_key(|(name, _)| *name);
-    let entries: Vec<String> =
-        entries.into_iter().map(|(name, value)| format!("{name}:{}", go_print(value))).collect();
-    format!("map[{}]", entries.join(" "))
 }
 
 #[cfg(test)]

@@ -4,8 +4,9 @@
 
 use serde_json::{Map, Value};
 
-use super::{PatchError, go_print, go_print_map};
+use super::PatchError;
 use crate::node::{Edge, Kind, Node, Patch};
+use crate::print;
 
 const PATCH: &str = "$patch";
 const RETAIN_KEYS: &str = "$retainKeys";
@@ -164,10 +165,10 @@ fn merge_entries(
     for entry in patch {
         let Value::Object(entry) = entry else {
             return Err(PatchError::Strategic(match server.as_slice() {
-                [] => format!("expected map, got {} in the list", go_print(entry)),
+                [] => format!("expected map, got {} in the list", print::plain(entry)),
                 _ => {
                     let lists = Value::from(vec![Value::from(server), Value::from(patch)]);
-                    format!("list element types are not identical: {}", go_print(&lists))
+                    format!("list element types are not identical: {}", print::plain(&lists))
                 }
             }));
         };
@@ -212,13 +213,13 @@ fn directive(patch: &Object) -> Result<Directive, PatchError> {
             "delete" => Ok(Directive::Delete),
             other => Err(PatchError::Strategic(format!(
                 "unknown patch type: {other} in map: {}",
-                go_print_map(patch)
+                print::plain_map(patch)
             ))),
         },
         Some(other) => Err(PatchError::Strategic(format!(
             "unknown patch type: {} in map: {}",
-            go_print(other),
-            go_print_map(patch)
+            print::plain(other),
+            print::plain_map(patch)
         ))),
     }
 }
@@ -253,8 +254,8 @@ fn check_order(patch: &[Value], order: &[Value], key: Option<&str>) -> Result<()
         if !found {
             return Err(PatchError::Strategic(format!(
                 "The order in patch list:\n{}\n doesn't match {SET_ORDER} list:\n{}\n",
-                go_print(&Value::from(patch)),
-                go_print(&Value::from(order))
+                print::plain(&Value::from(patch)),
+                print::plain(&Value::from(order))
             )));
         }
     }
@@ -268,13 +269,13 @@ fn merge_id<'v>(entry: &'v Value, key: Option<&str>) -> Result<&'v Value, PatchE
         (Some(key), Value::Object(map)) => map.get(key).ok_or_else(|| no_merge_key(map, key)),
         (Some(_), other) => Err(PatchError::Strategic(format!(
             "expected a map[string]interface {{}}, but received a {}",
-            go_type(other)
+            print::type_of(other)
         ))),
     }
 }
 
 fn no_merge_key(entry: &Object, key: &str) -> PatchError {
-    let entry = go_print_map(entry);
+    let entry = print::plain_map(entry);
     PatchError::Strategic(format!("map: {entry} does not contain declared merge key: {key}"))
 }
 
@@ -282,22 +283,9 @@ fn list_of(value: &Value) -> Result<&[Value], PatchError> {
     value.as_array().map(Vec::as_slice).ok_or_else(|| {
         PatchError::Strategic(format!(
             "expected a []interface {{}}, but received a {}",
-            go_type(value)
+            print::type_of(value)
         ))
     })
-}
-
-/// The Go type that decoding gives a value.
-fn go_type(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "%!s(<nil>)",
-        Value::Bool(_) => "bool",
-        Value::Number(number) if number.is_f64() => "float64",
-        Value::Number(_) => "int64",
-        Value::String(_) => "string",
-        Value::Array(_) => "[]interface {}",
-        Value::Object(_) => "map[string]interface {}",
-    }
 }
 
 /// Brings `live` into the wanted order; entries that it does not name keep their place

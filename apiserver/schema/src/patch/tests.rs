@@ -254,11 +254,3 @@ fn contradictions_are_told_as_upstream_does() {
     check(json!({"spec": {"template": "text"}}), "cannot restore struct from: string");
     check(spec(json!({"containers": {"name": "a"}})), "cannot restore slice from map");
 }
-
-#[test]
-fn go_prints_maps_sorted() {
-    assert_eq!(
-        go_print(&json!({"spec": {"nope": 1, "a": [true, null, "x"]}})),
-        "map[spec:map[a:[true <nil> x] nope:1]]"
-    );
-}

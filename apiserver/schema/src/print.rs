@@ -1,0 +1,113 @@
+//! Values as Go's `fmt` prints them, for the messages in which Kubernetes shows what it was sent.
+//!
+//! Source: the verbs of <https://pkg.go.dev/fmt>.
+
+use serde_json::{Map, Number, Value};
+
+/// `%v`: `map[a:1 b:[x y]]`.
+#[must_use]
+pub fn plain(value: &Value) -> String {
+    match value {
+        Value::Null => "<nil>".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Bool(is) => is.to_string(),
+        Value::Number(number) => self::number(number),
+        Value::Array(list) => {
+            let list: Vec<String> = list.iter().map(plain).collect();
+            format!("[{}]", list.join(" "))
+        }
+        Value::Object(map) => plain_map(map),
+    }
+}
+
+pub(crate) fn plain_map(map: &Map<String, Value>) -> String {
+    let entries: Vec<String> =
+        sorted(map).map(|(name, value)| format!("{name}:{}", plain(value))).collect();
+    format!("map[{}]", entries.join(" "))
+}
+
+/// `%#v`: `map[string]interface {}{"a":1, "b":[]interface {}{"x", "y"}}`.
+#[must_use]
+pub fn syntax(value: &Value) -> String {
+    match value {
+        Value::Null => "interface {}(nil)".to_owned(),
+        Value::String(text) => format!("{text:?}"),
+        Value::Bool(_) | Value::Number(_) => plain(value),
+        Value::Array(list) => {
+            let list: Vec<String> = list.iter().map(syntax).collect();
+            format!("{}{{{}}}", type_of(value), list.join(", "))
+        }
+        Value::Object(map) => {
+            let entries: Vec<String> =
+                sorted(map).map(|(name, value)| format!("{name:?}:{}", syntax(value))).collect();
+            format!("{}{{{}}}", type_of(value), entries.join(", "))
+        }
+    }
+}
+
+/// `%T`: the type that decoding gives a value.
+#[must_use]
+pub fn type_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "%!s(<nil>)",
+        Value::Bool(_) => "bool",
+        Value::Number(number) if number.is_f64() => "float64",
+        Value::Number(_) => "int64",
+        Value::String(_) => "string",
+        Value::Array(_) => "[]interface {}",
+        Value::Object(_) => "map[string]interface {}",
+    }
+}
+
+fn sorted(map: &Map<String, Value>) -> impl Iterator<Item = (&String, &Value)> {
+    let mut entries: Vec<(&String, &Value)> = map.iter().collect();
+    entries.sort_by_key(|(name, _)| *name);
+    entries.into_iter()
+}
+
+fn number(number: &Number) -> String {
+    match number.as_f64().filter(|_| number.is_f64()) {
+        Some(float) => self::float(float),
+        None => number.to_string(),
+    }
+}
+
+/// A float as `%v` prints it: with an exponent from a million on, which has two digits at least.
+#[must_use]
+pub fn float(float: f64) -> String {
+    let text = format!("{float:e}");
+    let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+    match exponent.parse::<i32>() {
+        Ok(n) if !(-4..6).contains(&n) => {
+            let sign = if n < 0 { '-' } else { '+' };
+            format!("{digits}e{sign}{:02}", n.abs())
+        }
+        _ => float.to_string(),
+    }
+}
+
+/// A number without a fraction that fits: Go converts `1.0` to `1`.
+#[must_use]
+pub fn whole(number: &Number) -> Option<i64> {
+    number.as_i64().or_else(|| {
+        let float = number.as_f64().filter(|float| float.fract() == 0.0 && float.abs() < 1e18)?;
+        #[expect(clippy::cast_possible_truncation, reason = "it has no fraction, and it fits")]
+        Some(float as i64)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{plain, syntax};
+
+    #[test]
+    fn maps_are_sorted_and_floats_short() {
+        let value = json!({"n": 1, "a": [true, null, "x"], "f": [1.0, 1.5, 1e6, 1e5, 1e-5]});
+        let expected = "map[a:[true <nil> x] f:[1 1.5 1e+06 100000 1e-05] n:1]";
+        assert_eq!(plain(&value), expected);
+        let expected = r#"map[string]interface {}{"a":[]interface {}{"x", interface {}(nil)}}"#;
+        assert_eq!(syntax(&json!({"a": ["x", null]})), expected);
+    }
+}
