@@ -157,6 +157,7 @@ impl Schema {
             entries.extend(self.before_first_apply(live, writer, config.unwritten));
         }
         let mut wanted = walk::to_set(root, config.restricted);
+        let named = wanted.clone();
         managers::strip(&mut wanted);
         let mut mine = Entry::new(writer, Operation::Apply, wanted);
         let last = entries.iter().position(|entry| entry.same_writer(&mine));
@@ -167,8 +168,9 @@ impl Schema {
         if let Some(last) = &mut last
             && last.set() != mine.set()
         {
-            let owned = entries.iter_mut().chain([&mut mine]).map(|entry| &*entry.set());
-            let gone = walk::abandoned(last.set(), &owned.collect::<Vec<_>>());
+            let owned = entries.iter_mut().map(|entry| &*entry.set());
+            let owned: Vec<&FieldSet> = owned.chain([&named]).collect();
+            let gone = walk::abandoned(root, last.set(), &owned);
             walk::remove(root, &mut merged, &gone);
         }
         let changes = walk::compare(root, before, &merged);

@@ -164,6 +164,11 @@ pub(super) fn field(name: &str) -> String {
     ["f:", name].concat()
 }
 
+/// The name in such an element.
+pub(super) fn name(element: &str) -> Option<&str> {
+    element.strip_prefix("f:")
+}
+
 /// `k:{"name":"a"}`.
 pub(super) fn key(keys: &Map<String, Value>) -> String {
     let sorted: BTreeMap<&String, &Value> = keys.iter().collect();

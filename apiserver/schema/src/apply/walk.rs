@@ -244,6 +244,9 @@ pub(super) fn merge(node: Option<&Node>, live: &mut Value, config: &Value) {
             let Value::Array(live) = live else { return };
             *live = merge_lists(node, std::mem::take(live), config);
         }
+        // A null names the container and nothing in it.
+        (Shape::Map(inside), _) if config.is_null() && !inside.is_empty() => (),
+        (Shape::List(inside), _) if config.is_null() && !inside.is_empty() => (),
         _ => *live = config.clone(),
     }
 }
@@ -325,18 +328,28 @@ pub(super) fn remove(node: Option<&Node>, value: &mut Value, gone: &FieldSet) {
 
 /// What of `last` is in none of the sets `owned` any more: neither the path nor anything below it.
 ///
-/// Fields on the way to what was applied count as applied, so that a struct goes when all that
-/// was applied of it is gone.
-pub(super) fn abandoned(last: &FieldSet, owned: &[&FieldSet]) -> FieldSet {
+/// Declared fields on the way to what was applied count as applied, so that a struct goes when all that
+/// was applied of it is gone, and stays while anything in it is owned. An entry of a list or a map stays
+/// only with somebody who owns the entry itself.
+///
+/// Source: `EnsureNamedFieldsAreMembers` in structured-merge-diff, and where `merge/update.go` prunes.
+pub(super) fn abandoned(node: Option<&Node>, last: &FieldSet, owned: &[&FieldSet]) -> FieldSet {
     let mut gone = FieldSet::default();
     for (element, child) in &last.children {
+        let name = set::name(element);
+        let is_declared =
+            name.is_some_and(|name| node.is_some_and(|node| node.field(name).is_some()));
         let owned = owned.iter().filter_map(|set| set.children.get(element));
         let owned: Vec<&FieldSet> = owned.filter(|set| !set.is_empty()).collect();
-        let is_field = element.starts_with("f:");
-        let inner = if owned.is_empty() && (child.member || is_field) {
+        let stays = owned.iter().any(|set| is_declared || set.member);
+        let inner = if !stays && (child.member || is_declared) {
             FieldSet::leaf()
         } else {
-            abandoned(child, &owned)
+            let below = match name {
+                Some(name) => self::child(node, name),
+                None => items(node),
+            };
+            abandoned(below.as_deref(), child, &owned)
         };
         gone.put(element.clone(), inner);
     }
