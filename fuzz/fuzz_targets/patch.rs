@@ -33,7 +33,7 @@ fuzz_target!(|input: &[u8]| {
         _ => {
             if let Ok(patch) = schema::patch::object(patch) {
                 let _ = POD.strategic_merge(&mut changed, &patch);
-                let _ = schema::patch::go_print(&changed);
+                let _ = schema::print::plain(&changed);
             }
         }
     }

@@ -73,7 +73,7 @@ impl Ctx<'_> {
 /// All of the metadata that an update of the status could change.
 ///
 /// Source: `metav1.ResetObjectMetaForStatus`.
-const METADATA: [&str; 5] =
+pub(crate) const METADATA: [&str; 5] =
     ["labels", "annotations", "finalizers", "ownerReferences", "deletionTimestamp"];
 
 /// The rules of one type that no schema can say. Every method has a default that does nothing.

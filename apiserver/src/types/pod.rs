@@ -93,7 +93,6 @@ impl Strategy for Pods {
     ) -> Result<(), ApiError> {
         match subresource {
             Some("status") => {
-                copy(&mut obj["metadata"], &old["metadata"], "ownerReferences");
                 super::check::ensure(obj, "status");
                 if is_empty(&obj["status"]["qosClass"]) {
                     copy(&mut obj["status"], &old["status"], "qosClass");
@@ -114,7 +113,7 @@ impl Strategy for Pods {
     }
 
     fn kept_by_status(&self) -> &'static [&'static str] {
-        &["deletionTimestamp"]
+        &["deletionTimestamp", "ownerReferences"]
     }
 
     fn default(&self, obj: &mut Value) {

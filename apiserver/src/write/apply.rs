@@ -116,7 +116,11 @@ fn merged(
         time: &time,
     };
     let force = writer.options.force.unwrap_or(false);
-    let unwritten = meta::unwritten(resource);
+    let unwritten = match plan.subresource {
+        Some("status") if resource.is_foreign() => crate::types::METADATA.to_vec(),
+        Some("status") => resource.strategy.kept_by_status().to_vec(),
+        _ => meta::unwritten(resource),
+    };
     let mut object = schema.apply(old, config, &who, force, &unwritten).map_err(refused)?;
     // Only a version that the client named guards the object.
     object["metadata"]["resourceVersion"] = config["metadata"]["resourceVersion"].clone();

@@ -14,10 +14,9 @@ mod walk;
 
 use serde_json::{Map, Value, json};
 
-use crate::DecodeError;
-use crate::Schema;
 use crate::node::Node;
 use crate::path::Path;
+use crate::{DecodeError, Schema};
 pub use managers::Writer;
 use managers::{Entry, Operation};
 pub use scale::{SCALE_VERSION, scale_owners, take_scale_owners};
@@ -104,8 +103,8 @@ impl Schema {
     /// Merges `config` into `live`; the result carries the new `managedFields`.
     ///
     /// The result is what is decoded, defaulted and validated next. An apply to the object
-    /// itself does not touch the fields in `unwritten`, such as `status`; one to a subresource
-    /// touches nothing else. `live` is `None` when the object is created.
+    /// itself does not touch the fields in `unwritten`, such as `status`; one to the status touches
+    /// nothing else but the metadata, of which `unwritten` are the members that it leaves alone. `live` is `None` when the object is created.
     ///
     /// # Errors
     /// [`ApplyError`]; conflicts only without `force`.
@@ -268,15 +267,15 @@ impl Schema {
             api_version: api_version.unwrap_or(writer.api_version),
             ..*writer
         };
-        let unwritten = match subresource {
-            "" => unwritten,
-            "scale" => &[],
-            _ => &["spec"],
-        };
         let mut set = walk::compare(Some(&self.root), &self.created(live), live).set;
         managers::strip(&mut set);
-        for name in unwritten {
-            set.remove(&[format!("f:{name}").as_str()]);
+        let unwritten = unwritten.iter().map(|name| set::field(name));
+        match subresource {
+            "status" => {
+                set.remove(&["f:spec"]);
+                unwritten.for_each(|name| set.remove(&["f:metadata", &name]));
+            }
+            _ => unwritten.for_each(|name| set.remove(&[&name])),
         }
         (!set.is_empty()).then(|| Entry::new(&writer, Operation::Update, set))
     }
@@ -366,9 +365,7 @@ fn restrict(config: &mut Value, subresource: &str, unwritten: &[&str]) {
                 matches!(name.as_str(), "apiVersion" | "kind" | "metadata" | "status")
             });
             if let Some(Value::Object(metadata)) = map.get_mut("metadata") {
-                metadata.retain(|name, _| {
-                    matches!(name.as_str(), "name" | "namespace" | "uid" | "resourceVersion")
-                });
+                metadata.retain(|name, _| !unwritten.contains(&name.as_str()));
             }
         }
         _ => (),
