@@ -27,7 +27,7 @@ fuzz_target!(|input: &[u8]| {
         return;
     }
     let live = live.and_then(|mut live| POD.decode(&mut live).is_ok().then_some(live));
-    let Ok(once) = POD.apply(live.as_ref(), &config, &WRITER, true, true) else { return };
-    let twice = POD.apply(Some(&once), &config, &WRITER, false, true);
+    let Ok(once) = POD.apply(live.as_ref(), &config, &WRITER, true, &["status"]) else { return };
+    let twice = POD.apply(Some(&once), &config, &WRITER, false, &["status"]);
     assert_eq!(twice.expect("nobody else owns it"), once);
 });
