@@ -371,11 +371,7 @@ fn integer_fits(number: &Number, format: Option<&str>) -> bool {
 
 /// Why upstream makes nothing of type `expected` from a value in a map.
 fn not_converted(value: &Value, expected: &str) -> String {
-    let found = match value {
-        Value::Object(_) => "map",
-        Value::Array(_) => "slice",
-        other => print::type_of(other),
-    };
+    let found = print::kind_of(value);
     match (found, expected) {
         (_, e) if e.starts_with("[]") => format!("cannot restore slice from {found}"),
         (_, e) if e.starts_with("map[") => format!("cannot restore map from {found}"),

@@ -59,6 +59,15 @@ pub fn type_of(value: &Value) -> &'static str {
     }
 }
 
+/// The kind of that type, as `reflect` names it.
+pub(crate) fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Array(_) => "slice",
+        Value::Object(_) => "map",
+        scalar => type_of(scalar),
+    }
+}
+
 fn sorted(map: &Map<String, Value>) -> impl Iterator<Item = (&String, &Value)> {
     let mut entries: Vec<(&String, &Value)> = map.iter().collect();
     entries.sort_by_key(|(name, _)| *name);

@@ -7,7 +7,7 @@ use schema::{Cause, Schema};
 use serde_json::Value;
 
 use super::kind::{SCHEME, unregistered};
-use super::update::{Change, Plan, fit_name, update};
+use super::update::{Change, Plan, fit_name, nameless, update};
 use super::{Writer, answer, decode, meta};
 use crate::handlers::Call;
 use crate::handlers::options::{WriteOptions, invalid_options};
@@ -254,9 +254,9 @@ fn versionless(writer: &mut Writer<'_>, object: &Value, shown: &str) -> ApiError
         fields.filter(|name| !matches!(name.as_str(), "kind" | "apiVersion")).collect();
     unknown.sort();
     let complaints = unknown.into_iter().map(|name| decode::unknown_field(name)).collect();
-    match (writer.complain(complaints), fit_name(&writer.info.name, &Value::Null)) {
-        (Err(fault), _) => not_a_result(shown, &fault),
-        (Ok(()), fit) => fit.err().unwrap_or(ApiError::PatchFailed),
+    match writer.complain(complaints) {
+        Err(fault) => not_a_result(shown, &fault),
+        Ok(()) => nameless(&writer.info.name),
     }
 }
 

@@ -95,11 +95,16 @@ pub(super) async fn handle(call: &Call<'_>, body: &[u8]) -> Result<Response, Api
     answer(call, &writer, StatusCode::OK, updated)
 }
 
+/// The refusal of an object without a name.
+pub(super) fn nameless(name: &str) -> ApiError {
+    ApiError::BadRequest(format!(
+        "the name of the object ({name} based on URL) was undeterminable: name must be provided"
+    ))
+}
+
 pub(super) fn fit_name(name: &str, object: &Value) -> Result<(), ApiError> {
     match object["metadata"]["name"].as_str().unwrap_or_default() {
-        "" => Err(ApiError::BadRequest(format!(
-            "the name of the object ({name} based on URL) was undeterminable: name must be provided"
-        ))),
+        "" => Err(nameless(name)),
         other if other != name => Err(ApiError::BadRequest(format!(
             "the name of the object ({other}) does not match the name on the URL ({name})"
         ))),

@@ -104,7 +104,8 @@ impl Schema {
     ///
     /// The result is what is decoded, defaulted and validated next. An apply to the object
     /// itself does not touch the fields in `unwritten`, such as `status`; one to the status touches
-    /// nothing else but the metadata, of which `unwritten` are the members that it leaves alone. `live` is `None` when the object is created.
+    /// nothing else but the metadata, of which `unwritten` are the members that it leaves alone.
+    /// `live` is `None` when the object is created.
     ///
     /// # Errors
     /// [`ApplyError`]; conflicts only without `force`.
@@ -261,22 +262,15 @@ impl Schema {
         unwritten: &[&str],
     ) -> Option<Entry> {
         let api_version = live.get("apiVersion").and_then(Value::as_str);
-        let subresource = writer.subresource;
         let writer = Writer {
             manager: BEFORE_FIRST_APPLY,
             api_version: api_version.unwrap_or(writer.api_version),
             ..*writer
         };
-        let mut set = walk::compare(Some(&self.root), &self.created(live), live).set;
+        let mut written = live.clone();
+        restrict(&mut written, writer.subresource, unwritten);
+        let mut set = walk::compare(Some(&self.root), &self.created(&written), &written).set;
         managers::strip(&mut set);
-        let unwritten = unwritten.iter().map(|name| set::field(name));
-        match subresource {
-            "status" => {
-                set.remove(&["f:spec"]);
-                unwritten.for_each(|name| set.remove(&["f:metadata", &name]));
-            }
-            _ => unwritten.for_each(|name| set.remove(&[&name])),
-        }
         (!set.is_empty()).then(|| Entry::new(&writer, Operation::Update, set))
     }
 
@@ -355,7 +349,7 @@ fn has_nulls(map: &Map<String, Value>) -> bool {
     map.values().any(|value| value.is_null() || value.as_object().is_some_and(has_nulls))
 }
 
-/// Leaves in the configuration what this endpoint writes.
+/// Leaves in a configuration or object what this endpoint writes.
 fn restrict(config: &mut Value, subresource: &str, unwritten: &[&str]) {
     let Some(map) = config.as_object_mut() else { return };
     match subresource {

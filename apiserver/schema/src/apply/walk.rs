@@ -358,10 +358,10 @@ pub(super) fn abandoned(node: Option<&Node>, last: &FieldSet, owned: &[&FieldSet
 
 /// Why a configuration does not fit the schema, in upstream's words.
 pub(super) fn type_errors(node: &Node, value: &Value, path: &Path<'_>, errors: &mut Vec<String>) {
-    let mut wrong = |wanted: &str| {
-        let (path, got) = (shown(path), print::plain(value));
-        errors.push(format!("{path}: expected {wanted}, got &{{{got}}}"));
+    let mut wrong = |wanted: &str, got: &str| {
+        errors.push(format!("{}: expected {wanted}, got {got}", shown(path)));
     };
+    let plain = || format!("&{{{}}}", print::plain(value));
     if value.is_null() {
         return;
     }
@@ -380,24 +380,22 @@ pub(super) fn type_errors(node: &Node, value: &Value, path: &Path<'_>, errors: &
                 }
             }
         }
-        (Kind::Object, _) => wrong("map"),
+        (Kind::Object, _) => wrong("map", &plain()),
         (Kind::Array, Value::Array(list)) => list_errors(node, list, path, errors),
-        (Kind::Array, _) => wrong("list"),
+        (Kind::Array, _) => wrong("list", &plain()),
         (Kind::String, Value::String(_)) => (),
-        (Kind::String, other) => {
-            let (path, got) = (shown(path), print::syntax(other));
-            let got = format!("&value.valueUnstructured{{Value:{got}}}");
-            errors.push(format!("{path}: expected string, got {got}"));
+        (Kind::String, _) => {
+            let got = print::syntax(value);
+            wrong("string", &format!("&value.valueUnstructured{{Value:{got}}}"));
         }
         (Kind::Integer | Kind::Number, Value::Number(_)) => (),
-        (Kind::Integer | Kind::Number, other) => {
-            let (path, got) = (shown(path), print::type_of(other));
-            errors.push(format!("{path}: expected numeric (int or float), got {got}"));
+        (Kind::Integer | Kind::Number, _) => {
+            wrong("numeric (int or float)", print::type_of(value));
         }
         (Kind::Boolean, Value::Bool(_)) => (),
-        (Kind::Boolean, _) => wrong("boolean"),
+        (Kind::Boolean, _) => wrong("boolean", &plain()),
         (Kind::IntOrString, _) => (),
-        (_, Value::Object(_) | Value::Array(_)) => wrong("any scalar"),
+        (_, Value::Object(_) | Value::Array(_)) => wrong("any scalar", &plain()),
         (Kind::Quantity | Kind::Time | Kind::MicroTime, _) => (),
     }
 }

@@ -383,16 +383,9 @@ fn edge<'a>(node: Option<&'a Node>, name: &str) -> Option<&'a Edge> {
 
 /// Whether the result has the shape of the type; scalars are left to decoding.
 fn restore(node: &Node, value: &Value) -> Result<(), PatchError> {
-    let kind = match value {
-        Value::Null => return Ok(()),
-        Value::Bool(_) => "bool",
-        Value::Number(number) if number.is_f64() => "float64",
-        Value::Number(_) => "int64",
-        Value::String(_) => "string",
-        Value::Array(_) => "slice",
-        Value::Object(_) => "map",
-    };
+    let kind = print::kind_of(value);
     match (node.kind, value) {
+        (_, Value::Null) => Ok(()),
         (Kind::Object, Value::Object(map)) => {
             for (name, value) in map {
                 if let Some(edge) = edge(Some(node), name) {
