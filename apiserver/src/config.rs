@@ -1,5 +1,7 @@
 //! What a server is started with. Flags of the binary and fields of the test server end here.
 
+mod service_ranges;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -7,6 +9,9 @@ use std::path::PathBuf;
 use crate::enablement::runtime;
 use crate::handlers::proxy;
 use crate::{admission, audit, fairness, identity, server};
+
+pub(crate) use service_ranges::family;
+pub use service_ranges::{ServiceRanges, ServiceRangesError};
 
 /// Everything that a [`crate::Server`] needs to know before it starts.
 #[derive(Debug, Clone)]
@@ -18,8 +23,8 @@ pub struct Config {
     /// Address that others reach the server at, in kubeconfigs and in the `kubernetes` Endpoints.
     /// `None` takes the bound address, or the host's first address if that one is unspecified.
     pub advertise: Option<SocketAddr>,
-    /// Range of the ClusterIPs, in CIDR form.
-    pub service_cidr: String,
+    /// Ranges of the ClusterIPs.
+    pub service_ranges: ServiceRanges,
     /// Node ports, both ends included.
     pub node_ports: (u16, u16),
     /// Whether containers may be privileged.
@@ -60,7 +65,7 @@ impl Default for Config {
             data_dir: None,
             bind: None,
             advertise: None,
-            service_cidr: "10.96.0.0/16".into(),
+            service_ranges: ServiceRanges::default(),
             node_ports: (30000, 32767),
             allow_privileged: true,
             issuer: "https://kubernetes.default.svc.cluster.local".into(),

@@ -14,7 +14,7 @@ mod stall;
 mod ties;
 mod websocket;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
@@ -248,9 +248,6 @@ pub enum StartError {
     /// Requests cannot be recorded as asked for.
     #[error("{0}")]
     Audit(AuditError),
-    /// The service range is not a CIDR.
-    #[error("service range {0:?} is not of the form 10.96.0.0/16")]
-    ServiceRange(String),
     /// The options of admission make no sense.
     #[error("failed to prepare admission")]
     Admission(#[source] admission::OptionError),
@@ -331,6 +328,7 @@ impl Server {
             server.listen(address).await?;
         }
         bootstrap::publish(&server).await?;
+        server.spawn(bootstrap::keep(server.clone()));
         aggregation::start(&server).await.map_err(read("API services"))?;
         admission::start_checking(&server);
         fairness::follow::start(&server).await.map_err(read("flow schemas"))?;
@@ -407,8 +405,7 @@ fn core(
     mut metrics: Metrics,
     audit: Option<Audit>,
 ) -> Result<Core, StartError> {
-    let service_ip = first_address(&config.service_cidr)
-        .ok_or_else(|| StartError::ServiceRange(config.service_cidr.clone()))?;
+    let service_ip = config.service_ranges.first_address();
     let names = ServerNames { service_ip: Some(service_ip), extra: config.extra_names.clone() };
     let directory = config.data_dir.as_ref().map(|d| d.join("pki"));
     let pki = Pki::open(directory.as_deref(), &names).map_err(StartError::Certificates)?;
@@ -460,14 +457,6 @@ fn core(
         pki,
         store,
     })
-}
-
-/// The first address of a range: that of the `kubernetes` Service.
-pub(crate) fn first_address(cidr: &str) -> Option<IpAddr> {
-    match cidr.split_once('/')?.0.parse().ok()? {
-        IpAddr::V4(ip) => Some(IpAddr::V4(u32::from(ip).checked_add(1)?.into())),
-        IpAddr::V6(ip) => Some(IpAddr::V6(u128::from(ip).checked_add(1)?.into())),
-    }
 }
 
 /// Starts the caches of all hosted types, so that whoever decides can look things up without waiting.

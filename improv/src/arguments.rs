@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use apiserver::config::ServiceRanges;
 use apiserver::duration;
 use clap::{
     ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum,
@@ -131,9 +132,9 @@ pub(crate) struct Up {
     /// Addresses of the pods
     #[arg(long, value_name = "CIDR", default_value = "10.244.0.0/16")]
     pub pod_cidr: String,
-    /// Addresses of the Services
-    #[arg(long, value_name = "CIDR", default_value = "10.96.0.0/16")]
-    pub service_cidr: String,
+    /// Addresses of the Services; a second range, after a comma, for the other family
+    #[arg(long, value_name = "CIDR", default_value_t)]
+    pub service_cidr: ServiceRanges,
     /// Its nodes.
     #[command(flatten)]
     pub node: NodeFlags,

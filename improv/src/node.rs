@@ -62,14 +62,6 @@ pub(crate) fn name(index: usize) -> String {
     }
 }
 
-/// The tenth address of the Services' range, where pods look for DNS.
-#[must_use]
-pub(crate) fn dns_address(service_cidr: &str) -> String {
-    let network =
-        service_cidr.split('/').next().and_then(|ip| ip.parse::<std::net::Ipv4Addr>().ok());
-    network.map_or_else(String::new, |ip| std::net::Ipv4Addr::from(u32::from(ip) + 10).to_string())
-}
-
 /// Starts the nodes that `arguments` ask for, and gives their names.
 ///
 /// # Errors
@@ -260,7 +252,7 @@ fn config(
         arguments::Runtime::Containerd => config.eviction_hard.without_disks(),
         arguments::Runtime::Hollow => Thresholds::none(),
     };
-    config.cluster_dns = dns_address(&arguments.service_cidr).parse().into_iter().collect();
+    config.cluster_dns = vec![arguments.service_cidr.dns_address()];
     let port =
         u16::try_from(index).ok().and_then(|index| arguments.node.node_port.checked_add(index));
     config.server.bind =
@@ -310,11 +302,6 @@ pub(crate) async fn import(layout: &Layout, archive: &Path) -> anyhow::Result<Ve
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn dns_has_the_tenth_address() {
-        assert_eq!(dns_address("10.96.0.0/16"), "10.96.0.10");
-    }
 
     #[test]
     fn each_node_has_its_own_pod_addresses() {

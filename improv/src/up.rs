@@ -56,7 +56,7 @@ pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
     let networking = Networking {
         dns_domain: "cluster.local".to_owned(),
         pod_subnet: arguments.pod_cidr.clone(),
-        service_subnet: arguments.service_cidr.clone(),
+        service_subnet: arguments.service_cidr.to_string(),
     };
     let (url, ca) = (public_url(&arguments), server.core().pki.ca_certificate());
     let published = objects::publish(&admin, &url, ca, &networking).await;
@@ -121,7 +121,7 @@ fn server_config(
     let mut config = apiserver::Config {
         data_dir: Some(layout.data.clone()),
         bind: Some(address),
-        service_cidr: arguments.service_cidr.clone(),
+        service_ranges: arguments.service_cidr.clone(),
         crds: generate::definitions()?,
         shown_flags: Some(arguments.shown.clone()),
         ..apiserver::Config::default()
@@ -210,7 +210,7 @@ impl Cluster<'_> {
                 options
                     .set("listen", SocketAddr::new(address, 0).to_string())
                     .set("publish", address.to_string())
-                    .set("cluster-ip", node::dns_address(&self.arguments.service_cidr))
+                    .set("cluster-ip", self.arguments.service_cidr.dns_address().to_string())
             }
             "service-account" => options.set("root-ca", self.server.core().pki.ca_certificate()),
             "certificate" => {

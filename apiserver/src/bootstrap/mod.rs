@@ -1,6 +1,7 @@
 //! Objects that the server makes at its first start, and keeps.
 
 mod aggregation;
+mod keep;
 pub mod plan;
 mod trust;
 
@@ -13,6 +14,7 @@ use jiff::Timestamp;
 use kube::Client;
 use serde_json::Value;
 
+pub use self::keep::keep;
 use self::plan::{FIXED, Settings, Step, is_obsolete, own, step};
 use crate::identity::options::RequestHeaderOptions;
 use crate::registry::{Registry, Resource};
@@ -79,8 +81,8 @@ pub async fn ensure_group(server: &Server, group: &str) -> Result<(), StartError
     ensure(server, &client, &wanted).await.map(|_| ())
 }
 
-/// Writes down where the server is: the `kubernetes` Service and its endpoints, and the authorities
-/// that extension servers need.
+/// Writes down where the server is: the `kubernetes` Service and its endpoints, the ranges of service addresses, and
+/// the authorities that extension servers need. What has a type that is not served yet is left to [`keep`].
 ///
 /// # Errors
 /// [`StartError::Bootstrap`] names the object that was refused.
@@ -88,8 +90,7 @@ pub async fn publish(server: &Server) -> Result<(), StartError> {
     let client = server.own_client();
     let settings = settings(server);
     let own = own(&settings);
-    let missing = ensure(server, &client, &own.iter().collect::<Vec<_>>()).await?;
-    follow_up(server, &client, &missing);
+    ensure(server, &client, &own.iter().collect::<Vec<_>>()).await?;
     let trust = trust::object(&settings, Timestamp::now().as_second());
     publish_trust(server, &client, trust).await
 }
@@ -151,13 +152,11 @@ fn settings(server: &Server) -> Settings {
     // Endpoints must be reachable from pods, which the loopback interface is not.
     let reachable = |ip: &IpAddr| !ip.is_unspecified() && !ip.is_loopback();
     let ip = known.map(|address| address.ip()).filter(reachable).or_else(host_address);
-    let first = crate::server::first_address(&config.service_cidr);
     let (front_proxy_ca, front_proxy) = front_proxy(server.core());
     Settings {
         advertise: ip.map(|ip| SocketAddr::new(ip, port)),
         port,
-        service_cidr: config.service_cidr.clone(),
-        service_ip: first.unwrap_or(IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1))),
+        service_ranges: config.service_ranges.clone(),
         client_ca: server.core().authenticator.client_ca.get().pem().to_owned(),
         front_proxy_ca,
         front_proxy,
@@ -268,7 +267,7 @@ async fn create(client: &Client, path: &str, object: &Value) -> Result<(), ApiEr
     send(client, Method::POST, path, Some(object)).await
 }
 
-/// Sends one write. That somebody else was faster is fine: they wanted the same.
+/// Sends one write; a patch is an apply. That somebody else was faster is fine: they wanted the same.
 async fn send(
     client: &Client,
     method: Method,
@@ -276,10 +275,14 @@ async fn send(
     body: Option<&Value>,
 ) -> Result<(), ApiError> {
     let body = body.map(|body| serde_json::to_vec(body).map_err(ApiError::internal));
+    let content_type = match method {
+        Method::PATCH => "application/apply-patch+yaml",
+        _ => "application/json",
+    };
     let request = Request::builder()
         .method(method)
         .uri(path)
-        .header(http::header::CONTENT_TYPE, "application/json")
+        .header(http::header::CONTENT_TYPE, content_type)
         .header(http::header::USER_AGENT, "kube-apiserver")
         .body(body.transpose()?.unwrap_or_default())
         .map_err(ApiError::internal)?;

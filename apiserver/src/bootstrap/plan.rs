@@ -1,11 +1,12 @@
 //! Which objects a fresh cluster holds, and what is missing from those that are there.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::LazyLock;
 
 use serde_json::{Map, Value, json};
 
+use crate::config::{ServiceRanges, family};
 use crate::identity::aggregate;
 use crate::identity::escalation::missing_rules;
 use crate::identity::options::RequestHeaderOptions;
@@ -20,10 +21,8 @@ pub struct Settings {
     pub advertise: Option<SocketAddr>,
     /// Port of the server.
     pub port: u16,
-    /// Range of the service addresses, in CIDR form.
-    pub service_cidr: String,
-    /// First address of that range.
-    pub service_ip: IpAddr,
+    /// Ranges of the service addresses.
+    pub service_ranges: ServiceRanges,
     /// Authorities of client certificates, PEM.
     pub client_ca: String,
     /// Authorities of proxies in front of extension servers, PEM; ours among them.
@@ -59,8 +58,10 @@ pub static FIXED: LazyLock<Vec<Value>> = LazyLock::new(|| {
 
 /// The objects that tell where and who this server is.
 pub fn own(settings: &Settings) -> Vec<Value> {
-    let family = if settings.service_ip.is_ipv4() { "IPv4" } else { "IPv6" };
-    let service_ip = settings.service_ip.to_string();
+    let service_ip = settings.service_ranges.first_address();
+    let (family, service_ip) = (family(service_ip), service_ip.to_string());
+    let cidrs: Vec<String> =
+        settings.service_ranges.iter().map(|range| range.to_string()).collect();
     let mut objects = vec![
         json!({
             "apiVersion": "v1", "kind": "ConfigMap",
@@ -88,7 +89,7 @@ pub fn own(settings: &Settings) -> Vec<Value> {
         json!({
             "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
             "metadata": { "name": "kubernetes" },
-            "spec": { "cidrs": [settings.service_cidr] },
+            "spec": { "cidrs": cidrs },
         }),
     ];
     if let Some(advertise) = settings.advertise {
@@ -115,7 +116,7 @@ fn endpoints(advertise: SocketAddr) -> [Value; 2] {
                 "name": "kubernetes", "namespace": "default",
                 "labels": { "kubernetes.io/service-name": "kubernetes" },
             },
-            "addressType": if advertise.is_ipv4() { "IPv4" } else { "IPv6" },
+            "addressType": family(advertise.ip()),
             "endpoints": [{ "addresses": [ip], "conditions": { "ready": true } }],
             "ports": https,
         }),
@@ -155,8 +156,28 @@ pub fn step(wanted: &Value, present: Option<&Value>) -> Step {
             next["spec"]["ports"][0]["targetPort"] = port.clone();
             Step::Update(next)
         }
+        // One that says something else is somebody's wish; but a cluster may get its second family.
+        "ServiceCIDR" => {
+            let (now, cidrs) = (&present["spec"]["cidrs"], &wanted["spec"]["cidrs"]);
+            let grows = *now == json!([cidrs[0]]) && cidrs[1].is_string();
+            if !grows {
+                return Step::Keep;
+            }
+            let mut next = present.clone();
+            next["spec"]["cidrs"] = cidrs.clone();
+            Step::Update(next)
+        }
         _ => Step::Keep,
     }
+}
+
+/// Whether the default ServiceCIDR says what is wanted, stays, and nobody has said yet whether it is ready.
+pub(super) fn unjudged(wanted: &Value, present: &Value) -> bool {
+    let conditions = present["status"]["conditions"].as_array().map(Vec::as_slice);
+    let ready = conditions.unwrap_or_default().iter().find(|c| c["type"] == "Ready");
+    wanted["spec"]["cidrs"] == present["spec"]["cidrs"]
+        && present["metadata"]["deletionTimestamp"].is_null()
+        && ready.is_none_or(|ready| ready["status"] == "Unknown")
 }
 
 /// By this annotation a FlowSchema or PriorityLevelConfiguration is the server's to keep.
@@ -282,8 +303,7 @@ mod tests {
         Settings {
             advertise: "192.0.2.1:6443".parse().ok(),
             port: 6443,
-            service_cidr: "10.96.0.0/16".into(),
-            service_ip: [10, 96, 0, 1].into(),
+            service_ranges: ServiceRanges::default(),
             client_ca: "CA".into(),
             front_proxy_ca: "FP".into(),
             front_proxy: RequestHeaderOptions::default(),
@@ -296,6 +316,24 @@ mod tests {
         for object in FIXED.iter().chain(&own(&settings())) {
             assert_eq!(step(object, Some(object)), Step::Keep, "{}", object["metadata"]["name"]);
             assert_eq!(step(object, None), Step::Create);
+        }
+    }
+
+    #[test]
+    fn a_cluster_may_get_a_second_family() {
+        let cidrs = |ranges: &str| {
+            let settings = Settings { service_ranges: ranges.parse().unwrap(), ..settings() };
+            own(&settings).into_iter().find(|object| object["kind"] == "ServiceCIDR").unwrap()
+        };
+        let dual = cidrs("10.96.0.0/16,fd00::/112");
+        let Step::Update(next) = step(&dual, Some(&cidrs("10.96.0.0/16"))) else { panic!() };
+        assert_eq!(next["spec"]["cidrs"], json!(["10.96.0.0/16", "fd00::/112"]));
+        for (wanted, present) in [
+            ("fd00::/112,10.96.0.0/16", "10.96.0.0/16"),
+            ("10.96.0.0/16", "10.96.0.0/16,fd00::/112"),
+            ("10.97.0.0/16", "10.96.0.0/16"),
+        ] {
+            assert_eq!(step(&cidrs(wanted), Some(&cidrs(present))), Step::Keep, "{wanted}");
         }
     }
 

@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser};
 
 use crate::Config;
+use crate::config::ServiceRanges;
 use crate::flags::{Flags, shown};
 
 pub use unheeded::Unheeded;
@@ -28,9 +29,9 @@ pub struct Arguments {
     /// Port to listen on, for HTTPS
     #[arg(long, value_name = "PORT", default_value_t = 6443, value_parser = clap::value_parser!(u16).range(1..))]
     secure_port: u16,
-    /// Range of the ClusterIPs
-    #[arg(long, value_name = "CIDR", default_value = "10.96.0.0/16")]
-    service_cluster_ip_range: String,
+    /// Range of the ClusterIPs; a second one, after a comma, for the other family of addresses
+    #[arg(long, value_name = "CIDR", default_value_t)]
+    service_cluster_ip_range: ServiceRanges,
     /// Folder of CustomResourceDefinitions to install at start
     #[arg(long, value_name = "DIR")]
     crds: Option<PathBuf>,
@@ -80,7 +81,7 @@ impl Arguments {
         let mut config = Config {
             data_dir: self.data_dir.clone(),
             bind: Some(SocketAddr::new(self.bind_address, self.secure_port)),
-            service_cidr: self.service_cluster_ip_range.clone(),
+            service_ranges: self.service_cluster_ip_range.clone(),
             crds: self.crds.as_deref().map(definitions).transpose()?.unwrap_or_default(),
             allow_privileged: false,
             shown_flags: Some(self.shown.clone()),

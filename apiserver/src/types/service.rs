@@ -5,6 +5,8 @@ mod carry;
 mod claims;
 mod families;
 mod place;
+mod ports;
+mod range;
 pub(crate) mod validate;
 mod warnings;
 
@@ -18,9 +20,10 @@ use super::{Ctx, Strategy, words};
 use crate::registry::Selectable;
 use crate::status::{ApiError, GroupResource};
 use allocate::{Allocator, Held};
-use carry::carry_over;
+use carry::{drop_unused, take_over};
 use claims::Owner;
 use families::both_names;
+use place::Placing;
 
 /// Strategy of `services`.
 pub(crate) struct Services {
@@ -31,6 +34,13 @@ impl Services {
     /// With nothing handed out yet.
     pub(crate) fn new() -> Self {
         Services { allocator: Allocator::default() }
+    }
+
+    /// Learns what other services hold.
+    fn catch_up(&self, ctx: &Ctx<'_>) {
+        if let Some(cache) = ctx.core.registry().find("", "services").and_then(|r| r.cache()) {
+            self.allocator.catch_up(cache);
+        }
     }
 }
 
@@ -55,18 +65,6 @@ fn has_external(spec: &Value) -> bool {
 
 fn wants_health_check(spec: &Value) -> bool {
     kind(spec) == "LoadBalancer" && text(spec, "externalTrafficPolicy") == "Local"
-}
-
-/// The first port that has the protocol and the node port of one before it: its index, and both.
-fn twin_port(spec: &Value) -> Option<(usize, &str, i64)> {
-    if !matches!(kind(spec), "NodePort" | "LoadBalancer") {
-        return None;
-    }
-    let mut seen = std::collections::HashSet::new();
-    items(&spec["ports"]).iter().enumerate().find_map(|(n, port)| {
-        let (protocol, number) = (text(port, "protocol"), port["nodePort"].as_i64()?);
-        (number != 0 && !seen.insert((protocol, number))).then_some((n, protocol, number))
-    })
 }
 
 fn wants_node_ports(spec: &Value) -> bool {
@@ -133,24 +131,17 @@ impl Strategy for Services {
         obj["status"] = json!({"loadBalancer": {}});
         both_names(&mut obj["spec"]);
         refuse(obj, validate::cluster_addresses(&obj["spec"], None))?;
-        // Ports are taken before anything is judged, and nobody takes one twice.
-        if let Some((n, _, port)) = twin_port(&obj["spec"]) {
-            let why = "provided port is already allocated";
-            let cause = Cause::invalid(format!("spec.ports[{n}].nodePort"), &port.into(), why);
-            return Err(invalid(obj, vec![cause]));
-        }
         if !obj["spec"].is_object() {
             return Ok(());
         }
         self.catch_up(ctx);
         let uid = text(&obj["metadata"], "uid").to_owned();
+        // What cannot be had is told before what is wrong otherwise, so that one that is wrong gets it, too, for show.
         let mut early = Causes::default();
         validate::spec(&mut early, &obj["spec"], None);
-        if !early.0.is_empty() {
-            // Validation refuses it; but what cannot be had is told before.
-            return self.place(ctx, &uid, &mut obj.clone(), None, true);
-        }
-        let result = self.place(ctx, &uid, obj, None, ctx.dry_run);
+        let keep = early.0.is_empty() && !ctx.dry_run;
+        let placing = Placing { ctx, allocator: &self.allocator, uid: &uid, old: None, keep };
+        let result = placing.place(obj);
         if result.is_err() && !ctx.dry_run {
             self.allocator.give_back(&uid);
         }
@@ -167,24 +158,27 @@ impl Strategy for Services {
         if subresource.is_some() || !obj["spec"].is_object() {
             return Ok(());
         }
-        carry_over(&mut obj["spec"], &old["spec"]);
+        take_over(&mut obj["spec"], &old["spec"]);
         if kind(&obj["spec"]) != "LoadBalancer" {
             obj["status"]["loadBalancer"] = json!({});
         }
         refuse(obj, validate::cluster_addresses(&obj["spec"], Some(&old["spec"])))?;
-        if let Some((_, protocol, port)) = twin_port(&obj["spec"]) {
-            let fault = format!("duplicate nodePort: {{{protocol} {port}}}");
-            return Err(ApiError::Unknown(fault));
-        }
         let mut early = Causes::default();
-        validate::spec(&mut early, &obj["spec"], Some(&old["spec"]));
-        validate::update(&mut early, &obj["spec"], &old["spec"]);
-        if !early.0.is_empty() {
-            return Ok(());
-        }
+        let mut judged = obj["spec"].clone();
+        drop_unused(&mut judged, &old["spec"]);
+        validate::spec(&mut early, &judged, Some(&old["spec"]));
+        validate::update(&mut early, &judged, &old["spec"]);
         self.catch_up(ctx);
-        let uid = text(&old["metadata"], "uid").to_owned();
-        self.place(ctx, &uid, obj, Some(&old["spec"]), ctx.dry_run)
+        let placing = Placing {
+            ctx,
+            allocator: &self.allocator,
+            uid: text(&old["metadata"], "uid"),
+            old: Some(&old["spec"]),
+            keep: early.0.is_empty() && !ctx.dry_run,
+        };
+        placing.place(obj)?;
+        drop_unused(&mut obj["spec"], &old["spec"]);
+        Ok(())
     }
 
     fn validate(&self, obj: &Value, old: Option<&Value>, subresource: Option<&str>) -> Vec<Cause> {
@@ -300,16 +294,6 @@ mod tests {
         let mut obj = json!({"spec": spec});
         Services::new().default(&mut obj);
         obj["spec"].clone()
-    }
-
-    #[test]
-    fn one_number_serves_one_port_of_a_protocol() {
-        let spec = |second: &str| {
-            json!({"type": "NodePort", "ports": [
-            {"protocol": "TCP", "nodePort": 30001}, {"protocol": second, "nodePort": 30001}]})
-        };
-        assert_eq!(twin_port(&spec("TCP")), Some((1, "TCP", 30001)));
-        assert_eq!(twin_port(&spec("UDP")), None);
     }
 
     #[test]

@@ -27,6 +27,7 @@ mod proxies;
 mod restarts;
 mod rights;
 mod servers;
+mod service_addresses;
 mod support;
 mod unavailable;
 mod watches;

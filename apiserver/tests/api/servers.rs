@@ -34,7 +34,7 @@ async fn world() -> World {
     let etcd = Etcd::start(dir.path(), 1).unwrap();
     let options = EtcdOptions { endpoints: etcd.endpoints(), ..EtcdOptions::default() };
     let config = Config {
-        service_cidr: CIDR.into(),
+        service_ranges: CIDR.parse().unwrap(),
         node_ports: PORTS,
         storage: storage::Options { etcd: Some(options), ..storage::Options::default() },
         ..Config::default()

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use apiserver::config::ServiceRanges;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kit::lease::Leadership;
 use kit::{InProcess, Options, Tasks, termination};
@@ -179,8 +180,8 @@ fn config(
     if arguments.node.runtime == arguments::Runtime::Hollow {
         config.eviction_hard = Thresholds::none();
     }
-    config.cluster_dns =
-        node::dns_address(&networking.service_subnet).parse().into_iter().collect();
+    let services = networking.service_subnet.parse::<ServiceRanges>();
+    config.cluster_dns = services.iter().map(ServiceRanges::dns_address).collect();
     config.cluster_domain.clone_from(&networking.dns_domain);
     config.server.bind = Some(SocketAddr::new(arguments.bind, arguments.node.node_port));
     config.server.client_ca = Some(kubeconfig::authority(&identity.cluster));

@@ -1,5 +1,6 @@
 //! Network policies.
 
+use ipnet::IpNet;
 use schema::Cause;
 use serde_json::{Value, json};
 
@@ -147,10 +148,25 @@ fn block(causes: &mut Causes, at: &At<'_>, block: &Value, known: &[&Value]) {
             causes.range(&at, inner);
         }
         let range = addresses::loose_range(inner.as_str().unwrap_or_default());
-        if range.is_some_and(|range| !range.is_strictly_within(outer)) {
+        if range.is_some_and(|range| !is_strict_subset(range, outer)) {
             causes.invalid(&at, inner, "must be a strict subset of `cidr`");
         }
     }
+}
+
+/// Whether every address of `inner` is one of `outer`, which has more.
+fn is_strict_subset(inner: IpNet, outer: IpNet) -> bool {
+    outer.contains(&inner) && inner.prefix_len() > outer.prefix_len()
+}
+
+#[test]
+fn an_exception_is_a_part_of_its_block() {
+    let within = |a: &str, b: &str| is_strict_subset(a.parse().unwrap(), b.parse().unwrap());
+    assert!(within("10.1.0.0/16", "10.0.0.0/8"));
+    assert!(within("2001:db8:1::/48", "2001:db8::/32"));
+    assert!(!within("11.0.0.0/16", "10.0.0.0/8"));
+    assert!(!within("10.0.0.0/8", "10.0.0.0/8"));
+    assert!(!within("2001:db8::/64", "0.0.0.0/0"));
 }
 
 #[test]

@@ -57,7 +57,7 @@ fn ranges(causes: &mut Causes, at: &At<'_>, spec: &Value) {
         .filter_map(|(n, range)| causes.canonical_range(&at.index(n), range))
         .collect();
     if let [one, other] = parsed.as_slice()
-        && one.is_ipv4() == other.is_ipv4()
+        && one.addr().is_ipv4() == other.addr().is_ipv4()
     {
         let detail = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
         causes.invalid(at, &spec["cidrs"], detail);

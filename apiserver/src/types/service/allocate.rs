@@ -5,67 +5,51 @@
 //! what counts are the [claims](super::claims) in the store.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use parking_lot::Mutex;
 use rand::Rng as _;
 use serde_json::Value;
 use store::cache::{Cache, Interest, Kind, Object, Subscription};
 
 use super::claims::Item;
+use super::range;
 use crate::types::check::{items, text};
 
 /// How long something handed out is kept for a service that never got stored.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Why an address or a port cannot be had; the text is upstream's.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Refusal(pub(super) String);
-
-/// A range of IPv4 addresses in CIDR form.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Range {
-    base: u32,
-    /// Addresses in the range, the first (network) and the last (broadcast) included.
-    size: u32,
-    prefix: u32,
-}
-
-impl Range {
-    /// Parses `10.96.0.0/16`.
-    pub(super) fn parse(cidr: &str) -> Option<Range> {
-        let (address, prefix) = cidr.split_once('/')?;
-        let (address, prefix): (Ipv4Addr, u32) = (address.parse().ok()?, prefix.parse().ok()?);
-        if !(4..=31).contains(&prefix) {
-            return None;
-        }
-        let size = 1_u32 << (32 - prefix);
-        Some(Range { base: u32::from(address) & !(size - 1), size, prefix })
-    }
-
-    fn contains(self, ip: Ipv4Addr) -> bool {
-        let offset = u32::from(ip).wrapping_sub(self.base);
-        offset > 0 && offset < self.size - 1
-    }
-
-    fn at(self, offset: u32) -> Ipv4Addr {
-        Ipv4Addr::from(self.base + offset)
-    }
-
-    /// Addresses at the start that are only given on request.
-    ///
-    /// Source: KEP-3070, "Reserve Service IP Ranges For Dynamic and Static IP Allocation".
-    fn on_request(self) -> u32 {
-        let size = self.size.saturating_sub(2);
-        if size <= 16 { 0 } else { (size / 16).clamp(16, 256) }
-    }
-}
-
-impl std::fmt::Display for Range {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", Ipv4Addr::from(self.base), self.prefix)
-    }
+/// Why an address or a port cannot be had, in upstream's words.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Refusal {
+    /// Everything is taken.
+    #[error("range is full")]
+    Full,
+    /// There is no range to take from.
+    #[error("allocator not ready")]
+    NotReady,
+    /// No range has the address.
+    #[error("the provided network does not match the current range")]
+    Elsewhere,
+    /// The range that a dry run looks at has not the address.
+    #[error("the provided IP ({ip}) is not in the valid range. The range of valid IPs is {range}")]
+    OutOfRange {
+        /// The wanted address.
+        ip: IpAddr,
+        /// Where it should be.
+        range: IpNet,
+    },
+    /// Somebody has the address.
+    #[error("provided IP is already allocated")]
+    IpTaken,
+    /// Not one of the ports that are for services.
+    #[error("provided port is not in the valid range. The range of valid ports is {0}-{1}")]
+    PortOutOfRange(u16, u16),
+    /// Somebody has the port.
+    #[error("provided port is already allocated")]
+    PortTaken,
 }
 
 /// What a service has for itself alone.
@@ -93,6 +77,16 @@ impl Held {
             numbers.filter_map(|n| u16::try_from(n.as_u64()?).ok()).filter(|n| *n > 0).collect();
         Held { ips, ports }
     }
+}
+
+/// A service that asks for something.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Taker<'a> {
+    pub(super) uid: &'a str,
+    /// Whether it is stored already.
+    pub(super) known: bool,
+    /// Whether what it gets is its own from then on, so that others cannot get it.
+    pub(super) keep: bool,
 }
 
 /// What is taken, by whom.
@@ -144,21 +138,24 @@ impl Taken {
         }
     }
 
-    fn reserve_ip(&mut self, uid: &str, ip: IpAddr, known: bool) {
-        self.ips.insert(ip, uid.to_owned());
-        self.held.entry(uid.to_owned()).or_default().ips.push(ip);
-        self.wait(uid, known);
-    }
-
-    fn reserve_port(&mut self, uid: &str, port: u16, known: bool) {
-        self.ports.insert(port, uid.to_owned());
-        self.held.entry(uid.to_owned()).or_default().ports.push(port);
-        self.wait(uid, known);
-    }
-
-    fn wait(&mut self, uid: &str, known: bool) {
-        if !known {
-            self.pending.entry(uid.to_owned()).or_insert_with(Instant::now);
+    fn reserve(&mut self, taker: Taker<'_>, item: Item) {
+        if !taker.keep {
+            return;
+        }
+        let uid = taker.uid.to_owned();
+        let held = self.held.entry(uid.clone()).or_default();
+        match item {
+            Item::Ip(ip) => {
+                held.ips.push(ip);
+                self.ips.insert(ip, uid.clone());
+            }
+            Item::Port(port) => {
+                held.ports.push(port);
+                self.ports.insert(port, uid.clone());
+            }
+        }
+        if !taker.known {
+            self.pending.entry(uid).or_insert_with(Instant::now);
         }
     }
 }
@@ -209,73 +206,64 @@ impl Allocator {
         taken.forget_stale(Instant::now());
     }
 
-    /// An address for a service: the wanted one, or any that is free.
+    /// An address out of one of the ranges: the wanted one, or any that is free.
     pub(super) fn ip(
         &self,
-        uid: &str,
-        range: Range,
+        taker: Taker<'_>,
+        ranges: &[IpNet],
         wanted: Option<IpAddr>,
-        dry: bool,
     ) -> Result<IpAddr, Refusal> {
         let mut state = self.state.lock();
         let taken = &mut state.taken;
         let ip = match wanted {
-            Some(ip) => {
-                let fits = matches!(ip, IpAddr::V4(v4) if range.contains(v4));
-                if !fits {
-                    return Err(Refusal(format!(
-                        "failed to allocate IP {ip}: the provided IP ({ip}) is not in the valid range. The range of valid IPs is {range}"
-                    )));
-                }
-                if taken.ips.get(&ip).is_some_and(|owner| owner != uid) {
-                    return Err(Refusal(format!(
-                        "failed to allocate IP {ip}: provided IP is already allocated"
-                    )));
-                }
-                ip
+            Some(ip) if !ranges.iter().any(|r| range::has(*r, ip)) => {
+                return Err(Refusal::Elsewhere);
             }
-            None => free_ip(taken, range).ok_or_else(|| {
-                Refusal("failed to allocate a serviceIP: range is full".to_owned())
-            })?,
+            Some(ip) if taken.ips.get(&ip).is_some_and(|owner| owner != taker.uid) => {
+                return Err(Refusal::IpTaken);
+            }
+            Some(ip) => ip,
+            None => {
+                let is_free = |ip| !taken.ips.contains_key(&ip);
+                let mut drawn = ranges.iter().filter_map(|r| range::draw(*r, is_free));
+                drawn.next().ok_or(Refusal::Full)?
+            }
         };
-        if !dry {
-            taken.reserve_ip(uid, ip, false);
-        }
+        taken.reserve(taker, Item::Ip(ip));
         Ok(ip)
     }
 
-    /// A node port for a service: the wanted one, or any that is free.
+    /// The wanted one of the node ports, both ends included.
     pub(super) fn port(
         &self,
-        uid: &str,
-        range: (u16, u16),
-        wanted: Option<i64>,
-        known: bool,
-        dry: bool,
+        taker: Taker<'_>,
+        (first, last): (u16, u16),
+        wanted: i64,
+    ) -> Result<(), Refusal> {
+        let mut state = self.state.lock();
+        let fits = u16::try_from(wanted).ok().filter(|port| (first..=last).contains(port));
+        let port = fits.ok_or(Refusal::PortOutOfRange(first, last))?;
+        if state.taken.ports.get(&port).is_some_and(|owner| owner != taker.uid) {
+            return Err(Refusal::PortTaken);
+        }
+        state.taken.reserve(taker, Item::Port(port));
+        Ok(())
+    }
+
+    /// Any node port that is free and none of `others`.
+    pub(super) fn any_port(
+        &self,
+        taker: Taker<'_>,
+        (first, last): (u16, u16),
+        others: &[i64],
     ) -> Result<u16, Refusal> {
         let mut state = self.state.lock();
         let taken = &mut state.taken;
-        let port = match wanted {
-            Some(port) => {
-                let fits = u16::try_from(port).ok().filter(|p| (range.0..=range.1).contains(p));
-                let Some(port) = fits else {
-                    return Err(Refusal(format!(
-                        "provided port is not in the valid range. The range of valid ports is {}-{}",
-                        range.0, range.1
-                    )));
-                };
-                if taken.ports.get(&port).is_some_and(|owner| owner != uid) {
-                    return Err(Refusal("provided port is already allocated".to_owned()));
-                }
-                port
-            }
-            None => free_port(taken, range).ok_or_else(|| {
-                Refusal("failed to allocate a nodePort: range is full".to_owned())
-            })?,
-        };
-        if !dry {
-            taken.reserve_port(uid, port, known);
-        }
+        let start = rand::rng().random_range(first..=last);
+        let is_free =
+            |port: &u16| !taken.ports.contains_key(port) && !others.contains(&i64::from(*port));
+        let port = (start..=last).chain(first..start).find(is_free).ok_or(Refusal::Full)?;
+        taken.reserve(taker, Item::Port(port));
         Ok(port)
     }
 
@@ -283,10 +271,7 @@ impl Allocator {
     pub(super) fn note(&self, item: Item) {
         let taken = &mut self.state.lock().taken;
         let other = format!("{item:?}");
-        match item {
-            Item::Ip(ip) => taken.reserve_ip(&other, ip, false),
-            Item::Port(port) => taken.reserve_port(&other, port, false),
-        }
+        taken.reserve(Taker { uid: &other, known: false, keep: true }, item);
     }
 
     /// Gives back what a service that was not stored had got.
@@ -298,20 +283,6 @@ impl Allocator {
     }
 }
 
-fn free_ip(taken: &Taken, range: Range) -> Option<IpAddr> {
-    let last = range.size.saturating_sub(2);
-    let first = range.on_request() + 1;
-    let start = if first > last { first } else { rand::rng().random_range(first..=last) };
-    let upper = (start..=last).chain(first..start);
-    let lower = 1..first;
-    upper.chain(lower).map(|n| IpAddr::V4(range.at(n))).find(|ip| !taken.ips.contains_key(ip))
-}
-
-fn free_port(taken: &Taken, (first, last): (u16, u16)) -> Option<u16> {
-    let start = rand::rng().random_range(first..=last);
-    (start..=last).chain(first..start).find(|port| !taken.ports.contains_key(port))
-}
-
 fn held_by(service: &Object) -> Held {
     let value: Value = serde_json::from_slice(service.stored()).unwrap_or_default();
     Held::of(&value["spec"])
@@ -321,60 +292,54 @@ fn held_by(service: &Object) -> Held {
 mod tests {
     use super::*;
 
-    fn range() -> Range {
-        Range::parse("10.96.0.0/28").unwrap()
+    fn ranges() -> [IpNet; 2] {
+        ["10.96.0.0/28", "10.97.0.0/29"].map(|range| range.parse().unwrap())
+    }
+
+    fn taker(uid: &str) -> Taker<'_> {
+        Taker { uid, known: false, keep: true }
     }
 
     #[test]
-    fn a_range_is_handed_out_without_its_ends() {
+    fn no_address_is_given_twice() {
         let allocator = Allocator::default();
-        let mut seen: Vec<IpAddr> = (0..14)
-            .map(|n| allocator.ip(&format!("u{n}"), range(), None, false).unwrap())
+        let mut seen: Vec<IpAddr> = (0..14 + 6)
+            .map(|n| allocator.ip(taker(&format!("u{n}")), &ranges(), None).unwrap())
             .collect();
         seen.sort();
         seen.dedup();
-        assert_eq!(seen.len(), 14);
-        assert_eq!(
-            (seen[0].to_string(), seen[13].to_string()),
-            ("10.96.0.1".into(), "10.96.0.14".into())
-        );
-        assert!(allocator.ip("more", range(), None, false).is_err());
+        assert_eq!(seen.len(), 14 + 6);
+        assert_eq!(allocator.ip(taker("more"), &ranges(), None), Err(Refusal::Full));
         allocator.give_back("u3");
-        assert!(allocator.ip("more", range(), None, false).is_ok());
+        assert!(allocator.ip(taker("more"), &ranges(), None).is_ok());
     }
 
     #[test]
     fn a_wanted_address_is_given_once() {
         let allocator = Allocator::default();
-        let ip: IpAddr = "10.96.0.5".parse().unwrap();
-        assert_eq!(allocator.ip("a", range(), Some(ip), true), Ok(ip), "a dry run takes nothing");
-        assert_eq!(allocator.ip("a", range(), Some(ip), false), Ok(ip));
-        assert_eq!(allocator.ip("a", range(), Some(ip), false), Ok(ip), "its own");
-        let refusal = allocator.ip("b", range(), Some(ip), false).unwrap_err();
-        assert_eq!(refusal.0, "failed to allocate IP 10.96.0.5: provided IP is already allocated");
-        let outside =
-            allocator.ip("b", range(), Some("10.96.0.0".parse().unwrap()), false).unwrap_err();
-        assert!(outside.0.contains("not in the valid range"), "{}", outside.0);
+        let ip: IpAddr = "10.97.0.5".parse().unwrap();
+        let give = |taker| allocator.ip(taker, &ranges(), Some(ip));
+        assert_eq!(give(Taker { keep: false, ..taker("a") }), Ok(ip));
+        assert_eq!(give(taker("b")), Ok(ip), "a did not keep it");
+        assert_eq!(give(taker("b")), Ok(ip), "its own");
+        assert_eq!(give(taker("a")), Err(Refusal::IpTaken));
+        let network = "10.96.0.0".parse().unwrap();
+        assert_eq!(allocator.ip(taker("a"), &ranges(), Some(network)), Err(Refusal::Elsewhere));
     }
 
     #[test]
     fn ports_are_given_once() {
         let allocator = Allocator::default();
         let range = (30000, 30001);
-        let first = allocator.port("a", range, None, false, false).unwrap();
-        let second = allocator.port("b", range, None, false, false).unwrap();
-        assert_ne!(first, second);
-        assert!(allocator.port("c", range, None, false, false).is_err());
-        assert_eq!(allocator.port("a", range, Some(i64::from(first)), false, false), Ok(first));
-        assert!(allocator.port("c", range, Some(40000), false, false).is_err());
-    }
-
-    #[test]
-    fn the_start_of_a_large_range_is_kept_for_requests() {
-        assert_eq!(Range::parse("10.96.0.0/16").unwrap().on_request(), 256);
-        assert_eq!(Range::parse("10.96.0.0/24").unwrap().on_request(), 16);
-        assert_eq!(Range::parse("10.96.0.0/28").unwrap().on_request(), 0);
-        assert!(Range::parse("fd00::/108").is_none() && Range::parse("10.96.0.0").is_none());
+        let any = |uid: &str, others: &[i64]| allocator.any_port(taker(uid), range, others);
+        assert_eq!(any("a", &[30000]), Ok(30001));
+        assert_eq!(any("b", &[30000]), Err(Refusal::Full));
+        assert_eq!(any("b", &[]), Ok(30000));
+        assert_eq!(any("c", &[]), Err(Refusal::Full));
+        let wanted = |uid: &str, port| allocator.port(taker(uid), range, port);
+        assert_eq!(wanted("a", 30001), Ok(()));
+        assert_eq!(wanted("c", 30001), Err(Refusal::PortTaken));
+        assert_eq!(wanted("c", 40000), Err(Refusal::PortOutOfRange(30000, 30001)));
     }
 
     #[tokio::test]
@@ -400,12 +365,12 @@ mod tests {
         let allocator = Allocator::default();
         let ip = "10.96.0.5".parse().unwrap();
         allocator.catch_up(&cache);
-        assert!(allocator.ip("b", range(), Some(ip), false).is_err());
-        assert!(allocator.port("b", (30000, 30010), Some(30007), false, false).is_err());
+        assert!(allocator.ip(taker("b"), &ranges(), Some(ip)).is_err());
+        assert!(allocator.port(taker("b"), (30000, 30010), 30007).is_err());
         store.commit(key, Expect::At(revision), None).await.unwrap();
         cache.caught_up().await.unwrap();
         tokio::task::yield_now().await;
         allocator.catch_up(&cache);
-        assert!(allocator.ip("b", range(), Some(ip), false).is_ok());
+        assert!(allocator.ip(taker("b"), &ranges(), Some(ip)).is_ok());
     }
 }

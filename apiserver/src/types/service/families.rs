@@ -1,7 +1,5 @@
 //! Both names of a service's addresses, and their families.
 
-use std::net::IpAddr;
-
 use schema::Cause;
 use serde_json::{Value, json};
 
@@ -19,12 +17,18 @@ pub(super) fn both_names(spec: &mut Value) {
     }
 }
 
-/// Both names of the addresses, and the families that fit; the cluster has IPv4 only. `old` is there on updates.
-pub(super) fn families(spec: &mut Value, old: Option<&Value>) -> Result<(), Vec<Cause>> {
+/// The families that fit. `served` are the families that the cluster's services can
+/// have, the usual one first; `old` is there on updates.
+///
+/// Source: KEP-563, "IPv4/IPv6 Dual-stack Networking".
+pub(super) fn families(
+    spec: &mut Value,
+    old: Option<&Value>,
+    served: &[&str],
+) -> Result<(), Vec<Cause>> {
     if kind(spec) == "ExternalName" {
         return Ok(());
     }
-    both_names(spec);
     if old.is_some_and(|old| still_prefers(spec, old)) {
         return Ok(());
     }
@@ -33,31 +37,28 @@ pub(super) fn families(spec: &mut Value, old: Option<&Value>) -> Result<(), Vec<
         let policy = if selectorless { "RequireDualStack" } else { "SingleStack" };
         spec["ipFamilyPolicy"] = policy.into();
     }
-    let causes = unfit_lists(spec, old);
+    let mut causes = unfit_lists(spec, old);
+    causes.extend(infer(spec, served));
     if !causes.is_empty() {
         return Err(causes);
     }
-    if is_empty(&spec["ipFamilies"]) {
-        spec["ipFamilies"] = json!(["IPv4"]);
-    }
-    if selectorless {
-        // Nobody allocates addresses for it, so that it may have families that the cluster does not have.
-        if let ([one], false) = (items(&spec["ipFamilies"]), is_single(spec)) {
-            let other = if one == "IPv4" { "IPv6" } else { "IPv4" };
-            spec["ipFamilies"] = json!([one, other]);
+    // Nobody allocates addresses for one without a selector, so that it may have families that the cluster has not.
+    if !selectorless {
+        let causes = unserved(spec, served);
+        if !causes.is_empty() {
+            return Err(causes);
         }
-        return Ok(());
     }
-    let mut causes = Vec::new();
-    for (n, _) in items(&spec["ipFamilies"]).iter().enumerate().filter(|(_, f)| *f == "IPv6") {
-        let field = format!("spec.ipFamilies[{n}]");
-        causes.push(Cause::invalid(field, &"IPv6".into(), "not configured on this cluster"));
+    if is_empty(&spec["ipFamilies"]) {
+        spec["ipFamilies"] = json!([served[0]]);
     }
-    if text(spec, "ipFamilyPolicy") == "RequireDualStack" {
-        let detail = "this cluster is not configured for dual-stack services";
-        causes.push(Cause::invalid("spec.ipFamilyPolicy", &spec["ipFamilyPolicy"], detail));
+    if let ([one], false) = (items(&spec["ipFamilies"]), is_single(spec))
+        && (selectorless || served.len() == 2)
+    {
+        let other = if one == "IPv4" { "IPv6" } else { "IPv4" };
+        spec["ipFamilies"] = json!([one, other]);
     }
-    if causes.is_empty() { Ok(()) } else { Err(causes) }
+    Ok(())
 }
 
 fn is_single(spec: &Value) -> bool {
@@ -67,6 +68,7 @@ fn is_single(spec: &Value) -> bool {
 /// Whether a service that takes what the cluster has asks for nothing else than before.
 fn still_prefers(spec: &Value, old: &Value) -> bool {
     text(spec, "ipFamilyPolicy") == "PreferDualStack"
+        && kind(spec) == kind(old)
         && ["ipFamilyPolicy", "clusterIPs", "ipFamilies"]
             .iter()
             .all(|field| spec[*field] == old[*field])
@@ -97,15 +99,45 @@ fn unfit_lists(spec: &mut Value, old: Option<&Value>) -> Vec<Cause> {
             ));
         }
     }
-    let n_families = items(&spec["ipFamilies"]).len();
-    let is_v6 = |ip: &Value| {
-        ip.as_str().and_then(|ip| ip.parse::<IpAddr>().ok()).is_some_and(|ip| ip.is_ipv6())
-    };
-    let unnamed = items(&spec["clusterIPs"]).iter().enumerate().skip(n_families);
-    for (n, _) in unnamed.filter(|(_, ip)| is_v6(ip)) {
-        let field = format!("spec.clusterIPs[{n}]");
-        let detail = "IPv6 is not configured on this cluster";
-        causes.push(Cause::invalid(field, &spec["clusterIPs"], detail));
+    causes
+}
+
+/// Adds the families of addresses that were given without; answers those that the cluster does not have.
+fn infer(spec: &mut Value, served: &[&str]) -> Vec<Cause> {
+    let (mut families, mut causes) = (items(&spec["ipFamilies"]).to_vec(), Vec::new());
+    for (n, ip) in items(&spec["clusterIPs"]).iter().filter_map(Value::as_str).enumerate() {
+        if n < families.len() || ip == "None" {
+            continue;
+        }
+        let family = if ip.contains(':') { "IPv6" } else { "IPv4" };
+        if served.contains(&family) {
+            families.push(family.into());
+        } else {
+            let (field, why) = (
+                format!("spec.clusterIPs[{n}]"),
+                format!("{family} is not configured on this cluster"),
+            );
+            causes.push(Cause::invalid(field, &spec["clusterIPs"], &why));
+        }
+    }
+    if !families.is_empty() {
+        spec["ipFamilies"] = families.into();
+    }
+    causes
+}
+
+/// What a service asks for that the cluster does not have.
+fn unserved(spec: &Value, served: &[&str]) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    if text(spec, "ipFamilyPolicy") == "RequireDualStack" && served.len() < 2 {
+        let why = "this cluster is not configured for dual-stack services";
+        causes.push(Cause::invalid("spec.ipFamilyPolicy", &spec["ipFamilyPolicy"], why));
+    }
+    for (n, family) in items(&spec["ipFamilies"]).iter().enumerate() {
+        if !family.as_str().is_some_and(|family| served.contains(&family)) {
+            let field = format!("spec.ipFamilies[{n}]");
+            causes.push(Cause::invalid(field, family, "not configured on this cluster"));
+        }
     }
     causes
 }
@@ -114,26 +146,50 @@ fn unfit_lists(spec: &mut Value, old: Option<&Value>) -> Vec<Cause> {
 mod tests {
     use super::*;
 
+    const SINGLE: [&str; 1] = ["IPv4"];
+    const DUAL: [&str; 2] = ["IPv6", "IPv4"];
+
+    /// The families that a new service gets, or why it is refused.
+    fn of(spec: Value, served: &[&str]) -> Result<Value, String> {
+        let mut spec = spec;
+        both_names(&mut spec);
+        families(&mut spec, None, served).map_err(|causes| causes[0].to_string())?;
+        Ok(spec["ipFamilies"].clone())
+    }
+
     #[test]
     fn families_fit_the_cluster() {
         let mut headless = json!({"clusterIP": "None"});
-        families(&mut headless, None).unwrap();
+        families(&mut headless, None, &SINGLE).unwrap();
         assert_eq!(
             (&headless["ipFamilies"], &headless["ipFamilyPolicy"]),
             (&json!(["IPv4", "IPv6"]), &json!("RequireDualStack"))
         );
         let mut selected = json!({"clusterIP": "None", "selector": {"a": "b"}});
-        families(&mut selected, None).unwrap();
+        families(&mut selected, None, &SINGLE).unwrap();
         assert_eq!(
             (&selected["ipFamilies"], &selected["ipFamilyPolicy"]),
             (&json!(["IPv4"]), &json!("SingleStack"))
         );
-        let refused = families(&mut json!({"clusterIP": "2001:db8::5"}), None).unwrap_err();
         assert_eq!(
-            refused[0].to_string(),
+            of(json!({"clusterIP": "2001:db8::5"}), &SINGLE).unwrap_err(),
             "spec.clusterIPs[0]: Invalid value: [\"2001:db8::5\"]: IPv6 is not configured on this cluster"
         );
-        assert!(families(&mut json!({"ipFamilyPolicy": "RequireDualStack"}), None).is_err());
+        let required = json!({"ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv6"]});
+        assert_eq!(
+            of(required.clone(), &SINGLE).unwrap_err(),
+            "spec.ipFamilyPolicy: Invalid value: \"RequireDualStack\": this cluster is not configured for dual-stack services"
+        );
+        let prefers = json!({"ipFamilyPolicy": "PreferDualStack"});
+        assert_eq!(of(prefers.clone(), &SINGLE), Ok(json!(["IPv4"])));
+        assert_eq!(of(prefers, &DUAL), Ok(json!(["IPv6", "IPv4"])));
+        assert_eq!(of(json!({}), &DUAL), Ok(json!(["IPv6"])));
+        assert_eq!(of(json!({"clusterIP": "10.96.0.7"}), &DUAL), Ok(json!(["IPv4"])));
+        assert_eq!(of(required, &DUAL), Ok(json!(["IPv6", "IPv4"])));
+        assert!(of(json!({"ipFamilies": ["IPv4", "IPv6"]}), &DUAL).is_err(), "a single stack");
+        let both = json!({"clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7", "fd00::7"],
+            "ipFamilyPolicy": "PreferDualStack"});
+        assert_eq!(of(both, &DUAL), Ok(json!(["IPv4", "IPv6"])));
     }
 
     #[test]
@@ -142,17 +198,16 @@ mod tests {
             "ipFamilies": ["IPv6", "IPv4"]});
         let mut fewer = old.clone();
         fewer["ipFamilies"] = json!(["IPv6"]);
-        let refused = families(&mut fewer, Some(&old)).unwrap_err();
+        let refused = families(&mut fewer, Some(&old), &SINGLE).unwrap_err();
         assert_eq!(
             refused[0].to_string(),
             "spec.ipFamilyPolicy: Invalid value: \"RequireDualStack\": must be 'SingleStack' to release the secondary IP family"
         );
         let mut single = old.clone();
         single["ipFamilyPolicy"] = "SingleStack".into();
-        families(&mut single, Some(&old)).unwrap();
+        families(&mut single, Some(&old), &SINGLE).unwrap();
         assert_eq!(single["ipFamilies"], json!(["IPv6"]));
-        let mut one = json!({"clusterIP": "None", "ipFamilies": ["IPv6"]});
-        families(&mut one, None).unwrap();
-        assert_eq!(one["ipFamilies"], json!(["IPv6", "IPv4"]));
+        let one = json!({"clusterIP": "None", "ipFamilies": ["IPv6"]});
+        assert_eq!(of(one, &SINGLE), Ok(json!(["IPv6", "IPv4"])));
     }
 }

@@ -1,149 +1,114 @@
 //! Gives a service its addresses and ports.
 
-use std::net::IpAddr;
-
+use ipnet::IpNet;
 use schema::Cause;
 use serde_json::{Value, json};
 
-use super::allocate::{Range, Refusal};
+use super::allocate::{Allocator, Refusal, Taker};
 use super::families::families;
-use super::{Services, invalid, is_headless, kind, wants_health_check, wants_node_ports};
+use super::ports::Ports;
+use super::{invalid, is_headless, kind, range};
+use crate::config::family;
 use crate::status::ApiError;
 use crate::types::Ctx;
 use crate::types::check::{items, text};
 
-impl Services {
-    /// Learns what other services hold.
-    pub(super) fn catch_up(&self, ctx: &Ctx<'_>) {
-        if let Some(cache) = ctx.core.registry().find("", "services").and_then(|r| r.cache()) {
-            self.allocator.catch_up(cache);
-        }
+/// A service that is to get what it has for itself alone.
+pub(super) struct Placing<'a> {
+    pub(super) ctx: &'a Ctx<'a>,
+    pub(super) allocator: &'a Allocator,
+    pub(super) uid: &'a str,
+    /// The spec before, on updates.
+    pub(super) old: Option<&'a Value>,
+    /// Whether what it gets is its own from then on, so that others cannot get it.
+    pub(super) keep: bool,
+}
+
+impl Placing<'_> {
+    /// Gives the service its families, addresses and ports.
+    pub(super) fn place(&self, service: &mut Value) -> Result<(), ApiError> {
+        let served = self.ctx.core.config.service_ranges.families();
+        families(&mut service["spec"], self.old, &served)
+            .map_err(|causes| invalid(service, causes))?;
+        self.addresses(service)?;
+        Ports::new(self).place(service)
     }
 
-    /// Gives a service its families, addresses and ports; a dry one is given none that others could not get.
-    pub(super) fn place(
-        &self,
-        ctx: &Ctx<'_>,
-        uid: &str,
-        obj: &mut Value,
-        old: Option<&Value>,
-        dry: bool,
-    ) -> Result<(), ApiError> {
-        let placed = families(&mut obj["spec"], old).and_then(|()| {
-            self.allocate(ctx, uid, &mut obj["spec"], old, dry).map_err(|cause| vec![cause])
-        });
-        placed.map_err(|causes| invalid(obj, causes))?;
-        let wanted = obj["spec"]["healthCheckNodePort"].as_i64().filter(|n| *n != 0);
-        if wants_health_check(&obj["spec"]) && !passes_unseen(ctx, wanted) {
-            let range = ctx.core.config.node_ports;
-            let mut ports = items(&obj["spec"]["ports"]).iter();
-            if wanted.is_some() && ports.any(|port| port["nodePort"].as_i64() == wanted) {
-                let taken = "provided port is already allocated".to_owned();
-                return Err(no_health_check(wanted, Refusal(taken)));
-            }
-            let port = self.allocator.port(uid, range, wanted, old.is_some(), dry);
-            let port = port.map_err(|refusal| no_health_check(wanted, refusal))?;
-            obj["spec"]["healthCheckNodePort"] = port.into();
+    /// An address of each family that the service has none of yet.
+    fn addresses(&self, service: &mut Value) -> Result<(), ApiError> {
+        let spec = &service["spec"];
+        let has = self.old.filter(|old| kind(old) != "ExternalName");
+        if kind(spec) == "ExternalName" || is_headless(spec) || has.is_some_and(is_headless) {
+            return Ok(());
         }
+        let n_had = has.map_or(0, |old| items(&old["clusterIPs"]).len());
+        let families = items(&spec["ipFamilies"]).to_vec();
+        let mut ips = items(&spec["clusterIPs"]).to_vec();
+        if n_had >= families.len() {
+            return Ok(());
+        }
+        ips.resize(families.len(), "".into());
+        let mut given = ips.clone();
+        for (n, family) in families.iter().enumerate().skip(n_had) {
+            let wanted = ips[n].as_str().unwrap_or_default();
+            let ip = self.ip(family.as_str().unwrap_or_default(), wanted);
+            given[n] = ip.map_err(|refusal| no_address(service, &ips, wanted, &refusal))?.into();
+        }
+        service["spec"]["clusterIP"] = given[0].clone();
+        service["spec"]["clusterIPs"] = given.into();
         Ok(())
     }
 
-    /// Takes addresses and ports that the service does not have yet.
-    fn allocate(
-        &self,
-        ctx: &Ctx<'_>,
-        uid: &str,
-        spec: &mut Value,
-        old: Option<&Value>,
-        dry: bool,
-    ) -> Result<(), Cause> {
-        let config = &ctx.core.config;
-        if kind(spec) != "ExternalName" && !is_headless(spec) {
-            let wanted: Option<IpAddr> = text(spec, "clusterIP").parse().ok();
-            let has = old.is_some_and(|old| {
-                kind(old) != "ExternalName" && old["clusterIP"] == spec["clusterIP"]
-            });
-            if !has || wanted.is_none() {
-                let refused =
-                    |Refusal(why)| Cause::invalid("spec.clusterIPs", &spec["clusterIPs"], &why);
-                let range = Range::parse(&config.service_cidr).ok_or_else(|| {
-                    Cause::invalid(
-                        "spec.clusterIPs",
-                        &Value::Null,
-                        "the service range is not usable",
-                    )
-                })?;
-                let ip = self.allocator.ip(uid, range, wanted, dry).map_err(refused)?;
-                spec["clusterIP"] = ip.to_string().into();
-                spec["clusterIPs"] = json!([ip.to_string()]);
-            }
-        }
-        if matches!(kind(spec), "NodePort" | "LoadBalancer") {
-            self.node_ports(ctx, uid, spec, old.is_some(), dry)?;
-        }
-        Ok(())
+    fn ip(&self, family: &str, wanted: &str) -> Result<String, Refusal> {
+        let ranges = self.ranges(family);
+        let ip = wanted.parse().ok();
+        let given = if self.ctx.dry_run {
+            range::dry_run(&ranges, ip)
+        } else {
+            self.allocator.ip(self.taker(), &ranges, ip)
+        };
+        // As it was written, where somebody wrote it.
+        given.map(|ip| if wanted.is_empty() { ip.to_string() } else { wanted.to_owned() })
     }
 
-    /// Node ports: first those that are wanted, then free ones; one number serves both protocols of a port.
-    fn node_ports(
-        &self,
-        ctx: &Ctx<'_>,
-        uid: &str,
-        spec: &mut Value,
-        known: bool,
-        dry: bool,
-    ) -> Result<(), Cause> {
-        let range = ctx.core.config.node_ports;
-        let automatic = wants_node_ports(spec);
-        let ports = spec.get_mut("ports").and_then(Value::as_array_mut);
-        let ports = ports.map(Vec::as_mut_slice).unwrap_or_default();
-        for (n, port) in ports.iter().enumerate() {
-            let wanted = port["nodePort"].as_i64().filter(|w| *w != 0);
-            if let Some(wanted) = wanted.filter(|_| !passes_unseen(ctx, wanted)) {
-                self.allocator.port(uid, range, Some(wanted), known, dry).map_err(
-                    |Refusal(why)| {
-                        Cause::invalid(format!("spec.ports[{n}].nodePort"), &port["nodePort"], &why)
-                    },
-                )?;
+    /// The ranges of a family that addresses are taken from now: those of the ServiceCIDRs, and what the server was
+    /// started with while the object that says so is not there.
+    fn ranges(&self, of: &str) -> Vec<IpNet> {
+        let core = &self.ctx.core;
+        let registry = core.registry();
+        let mut ranges = Vec::new();
+        let mut is_told = false;
+        let cidrs = registry.find("networking.k8s.io", "servicecidrs");
+        if let Some(cache) = cidrs.and_then(|cidrs| cidrs.cache()) {
+            for object in cache.list(None).iter() {
+                is_told |= object.name() == "kubernetes";
+                let object: Value = serde_json::from_slice(object.stored()).unwrap_or_default();
+                ranges.extend(range::usable(&object));
             }
         }
-        for n in (0..ports.len()).filter(|_| automatic) {
-            if ports[n]["nodePort"].as_i64().unwrap_or_default() != 0 {
-                continue;
-            }
-            let twin = ports.iter().find(|p| {
-                p["port"] == ports[n]["port"]
-                    && p["protocol"] != ports[n]["protocol"]
-                    && p["nodePort"].as_i64().unwrap_or_default() != 0
-            });
-            let number = match twin {
-                Some(twin) => twin["nodePort"].clone(),
-                None => {
-                    let free = self.allocator.port(uid, range, None, known, dry);
-                    let refused = |Refusal(why): Refusal| {
-                        Cause::invalid(format!("spec.ports[{n}].nodePort"), &0.into(), &why)
-                    };
-                    free.map_err(refused)?.into()
-                }
-            };
-            ports[n]["nodePort"] = number;
+        if !is_told {
+            ranges.extend(core.config.service_ranges.iter());
         }
-        Ok(())
+        ranges.retain(|range| family(range.addr()) == of);
+        ranges
+    }
+
+    pub(super) fn taker(&self) -> Taker<'_> {
+        Taker { uid: self.uid, known: self.old.is_some(), keep: self.keep }
     }
 }
 
-/// The refusal of a port for health checks, which upstream takes for a fault of its own.
-fn no_health_check(wanted: Option<i64>, Refusal(why): Refusal) -> ApiError {
-    let what = match wanted {
-        Some(port) => format!("requested HealthCheck NodePort {port}"),
-        None => "a HealthCheck NodePort 0".to_owned(),
+/// The refusal of an address: that none is left is upstream's fault and not the client's.
+fn no_address(service: &Value, ips: &[Value], wanted: &str, refusal: &Refusal) -> ApiError {
+    let why = match (wanted, refusal) {
+        ("", Refusal::Full) => {
+            let name = text(&service["metadata"], "name");
+            return ApiError::Internal(format!(
+                "failed to allocate a serviceIP for Service {name:?}: {refusal}"
+            ));
+        }
+        ("", _) => format!("failed to allocate IP: {refusal}"),
+        _ => format!("failed to allocate IP {wanted}: {refusal}"),
     };
-    ApiError::Internal(format!("failed to allocate {what}: {why}"))
-}
-
-/// Whether a port is one of those that services do not get, which upstream does not look at in a dry run.
-fn passes_unseen(ctx: &Ctx<'_>, wanted: Option<i64>) -> bool {
-    let (first, last) = ctx.core.config.node_ports;
-    let is_outside = |port: i64| port < i64::from(first) || port > i64::from(last);
-    ctx.dry_run && wanted.is_some_and(is_outside)
+    invalid(service, vec![Cause::invalid("spec.clusterIPs", &json!(ips), &why)])
 }

@@ -1,0 +1,85 @@
+//! What says where the server is, and which addresses services have, comes back when somebody deletes it.
+//!
+//! Source: upstream `pkg/controlplane/controller/{kubernetesservice,defaultservicecidr}`.
+
+use std::time::Duration;
+
+use http::Method;
+use kube::Client;
+use serde_json::{Value, json};
+
+use super::plan::{own, unjudged};
+use super::{LOOK_AGAIN, ensure, path_of, present, refused, resource_of, send, settings};
+use crate::server::{Server, StartError};
+
+/// How often the server looks.
+const EVERY: Duration = Duration::from_secs(10);
+
+/// Looks at the objects again and again, until the server stops.
+pub async fn keep(server: Server) {
+    let client = server.own_client();
+    loop {
+        let pause = match mend(&server, &client).await {
+            Ok(true) => EVERY,
+            Ok(false) => LOOK_AGAIN,
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::warn!(error, "what says where the server is could not be mended");
+                EVERY
+            }
+        };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Answers whether the types of all objects are served.
+async fn mend(server: &Server, client: &Client) -> Result<bool, StartError> {
+    let objects = own(&settings(server));
+    let mut wanted = Vec::new();
+    for object in &objects {
+        // Endpoints that are there may be those of another server.
+        let shared = matches!(object["kind"].as_str(), Some("Endpoints" | "EndpointSlice"));
+        if !shared || there(server, object).await?.is_none() {
+            wanted.push(object);
+        }
+    }
+    let missing = ensure(server, client, &wanted).await?;
+    if let Some(ranges) = objects.iter().find(|object| object["kind"] == "ServiceCIDR") {
+        judge(server, client, ranges).await?;
+    }
+    Ok(missing.is_empty())
+}
+
+async fn there(server: &Server, object: &Value) -> Result<Option<Value>, StartError> {
+    let registry = server.core().registry();
+    let Some(resource) = resource_of(&registry, object) else { return Ok(None) };
+    present(resource, object).await.map_err(|error| refused(object, error))
+}
+
+/// Says that the ranges which the server was started with are ready, unless somebody has said something already.
+async fn judge(server: &Server, client: &Client, wanted: &Value) -> Result<(), StartError> {
+    let registry = server.core().registry();
+    let (Some(resource), Some(present)) =
+        (resource_of(&registry, wanted), there(server, wanted).await?)
+    else {
+        return Ok(());
+    };
+    if !unjudged(wanted, &present) {
+        return Ok(());
+    }
+    let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let ready = json!({
+        "apiVersion": wanted["apiVersion"], "kind": wanted["kind"],
+        "metadata": { "name": wanted["metadata"]["name"] },
+        "status": { "conditions": [{
+            "type": "Ready", "status": "True", "reason": "", "lastTransitionTime": now,
+            "message": "Kubernetes default Service CIDR is ready",
+        }]},
+    });
+    let path = format!(
+        "{}/kubernetes/status?fieldManager=kubernetes-service-cidr-controller&force=true",
+        path_of(resource, wanted)
+    );
+    let judged = send(client, Method::PATCH, &path, Some(&ready)).await;
+    judged.map_err(|error| refused(wanted, error))
+}
