@@ -47,8 +47,10 @@ fmt-check:
 clippy:
 	$(CARGO) clippy -q --workspace --all-targets -- -D warnings
 
+# The programs of players and examples are one line each and have no tests to link.
 unit: ## Tests that need no cluster
-	$(CARGO) test -q --workspace --exclude improv-tests
+	$(CARGO) test -q --workspace --exclude improv-tests --lib --bin improv --test '*'
+	$(CARGO) test -q --workspace --exclude improv-tests --doc
 
 bins:
 	$(CARGO) build -q --workspace --bins

@@ -16,6 +16,7 @@ mod websocket;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::Router;
@@ -43,6 +44,9 @@ use crate::identity::{Authorizer, Pki, pki, setup};
 use crate::registry::{Registry, Resource};
 use crate::status::ApiError;
 use crate::{aggregation, backend, bootstrap, crd, storage};
+
+/// How long a server that stops may take to leave the endpoints; its store may be gone.
+const WITHDRAW_WITHIN: Duration = Duration::from_secs(2);
 
 /// What all handlers share.
 pub struct Core {
@@ -375,14 +379,19 @@ impl Server {
         });
     }
 
-    /// Says that it is not ready, and goes on for as long as it was told to; then stops accepting, lets running
+    /// Says that it is not ready and leads nobody here, and goes on for as long as it was told to; then stops accepting, lets running
     /// requests finish for a moment, and ends watches.
     pub async fn shutdown(&self) {
         self.core.health.shutting_down();
+        let withdrawn = tokio::time::timeout(WITHDRAW_WITHIN, bootstrap::withdraw(self)).await;
+        if let Ok(Err(error)) = withdrawn {
+            let error: &dyn std::error::Error = &error;
+            tracing::warn!(error, "the endpoints of the kubernetes Service still name this server");
+        }
         tokio::time::sleep(self.core.config.connections.shutdown_delay).await;
         self.stop.cancel();
         self.tasks.close();
-        let patience = std::time::Duration::from_secs(10);
+        let patience = Duration::from_secs(10);
         if tokio::time::timeout(patience, self.tasks.wait()).await.is_err() {
             tracing::warn!("connections were cut, they did not end in time");
         }

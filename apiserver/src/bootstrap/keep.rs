@@ -1,4 +1,4 @@
-//! What says where the server is, and which addresses services have, comes back when somebody deletes it.
+//! What says where the servers are, and which addresses services have, comes back when somebody deletes it.
 //!
 //! Source: upstream `pkg/controlplane/controller/{kubernetesservice,defaultservicecidr}`.
 
@@ -9,7 +9,7 @@ use kube::Client;
 use serde_json::{Value, json};
 
 use super::plan::{own, unjudged};
-use super::{LOOK_AGAIN, ensure, path_of, present, refused, resource_of, send, settings};
+use super::{LOOK_AGAIN, announce, ensure, path_of, present, refused, resource_of, send, settings};
 use crate::server::{Server, StartError};
 
 /// How often the server looks.
@@ -34,37 +34,21 @@ pub async fn keep(server: Server) {
 
 /// Answers whether the types of all objects are served.
 async fn mend(server: &Server, client: &Client) -> Result<bool, StartError> {
-    let objects = own(&settings(server));
-    let mut wanted = Vec::new();
-    for object in &objects {
-        // Endpoints that are there may be those of another server.
-        let shared = matches!(object["kind"].as_str(), Some("Endpoints" | "EndpointSlice"));
-        if !shared || there(server, object).await?.is_none() {
-            wanted.push(object);
-        }
-    }
-    let missing = ensure(server, client, &wanted).await?;
+    let objects = own(&settings(server, announce(server, client).await?));
+    let missing = ensure(server, client, &objects.iter().collect::<Vec<_>>()).await?;
     if let Some(ranges) = objects.iter().find(|object| object["kind"] == "ServiceCIDR") {
         judge(server, client, ranges).await?;
     }
     Ok(missing.is_empty())
 }
 
-async fn there(server: &Server, object: &Value) -> Result<Option<Value>, StartError> {
-    let registry = server.core().registry();
-    let Some(resource) = resource_of(&registry, object) else { return Ok(None) };
-    present(resource, object).await.map_err(|error| refused(object, error))
-}
-
 /// Says that the ranges which the server was started with are ready, unless somebody has said something already.
 async fn judge(server: &Server, client: &Client, wanted: &Value) -> Result<(), StartError> {
+    let wrong = |error| refused(wanted, error);
     let registry = server.core().registry();
-    let (Some(resource), Some(present)) =
-        (resource_of(&registry, wanted), there(server, wanted).await?)
-    else {
-        return Ok(());
-    };
-    if !unjudged(wanted, &present) {
+    let Some(resource) = resource_of(&registry, wanted) else { return Ok(()) };
+    let present = present(resource, wanted).await.map_err(wrong)?;
+    if !present.is_some_and(|present| unjudged(wanted, &present)) {
         return Ok(());
     }
     let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
@@ -80,6 +64,5 @@ async fn judge(server: &Server, client: &Client, wanted: &Value) -> Result<(), S
         "{}/kubernetes/status?fieldManager=kubernetes-service-cidr-controller&force=true",
         path_of(resource, wanted)
     );
-    let judged = send(client, Method::PATCH, &path, Some(&ready)).await;
-    judged.map_err(|error| refused(wanted, error))
+    send(client, Method::PATCH, &path, Some(&ready)).await.map_err(wrong)
 }

@@ -3,6 +3,7 @@
 mod aggregation;
 mod keep;
 pub mod plan;
+mod presence;
 mod trust;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -88,11 +89,43 @@ pub async fn ensure_group(server: &Server, group: &str) -> Result<(), StartError
 /// [`StartError::Bootstrap`] names the object that was refused.
 pub async fn publish(server: &Server) -> Result<(), StartError> {
     let client = server.own_client();
-    let settings = settings(server);
+    // Without its Lease the server serves; the endpoints stay as they are until `keep` has written one.
+    let servers = announce(server, &client).await.unwrap_or_else(|error| {
+        let error: &dyn std::error::Error = &error;
+        tracing::warn!(error, "failed to tell that this server is alive");
+        Vec::new()
+    });
+    let settings = settings(server, servers);
     let own = own(&settings);
     ensure(server, &client, &own.iter().collect::<Vec<_>>()).await?;
     let trust = trust::object(&settings, Timestamp::now().as_second());
     publish_trust(server, &client, trust).await
+}
+
+/// Tells that this server is alive; answers where all servers are that are.
+async fn announce(server: &Server, client: &Client) -> Result<Vec<SocketAddr>, StartError> {
+    match address(server) {
+        Some(address) => presence::renew(server, client, address).await,
+        None => Ok(Vec::new()),
+    }
+}
+
+/// Takes this server out of the endpoints of the `kubernetes` Service, if there are others.
+///
+/// # Errors
+/// [`StartError::Bootstrap`] names the object that was refused.
+pub async fn withdraw(server: &Server) -> Result<(), StartError> {
+    let client = server.own_client();
+    let Some(address) = address(server) else { return Ok(()) };
+    let others = presence::withdraw(server, &client, address).await?;
+    if others.is_empty() {
+        return Ok(());
+    }
+    let own = own(&settings(server, others));
+    let endpoints = own
+        .iter()
+        .filter(|object| matches!(object["kind"].as_str(), Some("Endpoints" | "EndpointSlice")));
+    ensure(server, &client, &endpoints.collect::<Vec<_>>()).await.map(|_| ())
 }
 
 /// Joins whom this server believes to what other servers have said.
@@ -145,23 +178,34 @@ async fn install_later(server: &Server, client: &Client, mut missing: Vec<Value>
     }
 }
 
-fn settings(server: &Server) -> Settings {
-    let config = &server.core().config;
-    let known = config.advertise.or(server.core().address());
-    let port = known.map_or(DEFAULT_PORT, |address| address.port());
-    // Endpoints must be reachable from pods, which the loopback interface is not.
-    let reachable = |ip: &IpAddr| !ip.is_unspecified() && !ip.is_loopback();
-    let ip = known.map(|address| address.ip()).filter(reachable).or_else(host_address);
+fn settings(server: &Server, servers: Vec<SocketAddr>) -> Settings {
     let (front_proxy_ca, front_proxy) = front_proxy(server.core());
     Settings {
-        advertise: ip.map(|ip| SocketAddr::new(ip, port)),
-        port,
-        service_ranges: config.service_ranges.clone(),
+        servers,
+        port: port(server),
+        service_ranges: server.core().config.service_ranges.clone(),
         client_ca: server.core().authenticator.client_ca.get().pem().to_owned(),
         front_proxy_ca,
         front_proxy,
         today: Timestamp::now().strftime("%Y-%m-%d").to_string(),
     }
+}
+
+/// Where others reach this server; nowhere, if the host has no address.
+fn address(server: &Server) -> Option<SocketAddr> {
+    // Endpoints must be reachable from pods, which the loopback interface is not.
+    let reachable = |ip: &IpAddr| !ip.is_unspecified() && !ip.is_loopback();
+    let ip = known_address(server).map(|address| address.ip());
+    let ip = ip.filter(reachable).or_else(host_address)?;
+    Some(SocketAddr::new(ip, port(server)))
+}
+
+fn port(server: &Server) -> u16 {
+    known_address(server).map_or(DEFAULT_PORT, |address| address.port())
+}
+
+fn known_address(server: &Server) -> Option<SocketAddr> {
+    server.core().config.advertise.or(server.core().address())
 }
 
 /// Who may speak for users to extension servers: whoever may speak so to this one, and this one.
@@ -268,6 +312,7 @@ async fn create(client: &Client, path: &str, object: &Value) -> Result<(), ApiEr
 }
 
 /// Sends one write; a patch is an apply. That somebody else was faster is fine: they wanted the same.
+/// So is that there is nothing left to delete.
 async fn send(
     client: &Client,
     method: Method,
@@ -275,6 +320,7 @@ async fn send(
     body: Option<&Value>,
 ) -> Result<(), ApiError> {
     let body = body.map(|body| serde_json::to_vec(body).map_err(ApiError::internal));
+    let deletes = method == Method::DELETE;
     let content_type = match method {
         Method::PATCH => "application/apply-patch+yaml",
         _ => "application/json",
@@ -291,6 +337,7 @@ async fn send(
         Err(kube::Error::Api(status)) if status.is_already_exists() || status.is_conflict() => {
             Ok(())
         }
+        Err(kube::Error::Api(status)) if deletes && status.is_not_found() => Ok(()),
         Err(kube::Error::Api(status)) => Err(ApiError::Internal(status.message.clone())),
         Err(error) => Err(ApiError::internal(error)),
     }

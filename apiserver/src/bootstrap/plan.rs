@@ -17,9 +17,9 @@ const AUTOUPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
 /// What the objects say about this server.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where pods and nodes reach the server; `None` if there is no such address.
-    pub advertise: Option<SocketAddr>,
-    /// Port of the server.
+    /// Where pods and nodes reach the servers of the cluster, in order; they have one port.
+    pub servers: Vec<SocketAddr>,
+    /// Port of this server.
     pub port: u16,
     /// Ranges of the service addresses.
     pub service_ranges: ServiceRanges,
@@ -92,15 +92,20 @@ pub fn own(settings: &Settings) -> Vec<Value> {
             "spec": { "cidrs": cidrs },
         }),
     ];
-    if let Some(advertise) = settings.advertise {
-        objects.extend(endpoints(advertise));
+    if let Some(first) = settings.servers.first() {
+        objects.extend(endpoints(*first, &settings.servers));
     }
     objects
 }
 
-fn endpoints(advertise: SocketAddr) -> [Value; 2] {
-    let (ip, port) = (advertise.ip().to_string(), advertise.port());
-    let https = json!([{ "name": "https", "protocol": "TCP", "port": port }]);
+fn endpoints(first: SocketAddr, servers: &[SocketAddr]) -> [Value; 2] {
+    let https = json!([{ "name": "https", "protocol": "TCP", "port": first.port() }]);
+    // A slice is of one family.
+    let alike = servers.iter().map(SocketAddr::ip).filter(|ip| ip.is_ipv4() == first.is_ipv4());
+    let ips: Vec<String> = alike.map(|ip| ip.to_string()).collect();
+    let addresses: Vec<Value> = ips.iter().map(|ip| json!({ "ip": ip })).collect();
+    let ready = |ip: &String| json!({ "addresses": [ip], "conditions": { "ready": true } });
+    let endpoints: Vec<Value> = ips.iter().map(ready).collect();
     [
         json!({
             "apiVersion": "v1", "kind": "Endpoints",
@@ -108,7 +113,7 @@ fn endpoints(advertise: SocketAddr) -> [Value; 2] {
                 "name": "kubernetes", "namespace": "default",
                 "labels": { "endpointslice.kubernetes.io/skip-mirror": "true" },
             },
-            "subsets": [{ "addresses": [{ "ip": ip }], "ports": https }],
+            "subsets": [{ "addresses": addresses, "ports": https }],
         }),
         json!({
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
@@ -116,8 +121,8 @@ fn endpoints(advertise: SocketAddr) -> [Value; 2] {
                 "name": "kubernetes", "namespace": "default",
                 "labels": { "kubernetes.io/service-name": "kubernetes" },
             },
-            "addressType": family(advertise.ip()),
-            "endpoints": [{ "addresses": [ip], "conditions": { "ready": true } }],
+            "addressType": family(first.ip()),
+            "endpoints": endpoints,
             "ports": https,
         }),
     ]
@@ -301,7 +306,7 @@ mod tests {
 
     fn settings() -> Settings {
         Settings {
-            advertise: "192.0.2.1:6443".parse().ok(),
+            servers: vec!["192.0.2.1:6443".parse().unwrap()],
             port: 6443,
             service_ranges: ServiceRanges::default(),
             client_ca: "CA".into(),
@@ -411,10 +416,10 @@ mod tests {
     }
 
     #[test]
-    fn the_endpoints_follow_the_server() {
+    fn the_endpoints_follow_the_servers() {
         let first = own(&settings());
-        let moved =
-            own(&Settings { advertise: "192.0.2.2:7443".parse().ok(), port: 7443, ..settings() });
+        let servers = ["192.0.2.2:7443", "192.0.2.3:7443"].map(|text| text.parse().unwrap());
+        let moved = own(&Settings { servers: servers.to_vec(), port: 7443, ..settings() });
         let changed: Vec<&str> = first
             .iter()
             .zip(&moved)

@@ -23,7 +23,7 @@ const FLAGS: [(&str, &str); 43] = [
     ("enable-aggregator-routing", "requests always go to the addresses of endpoints"),
     ("enable-garbage-collector", "whether there is a garbage collector is seen by itself"),
     ("enable-logs-handler", "there is no such handler"),
-    ("endpoint-reconciler-type", "each server writes down its own address"),
+    ("endpoint-reconciler-type", "servers that renew their Leases are the endpoints"),
     ("etcd-count-metric-poll-period", "objects are counted in the caches"),
     ("etcd-db-metric-poll-interval", "etcd tells its size itself"),
     ("etcd-healthcheck-timeout", "health checks wait for two seconds"),

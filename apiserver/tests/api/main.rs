@@ -23,6 +23,7 @@ mod node_restriction;
 mod objects;
 mod outside;
 mod policies;
+mod presence;
 mod proxies;
 mod restarts;
 mod rights;
