@@ -53,8 +53,22 @@ fn member(out: &mut Vec<u8>, key: &str, value: &Value) {
 
 /// Appends JSON; writing into memory cannot fail for the values that occur here.
 pub fn write_json(out: &mut Vec<u8>, value: &(impl serde::Serialize + ?Sized)) {
-    if serde_json::to_writer(&mut *out, value).is_err() {
+    let mut serializer = serde_json::Serializer::with_formatter(&mut *out, GoNumbers);
+    if value.serialize(&mut serializer).is_err() {
         out.extend_from_slice(b"null");
+    }
+}
+
+/// Compact JSON in which `1.0` is `1`, so that whoever reads it again has an integer, as upstream's clients do.
+struct GoNumbers;
+
+impl serde_json::ser::Formatter for GoNumbers {
+    fn write_f64<W: ?Sized + std::io::Write>(
+        &mut self,
+        writer: &mut W,
+        value: f64,
+    ) -> std::io::Result<()> {
+        writer.write_all(schema::print::json_float(value).as_bytes())
     }
 }
 

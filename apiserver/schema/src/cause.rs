@@ -2,10 +2,12 @@
 
 use serde_json::Value;
 
+use crate::print;
+
 /// One entry of a Status' `details.causes`.
 ///
 /// The whole message of the Status is made of `"<field>: <message>"`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Cause {
     /// Which rule was broken.
     pub reason: Reason,
@@ -18,7 +20,7 @@ pub struct Cause {
 /// Machine-readable reasons of [`Cause`].
 ///
 /// Source: `metav1.CauseType`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
     /// A value that must be there is not.
     Required,
@@ -115,7 +117,8 @@ impl Cause {
     /// `Too long: may not be more than <max> bytes`.
     #[must_use]
     pub fn too_long(field: impl Into<String>, max: u64) -> Self {
-        Self::new(Reason::TooLong, field, format!("Too long: may not be more than {max} bytes"))
+        let bytes = if max == 1 { "byte" } else { "bytes" };
+        Self::new(Reason::TooLong, field, format!("Too long: may not be more than {max} {bytes}"))
     }
 
     /// `Too many: <n>: must have at most <max> items`.
@@ -171,6 +174,7 @@ fn speaks_of(own: &Cause, schema: &Cause) -> bool {
 pub fn show(value: &Value) -> String {
     match value {
         Value::String(text) => format!("{text:?}"),
+        Value::Number(number) => print::number(number),
         other => other.to_string(),
     }
 }

@@ -8,7 +8,8 @@
 use serde_json::{Map, Number, Value};
 
 use crate::facts::Zero;
-use crate::node::{Edge, Kind, Node};
+use crate::json::{Key, Overwritten};
+use crate::node::{Edge, Field, Kind, Node};
 use crate::path::Path;
 use crate::{formats, go, print, quantity, time};
 
@@ -67,9 +68,33 @@ struct Fault {
 /// Faults that are looked at; the first one is told.
 const MOST_FAULTS: usize = 100;
 
+/// Adds what a field had only before: fields of structs at any depth, and entries of maps. A null does nothing to what is
+/// no pointer, list or map.
+fn complete(field: &Field, now: &mut Value, before: Value) {
+    let node = field.edge.node();
+    let is_held = matches!(field.zero, Zero::Omitted | Zero::Written);
+    match (now, before) {
+        (now @ Value::Null, before)
+            if is_held && node.kind != Kind::Array && node.items.is_none() =>
+        {
+            *now = before;
+        }
+        (Value::Object(now), Value::Object(before)) => {
+            for (name, value) in before {
+                match (now.get_mut(&name), node.field(&name)) {
+                    (None, _) => _ = now.insert(name, value),
+                    (Some(now), Some(field)) => complete(field, now, value),
+                    (Some(_), None) => (),
+                }
+            }
+        }
+        _ => (),
+    }
+}
+
 /// Decodes in place; returns the paths of the fields that were removed as unknown.
 pub(crate) fn decode(node: &Node, value: &mut Value) -> Result<Vec<String>, DecodeError> {
-    decode_text(node, value, b"")
+    decode_text(node, value, b"", Vec::new())
 }
 
 /// As [`decode`], with the habits and words of upstream's conversion of maps to structs.
@@ -81,13 +106,19 @@ pub(crate) fn convert(node: &Node, value: &mut Value) -> Result<Vec<String>, Dec
     decoder.end()
 }
 
-/// As [`decode`], of what was read from a JSON text, of whose faults the first one is told.
+/// As [`decode`], of what was read from a JSON text, of whose faults the first one is told. What a field had before it
+/// came once more must fit, too, and stays where the last one says nothing: Go decodes both into one struct.
 pub(crate) fn decode_text(
     node: &Node,
     value: &mut Value,
     text: &[u8],
+    overwritten: Vec<Overwritten>,
 ) -> Result<Vec<String>, DecodeError> {
     let mut decoder = Decoder::new(node);
+    // What was overwritten last goes first: the others may be parts of it.
+    for Overwritten { place, value: before } in overwritten.into_iter().rev() {
+        decoder.take_up(node, Some(&mut *value), &place, before, &Path::ROOT);
+    }
     decoder.value(node, value, &Path::ROOT);
     if decoder.faults.len() > 1 && !text.is_empty() {
         let fields = crate::json::fields(text);
@@ -107,6 +138,41 @@ impl<'r> Decoder<'r> {
         match self.faults.into_iter().next() {
             Some(fault) => Err(fault.error),
             None => Ok(self.unknown),
+        }
+    }
+
+    /// Judges what a field had before, and keeps of it what the last one, in `now`, does not say.
+    fn take_up(
+        &mut self,
+        node: &Node,
+        now: Option<&mut Value>,
+        place: &[Key],
+        mut before: Value,
+        path: &Path<'_>,
+    ) {
+        let Some((key, rest)) = place.split_first() else { return };
+        let (field, now, path) = match key {
+            Key::Name(name) => {
+                let now = now.and_then(|now| now.get_mut(name.as_str()));
+                match node.field(name) {
+                    Some(field) => (Some(field), now, path.field(name)),
+                    None => (None, now, path.key(name)),
+                }
+            }
+            Key::Index(index) => {
+                (None, now.and_then(|now| now.get_mut(*index)), path.index(*index))
+            }
+        };
+        let Some(edge) = field.map(|field| &field.edge).or(node.items.as_ref()) else { return };
+        let node = edge.node();
+        if !rest.is_empty() {
+            self.take_up(&node, now, rest, before, &path);
+        } else if node.typed && !before.is_null() {
+            self.value(&node, &mut before, &path);
+            // Entries of maps and lists are replaced.
+            if let (Some(field), Some(now)) = (field, now) {
+                complete(field, now, before);
+            }
         }
     }
 

@@ -1,8 +1,10 @@
 //! String formats of OpenAPI schemas.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::LazyLock;
 
 use jiff::{Timestamp, civil::Date};
+use regex::Regex;
 
 /// Whether `text` has the format; unknown formats admit anything, as in Kubernetes.
 #[must_use]
@@ -166,8 +168,36 @@ fn mac(text: &str) -> bool {
         && parts.iter().all(|p| p.len() == 2 && p.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
-/// Go durations such as `1h30m`.
+/// Go durations such as `1h30m`, and whatever has a number with a unit after it somewhere.
+///
+/// Source: `ParseDuration` of `go-openapi/strfmt`.
 fn duration(text: &str) -> bool {
+    go_duration(text)
+        || LOOSE_DURATION.as_ref().is_some_and(|pattern| {
+            let mut units = pattern.captures_iter(text).map(|found| found[1].to_lowercase());
+            units.any(|unit| is_unit(&unit))
+        })
+}
+
+static LOOSE_DURATION: LazyLock<Option<Regex>> =
+    LazyLock::new(|| Regex::new(r"\d+\s*([A-Za-zµ]+)").ok());
+
+/// Whether a word is the short name of a unit, or begins with the long one.
+fn is_unit(word: &str) -> bool {
+    const UNITS: [(&[&str], &str); 8] = [
+        (&["ns"], "nano"),
+        (&["us", "µs"], "micro"),
+        (&["ms"], "milli"),
+        (&["s"], "sec"),
+        (&["m"], "min"),
+        (&["h", "hr"], "hour"),
+        (&["d"], "day"),
+        (&["w", "wk"], "week"),
+    ];
+    UNITS.iter().any(|(short, long)| short.contains(&word) || word.starts_with(long))
+}
+
+fn go_duration(text: &str) -> bool {
     let text = text.strip_prefix(['-', '+']).unwrap_or(text);
     if text == "0" {
         return true;
@@ -175,13 +205,9 @@ fn duration(text: &str) -> bool {
     let mut rest = text;
     while !rest.is_empty() {
         let digits = rest.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(0);
-        if digits == 0 {
-            return false;
-        }
-        let units = ["ns", "us", "µs", "ms", "s", "m", "h", "d", "w"];
         let after = &rest[digits..];
         let end = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
-        if !units.contains(&&after[..end]) {
+        if digits == 0 || !["ns", "us", "µs", "ms", "s", "m", "h"].contains(&&after[..end]) {
             return false;
         }
         rest = &after[end..];
@@ -225,7 +251,8 @@ mod tests {
             ("uuid", "6ba7b810-9dad-11d1-80b4-00c04fd430c8", "6ba7"),
             ("hostname", "a.example.com", "-a"),
             ("email", "a@b.example", "ab"),
-            ("duration", "1h30m", "1 hour"),
+            ("duration", "1h30m", "1 fortnight"),
+            ("duration", "1 hour", "PT1"),
             ("uri", "https://a.example/x", "no uri"),
             ("mac", "00:11:22:33:44:55", "00:11"),
             ("isbn10", "3-16-148410-X", "3-16-148410-1"),

@@ -13,6 +13,26 @@ pub struct Parsed {
     pub value: Value,
     /// Paths of fields that came twice, for `duplicate field "spec.foo"`.
     pub duplicates: Vec<String>,
+    /// What those had before.
+    pub overwritten: Vec<Overwritten>,
+}
+
+/// What a field had before it came once more.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Overwritten {
+    /// The way to the field, from the root.
+    pub place: Vec<Key>,
+    /// Its value before.
+    pub value: Value,
+}
+
+/// One step of a way to a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// A member of an object.
+    Name(String),
+    /// An element of a list.
+    Index(usize),
 }
 
 /// Why a text is not JSON, as Go says it.
@@ -41,12 +61,15 @@ pub(crate) fn depth(value: &Value) -> usize {
 /// # Errors
 /// If it is not JSON, or nested deeper than 128 levels.
 pub fn parse(text: &[u8]) -> Result<Parsed, SyntaxError> {
-    let mut told = Told { duplicates: Vec::new(), seen: HashSet::new(), fields: None };
+    let mut told = Told::default();
     let mut deserializer = serde_json::Deserializer::from_slice(text);
     let seed = Seed { told: &mut told, path: &Path::Root };
     let value = seed.deserialize(&mut deserializer);
     match value.and_then(|value| deserializer.end().map(|()| value)) {
-        Ok(value) => Ok(Parsed { value, duplicates: told.duplicates }),
+        Ok(value) => {
+            let Told { duplicates, overwritten, .. } = told;
+            Ok(Parsed { value, duplicates, overwritten })
+        }
         Err(error) => Err(SyntaxError(go_error(text).unwrap_or_else(|| error.to_string()))),
     }
 }
@@ -56,7 +79,7 @@ pub fn parse(text: &[u8]) -> Result<Parsed, SyntaxError> {
 /// For messages that list fields; a text that is no JSON has those before its fault.
 #[must_use]
 pub fn fields(text: &[u8]) -> Vec<String> {
-    let mut told = Told { duplicates: Vec::new(), seen: HashSet::new(), fields: Some(Vec::new()) };
+    let mut told = Told { fields: Some(Vec::new()), ..Told::default() };
     let mut deserializer = serde_json::Deserializer::from_slice(text);
     let seed = Seed { told: &mut told, path: &Path::Root };
     drop(seed.deserialize(&mut deserializer));
@@ -64,11 +87,14 @@ pub fn fields(text: &[u8]) -> Vec<String> {
 }
 
 /// What is noted of fields while a text is parsed.
+#[derive(Default)]
 struct Told {
     /// Those that came twice.
     duplicates: Vec<String>,
     /// The same, to find them.
     seen: HashSet<String>,
+    /// What they had before.
+    overwritten: Vec<Overwritten>,
     /// All of them, if somebody wants to know.
     fields: Option<Vec<String>>,
 }
@@ -78,6 +104,19 @@ enum Path<'a> {
     Root,
     Field(&'a Path<'a>, &'a str),
     Item(&'a Path<'a>, usize),
+}
+
+impl Path<'_> {
+    fn keys(&self) -> Vec<Key> {
+        let (parent, key) = match self {
+            Path::Root => return Vec::new(),
+            Path::Field(parent, name) => (parent, Key::Name((*name).to_owned())),
+            Path::Item(parent, index) => (parent, Key::Index(*index)),
+        };
+        let mut keys = parent.keys();
+        keys.push(key);
+        keys
+    }
 }
 
 impl fmt::Display for Path<'_> {
@@ -166,7 +205,10 @@ impl<'de> Visitor<'de> for Seed<'_> {
             }
             let seed = Seed { told: &mut *self.told, path: &path };
             let value = access.next_value_seed(seed)?;
-            map.insert(name, value);
+            let place = map.contains_key(&name).then(|| path.keys());
+            if let (Some(before), Some(place)) = (map.insert(name, value), place) {
+                self.told.overwritten.push(Overwritten { place, value: before });
+            }
         }
         Ok(Value::Object(map))
     }

@@ -118,8 +118,13 @@ impl Schema {
     ///
     /// # Errors
     /// Of what does not fit, that which comes first in the text.
-    pub fn decode_text(&self, value: &mut Value, text: &[u8]) -> Result<Vec<String>, DecodeError> {
-        decode::decode_text(&self.root, value, text)
+    pub fn decode_text(
+        &self,
+        value: &mut Value,
+        text: &[u8],
+        overwritten: Vec<json::Overwritten>,
+    ) -> Result<Vec<String>, DecodeError> {
+        decode::decode_text(&self.root, value, text, overwritten)
     }
 
     /// As [`Schema::decode`], of an object that a patch made. Upstream makes structs of its maps without JSON in
@@ -180,6 +185,11 @@ impl Schema {
             causes.extend(self.validate_rules(value, old));
         }
         causes
+    }
+
+    /// What its structure says of a default in it.
+    pub(crate) fn validate_default(&self, value: &Value) -> Vec<Cause> {
+        validate::validate_default(&self.root, value)
     }
 
     /// What the CEL rules (`x-kubernetes-validations`) alone say of `value`.

@@ -74,7 +74,7 @@ fn sorted(map: &Map<String, Value>) -> impl Iterator<Item = (&String, &Value)> {
     entries.into_iter()
 }
 
-fn number(number: &Number) -> String {
+pub(crate) fn number(number: &Number) -> String {
     match number.as_f64().filter(|_| number.is_f64()) {
         Some(float) => self::float(float),
         None => number.to_string(),
@@ -95,6 +95,19 @@ pub fn float(float: f64) -> String {
     }
 }
 
+/// A float as `encoding/json` writes it: with an exponent below a millionth and from 10²¹ on.
+#[must_use]
+pub fn json_float(float: f64) -> String {
+    if float == 0.0 || (1e-6..1e21).contains(&float.abs()) {
+        return float.to_string();
+    }
+    let text = format!("{float:e}");
+    match text.split_once('e') {
+        Some((digits, exponent)) if !exponent.starts_with('-') => format!("{digits}e+{exponent}"),
+        _ => text,
+    }
+}
+
 /// A number without a fraction that fits: Go converts `1.0` to `1`.
 #[must_use]
 pub fn whole(number: &Number) -> Option<i64> {
@@ -109,7 +122,15 @@ pub fn whole(number: &Number) -> Option<i64> {
 mod tests {
     use serde_json::json;
 
-    use super::{plain, syntax};
+    use super::{json_float, plain, syntax};
+
+    #[test]
+    fn floats_in_json_are_short() {
+        let texts = [1.0, -0.5, 1e20, 1e21, 1.5e-6, 1e-7, 2.5e300].map(json_float);
+        let expected =
+            ["1", "-0.5", "100000000000000000000", "1e+21", "0.0000015", "1e-7", "2.5e+300"];
+        assert_eq!(texts, expected);
+    }
 
     #[test]
     fn maps_are_sorted_and_floats_short() {

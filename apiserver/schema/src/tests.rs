@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::{DecodeError, Schema};
+use crate::{DecodeError, Schema, json as parser};
 
 fn deployment() -> Schema {
     Schema::for_gvk("apps", "v1", "Deployment").unwrap()
@@ -364,4 +364,34 @@ fn equal_parts_are_one_node() {
     // Compiled definitions stay, so that their addresses can be compared.
     assert_eq!(template("Deployment"), template("DaemonSet"));
     assert_eq!(DecodeError::Text("a".to_owned()).to_string(), "a");
+}
+
+/// What a Deployment's text is decoded into, or why it is not; and what is unknown in it.
+fn decoded_text(text: &str) -> Result<(Value, Vec<String>), String> {
+    let parser::Parsed { mut value, overwritten, .. } = parser::parse(text.as_bytes()).unwrap();
+    let schema = Schema::for_gvk("apps", "v1", "Deployment").unwrap();
+    let unknown = schema.decode_text(&mut value, text.as_bytes(), overwritten);
+    unknown.map(|unknown| (value, unknown)).map_err(|fault| fault.to_string())
+}
+
+#[test]
+fn both_of_two_fields_are_decoded_into_one() {
+    let text = r#"{"metadata":{"labels":{"a":"1","b":"1"},"labels":{"b":"2"},"x":1},
+        "metadata":{"name":"n"},
+        "spec":{"replicas":3,"replicas":null,"paused":true,"paused":null,
+            "template":{"spec":{"hostname":"h","hostname":null,
+                "nodeSelector":{"a":"b"},"nodeSelector":null,
+                "containers":[{"name":"c"}],"containers":[{"image":"i"}]}}}}"#;
+    let (value, unknown) = decoded_text(text).unwrap();
+    assert_eq!(value["metadata"], json!({"labels": {"a": "1", "b": "2"}, "name": "n"}));
+    assert_eq!(unknown, ["metadata.x"]);
+    let spec = &value["spec"];
+    assert_eq!((&spec["replicas"], &spec["paused"]), (&Value::Null, &json!(true)));
+    let pod = &spec["template"]["spec"];
+    assert_eq!((&pod["hostname"], &pod["nodeSelector"]), (&json!("h"), &Value::Null));
+    assert_eq!(pod["containers"].as_array().unwrap().len(), 1);
+    assert_eq!(pod["containers"][0]["image"], "i");
+
+    let fault = decoded_text(r#"{"spec":{"replicas":"x","replicas":1}}"#).unwrap_err();
+    assert!(fault.starts_with("json: cannot unmarshal string into Go struct field"), "{fault}");
 }

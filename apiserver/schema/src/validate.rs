@@ -16,13 +16,26 @@ const MAX_CAUSES: usize = 200;
 
 /// Checks `value`; what equals its counterpart in `old` is not checked again (ratcheting).
 pub(crate) fn validate(node: &Node, value: &Value, old: Option<&Value>) -> Vec<Cause> {
-    let mut validator = Validator { causes: Vec::new() };
+    run(Validator { causes: Vec::new(), of_default: false }, node, value, old)
+}
+
+/// As [`validate`], of the default of a definition's schema: there upstream does not look at the types of lists, and
+/// takes anything for an int-or-string.
+pub(crate) fn validate_default(node: &Node, value: &Value) -> Vec<Cause> {
+    run(Validator { causes: Vec::new(), of_default: true }, node, value, None)
+}
+
+fn run(mut validator: Validator, node: &Node, value: &Value, old: Option<&Value>) -> Vec<Cause> {
     validator.value(node, value, old, &Path::ROOT);
+    // Alternatives may say what the schema around them says, too.
+    let mut seen = HashSet::new();
+    validator.causes.retain(|cause| seen.insert(cause.clone()));
     validator.causes
 }
 
 struct Validator {
     causes: Vec<Cause>,
+    of_default: bool,
 }
 
 impl Validator {
@@ -34,7 +47,9 @@ impl Validator {
         if value.is_null() && (node.nullable || node.kind == Kind::Any) {
             return;
         }
-        let mismatch = type_mismatch(node, value).filter(|_| !formatted_list(node, value));
+        let is_free = self.of_default && node.kind == Kind::IntOrString;
+        let mismatch = type_mismatch(node, value);
+        let mismatch = mismatch.filter(|_| !is_free && !formatted_list(node, value));
         if let Some(wanted) = mismatch {
             let field = path.bracketed();
             // Upstream speaks of formats where the schema has one, unless it finds a text or a list.
@@ -56,7 +71,7 @@ impl Validator {
             return self.unchecked(what, path);
         }
         if let Some(rules) = &node.rules {
-            self.rules(rules, value, path);
+            self.rules(node.kind, rules, value, path);
         }
         match value {
             Value::Object(map) => self.object(node, map, old, path),
@@ -75,7 +90,25 @@ impl Validator {
         self.unchecked(&format!("integer {format}"), path);
         let judged = |rules: &&Rules| rules.has_numbers() || rules.format.is_some();
         if let Some(rules) = node.rules.as_deref().filter(judged) {
-            self.rules(rules, value, path);
+            self.rules(node.kind, rules, value, path);
+        }
+    }
+
+    /// Bounds of whole numbers that are none themselves, which upstream tells with each value.
+    fn bounds(&mut self, kind: Kind, rules: &Rules, path: &Path<'_>) {
+        if kind != Kind::Integer {
+            return;
+        }
+        for (what, bound) in [
+            ("MultipleOf", rules.multiple_of),
+            ("Maximum boundary", rules.maximum),
+            ("Minimum boundary", rules.minimum),
+        ] {
+            if bound.is_some_and(|bound| bound.fract() != 0.0) {
+                let field = path.bracketed();
+                let wanted = "must be of type integer (default format)";
+                self.causes.push(nameless(&format!("{what} value {wanted} in {field}")));
+            }
         }
     }
 
@@ -125,7 +158,9 @@ impl Validator {
                 self.value(&target, value, old, &path.index(index));
             }
         }
-        self.unique(node, list, path);
+        if !self.of_default {
+            self.unique(node, list, path);
+        }
     }
 
     fn unique(&mut self, node: &Node, list: &[Value], path: &Path<'_>) {
@@ -153,7 +188,7 @@ impl Validator {
         }
     }
 
-    fn rules(&mut self, rules: &Rules, value: &Value, path: &Path<'_>) {
+    fn rules(&mut self, kind: Kind, rules: &Rules, value: &Value, path: &Path<'_>) {
         let judged = |value: &Value, detail: &str| {
             let field = path.bracketed();
             let detail = format!("{field} in body {detail}");
@@ -169,6 +204,7 @@ impl Validator {
                     self.unchecked("integer with format int32", path);
                 }
                 let number = number.as_f64().unwrap_or_default();
+                self.bounds(kind, rules, path);
                 self.causes.extend(number_rules(rules, number).iter().map(|d| invalid(d)));
             }
             Value::Array(list) => {
@@ -240,8 +276,9 @@ impl Validator {
 
     /// What logic says; of alternatives that all fail, the first one tells why.
     fn branches(&mut self, rules: &Rules, value: &Value, path: &Path<'_>) {
+        let of_default = self.of_default;
         let judge = |node: &Arc<Node>| {
-            let mut validator = Validator { causes: Vec::new() };
+            let mut validator = Validator { causes: Vec::new(), of_default };
             validator.value(node, value, None, path);
             validator.causes
         };

@@ -19,7 +19,7 @@ pub(super) async fn handle(
     subresource: Option<&str>,
 ) -> Result<Response, ApiError> {
     let api_version = call.resource.api_version();
-    let config = parse(&mut writer, body, (&api_version, &call.resource.kind))?;
+    let config = parse(body, (&api_version, &call.resource.kind))?;
     let name = &call.info.name;
     let plan = Plan::new(name, subresource, None);
     // The object may come or go between two attempts; whoever goes on for long is unlucky.
@@ -29,7 +29,7 @@ pub(super) async fn handle(
             if subresource.is_some() {
                 return Err(call.resource.not_found(name));
             }
-            no_uid(&writer, name, &config)?;
+            no_uid(&writer, name, &config.value)?;
             let object = merged(&mut writer, None, &config, &plan)?;
             match create(&mut writer, object, None).await {
                 Err(ApiError::AlreadyExists { .. }) => continue,
@@ -47,12 +47,35 @@ pub(super) async fn handle(
     Err(writer.conflict(name))
 }
 
+/// What a client sends to apply.
+pub(super) struct Config {
+    pub(super) value: Value,
+    /// Keys that come twice.
+    complaints: Vec<String>,
+}
+
+impl Config {
+    /// Warns of what is wrong with the text, or refuses it; once it could be applied, as upstream does it.
+    pub(super) fn complain(&self, writer: &mut Writer<'_>) -> Result<(), ApiError> {
+        match writer.options.field_validation {
+            _ if self.complaints.is_empty() => Ok(()),
+            FieldValidation::Ignore => Ok(()),
+            FieldValidation::Warn => {
+                writer.warnings.extend(self.complaints.iter().cloned());
+                Ok(())
+            }
+            FieldValidation::Strict => {
+                let fault = decode::yaml_complaints(&self.complaints);
+                let fault =
+                    format!("error strict decoding YAML: error converting YAML to JSON: {fault}");
+                Err(ApiError::BadRequest(fault))
+            }
+        }
+    }
+}
+
 /// The configuration, which must say that it is of this version and kind.
-pub(super) fn parse(
-    writer: &mut Writer<'_>,
-    body: &[u8],
-    (api_version, kind): (&str, &str),
-) -> Result<Value, ApiError> {
+pub(super) fn parse(body: &[u8], (api_version, kind): (&str, &str)) -> Result<Config, ApiError> {
     let undecodable = |fault| ApiError::BadRequest(format!("error decoding YAML: {fault}"));
     let decoded = decode::decode(body, decode::BodyFormat::Yaml)
         .map_err(|fault| undecodable(format!("error converting YAML to JSON: {fault}")))?;
@@ -71,18 +94,7 @@ pub(super) fn parse(
         let fault = format!("invalid object type: {}", schema::apply::shown_kind(&config));
         return Err(ApiError::BadRequest(fault));
     }
-    match writer.options.field_validation {
-        _ if decoded.complaints.is_empty() => (),
-        FieldValidation::Ignore => (),
-        FieldValidation::Warn => writer.warnings.extend(decoded.complaints),
-        FieldValidation::Strict => {
-            let fault = decode::yaml_complaints(&decoded.complaints);
-            let fault =
-                format!("error strict decoding YAML: error converting YAML to JSON: {fault}");
-            return Err(ApiError::BadRequest(fault));
-        }
-    }
-    Ok(config)
+    Ok(Config { value: config, complaints: decoded.complaints })
 }
 
 /// An apply that means a certain object does not make another one.
@@ -103,9 +115,10 @@ fn no_uid(writer: &Writer<'_>, name: &str, config: &Value) -> Result<(), ApiErro
 fn merged(
     writer: &mut Writer<'_>,
     old: Option<&Value>,
-    config: &Value,
+    applied: &Config,
     plan: &Plan<'_>,
 ) -> Result<Value, ApiError> {
+    let config = &applied.value;
     let resource = writer.resource;
     let schema = resource.schema.get().ok_or(ApiError::MethodNotAllowed)?;
     let (api_version, time) = (resource.api_version(), meta::now());
@@ -128,6 +141,7 @@ fn merged(
         true => schema.decode(&mut object).map_err(|fault| ApiError::Unknown(fault.to_string()))?,
         false => schema.convert_applied(&mut object, config).map_err(refused)?,
     };
+    applied.complain(writer)?;
     let complaints = unknown.iter().map(|path| format!("unknown field \"{path}\""));
     if writer.options.field_validation != FieldValidation::Ignore {
         writer.warnings.extend(complaints);

@@ -3,8 +3,10 @@
 use std::collections::{HashMap, HashSet};
 
 use http::{HeaderMap, header};
+use schema::json::{Overwritten, Parsed};
 use serde_json::Value;
 
+use super::pairs::Pairs;
 use crate::protobuf;
 use crate::status::ApiError;
 
@@ -17,12 +19,14 @@ pub struct Decoded {
     pub complaints: Vec<String>,
     /// Paths of the fields of a JSON text that came twice.
     pub duplicates: Vec<String>,
+    /// What those had before.
+    pub overwritten: Vec<Overwritten>,
 }
 
 impl Decoded {
     /// What nobody complains about.
     fn sound(value: Value) -> Self {
-        Self { value, complaints: Vec::new(), duplicates: Vec::new() }
+        Self { value, complaints: Vec::new(), duplicates: Vec::new(), overwritten: Vec::new() }
     }
 }
 
@@ -103,9 +107,9 @@ pub fn decode(body: &[u8], format: BodyFormat) -> Result<Decoded, String> {
 /// # Errors
 /// As Go's parser says it.
 pub fn json(body: &[u8]) -> Result<Decoded, String> {
-    let parsed = schema::json::parse(body).map_err(|e| e.0)?;
-    let complaints = parsed.duplicates.iter().map(|path| duplicate_field(path)).collect();
-    Ok(Decoded { value: parsed.value, complaints, duplicates: parsed.duplicates })
+    let Parsed { value, duplicates, overwritten } = schema::json::parse(body).map_err(|e| e.0)?;
+    let complaints = duplicates.iter().map(|path| duplicate_field(path)).collect();
+    Ok(Decoded { value, complaints, duplicates, overwritten })
 }
 
 /// The complaint about a field that the type does not have.
@@ -123,13 +127,18 @@ pub fn duplicate_field(path: &str) -> String {
 /// Source: `saveStrictError` in upstream's `sigs.k8s.io/json`.
 const MOST_COMPLAINTS: usize = 100;
 
-/// Complaints about a body in JSON in the order of its fields; one that is unknown may come twice.
+/// Complaints about a body in JSON in the order of its fields; one that is unknown may come twice, and nobody looks
+/// into it.
 pub fn in_order(duplicates: &[String], unknown: &[String], body: &[u8]) -> Vec<String> {
     if unknown.is_empty() {
         return duplicates.iter().take(MOST_COMPLAINTS).map(|path| duplicate_field(path)).collect();
     }
-    let strange: HashSet<&String> = unknown.iter().collect();
-    let twice = duplicates.iter().filter(|path| !strange.contains(path));
+    let strange: HashSet<&str> = unknown.iter().map(String::as_str).collect();
+    let is_strange = |path: &str| {
+        let ends = path.match_indices(['.', '[']).map(|(end, _)| end).chain([path.len()]);
+        ends.into_iter().any(|end| strange.contains(&path[..end]))
+    };
+    let twice = duplicates.iter().filter(|path| !is_strange(path));
     let mut places: HashMap<String, (usize, usize)> = HashMap::new();
     for (n, field) in schema::json::fields(body).into_iter().enumerate() {
         places.entry(field).and_modify(|(_, last)| *last = n).or_insert((n, n));
@@ -160,19 +169,6 @@ fn yaml_fault(error: &serde_saphyr::Error) -> String {
         format!("yaml: {what}")
     } else {
         format!("yaml: {line}: {what}")
-    }
-}
-
-/// A complaint about a key that occurs twice, as Go's YAML library makes it.
-fn duplicate_key(error: &serde_saphyr::Error) -> String {
-    let text = error.to_string();
-    let between = |from: &str, to: &str| {
-        let rest = text.split_once(from)?.1;
-        Some(rest.split(to).next().unwrap_or(rest).trim().to_owned())
-    };
-    match (between("line ", " "), between("duplicate mapping key: ", ",")) {
-        (Some(line), Some(key)) => format!("line {line}: key {key:?} already set in map"),
-        _ => text,
     }
 }
 
@@ -223,10 +219,13 @@ fn yaml(body: &[u8]) -> Result<Decoded, String> {
         Ok(value) => Ok(Decoded::sound(value)),
         Err(strict_error) => {
             let options = serde_saphyr::options! { duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins };
-            let value =
-                serde_saphyr::from_str_with_options(text, options).map_err(|e| yaml_fault(&e))?;
-            let complaints = vec![duplicate_key(&strict_error)];
-            Ok(Decoded { value, complaints, duplicates: Vec::new() })
+            let value = serde_saphyr::from_str_with_options(text, options.clone())
+                .map_err(|e| yaml_fault(&e))?;
+            let complaints = match serde_saphyr::from_str_with_options::<Pairs>(text, options) {
+                Ok(pairs) => pairs.twice(),
+                Err(_) => vec![strict_error.to_string()],
+            };
+            Ok(Decoded { complaints, ..Decoded::sound(value) })
         }
     }
 }
@@ -296,8 +295,13 @@ mod tests {
 
     #[test]
     fn yaml_takes_the_last_of_two() {
-        let decoded = super::yaml(b"a: 1\nb: {c: x}\na: 2\n").unwrap();
-        assert_eq!(decoded.value, json!({"a":2,"b":{"c":"x"}}));
-        assert_eq!(decoded.complaints, ["line 3: key \"a\" already set in map"]);
+        let decoded = super::yaml(b"a: 1\nb: {c: x}\na: 2\nb:\n  c: y\n  c: z\n").unwrap();
+        assert_eq!(decoded.value, json!({"a":2,"b":{"c":"z"}}));
+        let expected = [
+            "line 3: key \"a\" already set in map",
+            "line 6: key \"c\" already set in map",
+            "line 5: key \"b\" already set in map",
+        ];
+        assert_eq!(decoded.complaints, expected);
     }
 }

@@ -1,6 +1,7 @@
 //! Kind and version of a body: those of the resource, in the words for all that they are not.
 
 use schema::Schema;
+use schema::json::{Key, Overwritten};
 use serde_json::{Map, Value};
 
 use super::json_kind;
@@ -69,6 +70,18 @@ pub(super) fn fit(
         map.insert("apiVersion".to_owned(), resource.api_version().into());
     }
     Ok(())
+}
+
+/// Puts back what a body said of its kind before it said it once more, where nobody can read that: Go reads both.
+pub(super) fn insist(value: &mut Value, overwritten: &[Overwritten]) {
+    for Overwritten { place, value: before } in overwritten {
+        if let [Key::Name(name)] = &**place
+            && matches!(&**name, "kind" | "apiVersion")
+            && !(before.is_string() || before.is_null())
+        {
+            value[&**name] = before.clone();
+        }
+    }
 }
 
 /// The refusal of a body that is no object at all.

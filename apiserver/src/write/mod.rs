@@ -9,6 +9,7 @@ mod kind;
 mod meta;
 pub mod names;
 mod own;
+mod pairs;
 mod patch;
 mod scale;
 pub mod subresource;
@@ -252,12 +253,14 @@ impl<'a> Writer<'a> {
         let resource = self.resource;
         let mut decoded = read_body(&resource.kind, body, format)?;
         let mut value = decoded.value.take();
+        let overwritten = std::mem::take(&mut decoded.overwritten);
+        kind::insist(&mut value, &overwritten);
         let is_lenient = self.options.field_validation == FieldValidation::Ignore;
         kind::fit(resource, &self.core.registry(), &mut value, body, is_lenient)?;
         meta::mark_reset(&mut value);
         let unknown = match resource.schema.get() {
             Some(schema) => schema
-                .decode_text(&mut value, body)
+                .decode_text(&mut value, body, overwritten)
                 .map_err(|fault| kind::undecoded(resource, &fault.to_string()))?,
             None => Vec::new(),
         };
@@ -275,10 +278,12 @@ impl<'a> Writer<'a> {
     ) -> Result<Value, ApiError> {
         let mut decoded = read_body(part.kind, body, format)?;
         let mut value = decoded.value.take();
+        let overwritten = std::mem::take(&mut decoded.overwritten);
+        kind::insist(&mut value, &overwritten);
         part.fit(&self.core.registry(), &mut value, body)?;
         let unknown = match part.schema() {
             Some(schema) => schema
-                .decode_text(&mut value, body)
+                .decode_text(&mut value, body, overwritten)
                 .map_err(|fault| part.undecoded(&fault.to_string()))?,
             None => Vec::new(),
         };

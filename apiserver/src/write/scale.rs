@@ -85,7 +85,7 @@ fn paths(resource: &Resource) -> Option<ScalePaths> {
 enum Wanted<'b> {
     Whole(Value),
     Patch(Language, &'b [u8]),
-    Apply(Value),
+    Apply(super::apply::Config),
 }
 
 impl<'b> Wanted<'b> {
@@ -96,7 +96,7 @@ impl<'b> Wanted<'b> {
             return Ok(match language {
                 Language::Apply => {
                     let kind = (schema::apply::SCALE_VERSION, "Scale");
-                    Self::Apply(super::apply::parse(writer, body, kind)?)
+                    Self::Apply(super::apply::parse(body, kind)?)
                 }
                 other => Self::Patch(other, body),
             });
@@ -136,11 +136,12 @@ impl<'b> Wanted<'b> {
         };
         let mut scale = match self {
             Self::Apply(config) => {
-                let applied = schema.apply(Some(current), config, &who, force, &[]);
+                let applied = schema.apply(Some(current), &config.value, &who, force, &[]);
                 let mut scale = applied.map_err(super::apply::refused)?;
+                config.complain(writer)?;
                 // Only a version that the client named guards the object.
                 scale["metadata"]["resourceVersion"] =
-                    config["metadata"]["resourceVersion"].clone();
+                    config.value["metadata"]["resourceVersion"].clone();
                 return Ok(scale);
             }
             Self::Whole(scale) => scale.clone(),

@@ -368,13 +368,14 @@ pub(super) fn type_errors(node: &Node, value: &Value, path: &Path<'_>, errors: &
     match (node.kind, value) {
         (Kind::Any, _) => (),
         (Kind::Object, Value::Object(map)) => {
-            let closed = !node.preserve_unknown && node.items.is_none();
+            let mut closed = !node.preserve_unknown && node.items.is_none();
             for (name, value) in map {
                 let path = path.field(name);
                 match child(Some(node), name) {
                     Some(child) => type_errors(&child, value, &path, errors),
                     None if closed => {
                         errors.push(format!("{}: field not declared in schema", shown(&path)));
+                        closed = false; // Of unknown fields of one object upstream tells one.
                     }
                     None => (),
                 }

@@ -77,6 +77,24 @@ fn values_have_the_types_of_their_schema() {
 }
 
 #[test]
+fn a_null_is_no_field_but_an_entry() {
+    for (rule, holds) in [
+        ("has(self.e)", false),
+        ("self.?e.hasValue()", false),
+        ("has(self.m.k)", true),
+        ("'k' in self.m", true),
+    ] {
+        let schema = json!({"type": "object", "x-kubernetes-validations": [{"rule": rule}], "properties": {
+            "e": {"type": "integer", "nullable": true},
+            "m": {"type": "object", "additionalProperties": {"type": "string", "nullable": true}}}});
+        let causes = Schema::from_crd(&schema)
+            .unwrap()
+            .validate_rules(&json!({"e": null, "m": {"k": null}}), None);
+        assert_eq!(causes.is_empty(), holds, "{rule}");
+    }
+}
+
+#[test]
 fn old_self_may_be_optional() {
     check(json!({"min": 1, "max": 2, "once": "a"}), None, &[]);
     let old = || Some(json!({"min": 1, "max": 2, "once": "a"}));

@@ -79,6 +79,8 @@ pub(super) fn convert(node: Option<&Node>, json: &Json) -> Value {
             let mut entries = HashMap::with_capacity(map.len());
             for (name, value) in map {
                 let (key, child) = match node.map(|node| (node.field(name), &node.items)) {
+                    // A declared field with null is not there; what is in a map is.
+                    Some((Some(_), _)) if value.is_null() => continue,
                     Some((Some(field), _)) => (escape(name), Some(field.edge.node())),
                     Some((None, Some(items))) => (name.clone(), Some(items.node())),
                     _ => (name.clone(), None),

@@ -47,17 +47,30 @@ fn judge(schema: &Value, default: &Value, field: &str, is_object: bool, causes: 
     if schema.get(crate::compile::DEFINITION).is_some() {
         compiled.default(&mut value); // Go makes the whole struct.
     }
-    causes.extend(compiled.validate(&value, None).into_iter().map(|cause| renamed(cause, field)));
+    let structural = compiled.validate_default(&value);
+    if structural.is_empty() {
+        let broken = compiled.validate_rules(&value, None).into_iter();
+        return causes.extend(broken.map(|cause| placed(cause, field)));
+    }
+    causes.extend(structural.into_iter().map(|cause| renamed(cause, field, schema)));
 }
 
-/// As recorded: messages speak of an unnamed value.
-fn renamed(cause: Cause, field: &str) -> Cause {
+/// What a rule says, in its place below the default.
+fn placed(cause: Cause, field: &str) -> Cause {
     let below = cause.field.strip_prefix("value").unwrap_or_default();
-    let (long, short) = (&cause.field, below.trim_start_matches('.'));
+    Cause { field: format!("{field}{below}"), ..cause }
+}
+
+/// As recorded: messages speak of an unnamed value, of whose keys they show the dot.
+fn renamed(cause: Cause, field: &str, schema: &Value) -> Cause {
+    let below = cause.field.strip_prefix("value").unwrap_or_default();
+    let short = below.trim_start_matches('.');
+    let first = short.split(['.', '[']).next().unwrap_or_default();
+    let shown = if schema["properties"].get(first).is_some() { short } else { below };
     let message =
-        cause.message.replacen(&format!("{long} in body"), &format!("{short} in body"), 1);
+        cause.message.replacen(&format!("{} in body", cause.field), &format!("{shown} in body"), 1);
     let message = match message.rsplit_once(" in value") {
-        Some((start, below)) if start.contains("Checked value") => {
+        Some((start, below)) if start.ends_with("format)") || start.contains(" with format ") => {
             format!("{start} in {}", below.trim_start_matches('.'))
         }
         _ => message,

@@ -99,8 +99,20 @@ fn merge_map(target: &mut Value, patch: &Map<String, Value>) {
             Value::Object(inner) => {
                 merge_map(map.entry(name.clone()).or_insert(Value::Null), inner);
             }
-            other => _ = map.insert(name.clone(), other.clone()),
+            other => _ = map.insert(name.clone(), without_nulls(other)),
         }
+    }
+}
+
+/// A list as it is put in: objects in it have no nulls, as upstream's library does it.
+fn without_nulls(value: &Value) -> Value {
+    match value {
+        Value::Array(list) => Value::Array(list.iter().map(without_nulls).collect()),
+        Value::Object(map) => {
+            let told = map.iter().filter(|(_, value)| !value.is_null());
+            Value::Object(told.map(|(name, value)| (name.clone(), without_nulls(value))).collect())
+        }
+        other => other.clone(),
     }
 }
 

@@ -112,6 +112,9 @@ fn merge_patches_follow_rfc_7386() {
     let mut doc = json!({"a": {"b": 1, "c": 2}, "l": [1]});
     merge(&mut doc, br#"{"a":{"b":null,"d":{"e":null}},"l":[2],"n":1}"#).unwrap();
     assert_eq!(doc, json!({"a": {"c": 2, "d": {}}, "l": [2], "n": 1}));
+    // Upstream's library takes nulls out of objects in lists, too.
+    merge(&mut doc, br#"{"l":[null,{"x":null,"y":[{"z":null}]}]}"#).unwrap();
+    assert_eq!(doc["l"], json!([null, {"y": [{}]}]));
 }
 
 fn deployment() -> Value {

@@ -16,13 +16,15 @@ const DRY: i64 = 32769;
 /// The node ports of one write: what it is given it does not get once more.
 pub(super) struct Ports<'a> {
     placing: &'a Placing<'a>,
+    /// What the service asks for by number.
+    wanted: Vec<i64>,
     given: Vec<i64>,
 }
 
 impl<'a> Ports<'a> {
     /// None so far.
     pub(super) fn new(placing: &'a Placing<'a>) -> Self {
-        Self { placing, given: Vec::new() }
+        Self { placing, wanted: Vec::new(), given: Vec::new() }
     }
 
     /// Gives the service the node ports that it wants or needs, and that of its health checks.
@@ -30,10 +32,10 @@ impl<'a> Ports<'a> {
         if matches!(kind(&service["spec"]), "NodePort" | "LoadBalancer") {
             let mut ports = items(&service["spec"]["ports"]).to_vec();
             let automatic = wants_node_ports(&service["spec"]);
-            let wanted: Vec<i64> = ports.iter().map(number).filter(|n| *n != 0).collect();
+            self.wanted = ports.iter().map(number).filter(|n| *n != 0).collect();
             match self.placing.old {
-                None => self.create(service, &mut ports, automatic, &wanted)?,
-                Some(old) => self.update(service, &mut ports, old, automatic, &wanted)?,
+                None => self.create(service, &mut ports, automatic)?,
+                Some(old) => self.update(service, &mut ports, automatic, old)?,
             }
             if !ports.is_empty() {
                 service["spec"]["ports"] = ports.into();
@@ -52,29 +54,20 @@ impl<'a> Ports<'a> {
         service: &Value,
         ports: &mut [Value],
         automatic: bool,
-        wanted: &[i64],
     ) -> Result<(), ApiError> {
         for n in 0..ports.len() {
-            if number(&ports[n]) == 0 && !automatic {
+            let own = number(&ports[n]);
+            if own == 0 && !automatic {
                 continue;
             }
-            let same = |port: &&Value| port["port"] == ports[n]["port"] && has_number(port);
-            let before = ports[..n].iter().find(same).map(number);
-            let first = before.or_else(|| ports[n..].iter().find(same).map(number));
-            let given = match (before, first) {
-                // Its own, although another port of this number has another.
-                (Some(before), _)
-                    if !matches!(number(&ports[n]), 0) && number(&ports[n]) != before =>
-                {
-                    self.want(number(&ports[n]))
-                        .map_err(|why| refused(service, n, &ports[n], &why))?
-                }
-                (Some(before), _) => before,
-                (None, Some(first)) => {
-                    let port = serde_json::json!({"nodePort": first});
-                    self.want(first).map_err(|why| refused(service, n, &port, &why))?
-                }
-                (None, None) => self.any(wanted)?,
+            let alike = |port: &&Value| port["port"] == ports[n]["port"] && has_number(port);
+            let first = ports[..n].iter().find(alike).map(number);
+            let wish = ports[n..].iter().find(alike).map(number);
+            let given = match (first, wish) {
+                (Some(first), _) if own == 0 || own == first => first,
+                (Some(_), _) => self.want_for(service, n, own)?,
+                (None, Some(wish)) => self.want_for(service, n, wish)?,
+                (None, None) => self.any()?,
             };
             ports[n]["nodePort"] = given.into();
         }
@@ -86,17 +79,16 @@ impl<'a> Ports<'a> {
         &mut self,
         service: &Value,
         ports: &mut [Value],
-        old: &Value,
         automatic: bool,
-        wanted: &[i64],
+        old: &Value,
     ) -> Result<(), ApiError> {
         let mut seen: Vec<(String, i64)> = Vec::new();
         for (n, port) in ports.iter_mut().enumerate() {
             let given = match number(port) {
                 0 if !automatic => continue,
-                0 => self.any(wanted)?,
+                0 => self.any()?,
                 own if numbers(old).any(|o| *o == own) || self.given.contains(&own) => own,
-                own => self.want(own).map_err(|why| refused(service, n, port, &why))?,
+                own => self.want_for(service, n, own)?,
             };
             port["nodePort"] = given.into();
             let pair = (text(port, "protocol").to_owned(), given);
@@ -112,7 +104,7 @@ impl<'a> Ports<'a> {
     fn health_check(&mut self, spec: &mut Value) -> Result<(), ApiError> {
         let wanted = spec["healthCheckNodePort"].as_i64().unwrap_or_default();
         let (port, what) = match wanted {
-            0 => (self.draw(&[]), "a HealthCheck NodePort 0".to_owned()),
+            0 => (self.draw(), "a HealthCheck NodePort 0".to_owned()),
             wanted => (self.want(wanted), format!("requested HealthCheck NodePort {wanted}")),
         };
         // Upstream takes it for a fault of its own.
@@ -121,22 +113,29 @@ impl<'a> Ports<'a> {
         Ok(())
     }
 
-    fn any(&mut self, wanted: &[i64]) -> Result<i64, ApiError> {
+    fn any(&mut self) -> Result<i64, ApiError> {
         let failed = |why| ApiError::Internal(format!("failed to allocate a nodePort: {why}"));
-        self.draw(wanted).map_err(failed)
+        self.draw().map_err(failed)
     }
 
     /// A free port that is not wanted by a later one of the service.
-    fn draw(&mut self, wanted: &[i64]) -> Result<i64, Refusal> {
+    fn draw(&mut self) -> Result<i64, Refusal> {
         let port = if self.placing.ctx.dry_run {
             self.given.iter().max().map_or(DRY, |last| last + 1)
         } else {
-            let others = [&*self.given, wanted].concat();
+            let others = [&*self.given, &*self.wanted].concat();
             let range = self.placing.ctx.core.config.node_ports;
             self.placing.allocator.any_port(self.placing.taker(), range, &others)?.into()
         };
         self.given.push(port);
         Ok(port)
+    }
+
+    fn want_for(&mut self, service: &Value, n: usize, port: i64) -> Result<i64, ApiError> {
+        self.want(port).map_err(|refusal| {
+            let field = format!("spec.ports[{n}].nodePort");
+            invalid(service, vec![Cause::invalid(field, &port.into(), &refusal.to_string())])
+        })
     }
 
     fn want(&mut self, port: i64) -> Result<i64, Refusal> {
@@ -164,9 +163,4 @@ impl<'a> Ports<'a> {
 
 fn number(port: &Value) -> i64 {
     port["nodePort"].as_i64().unwrap_or_default()
-}
-
-fn refused(service: &Value, n: usize, port: &Value, why: &Refusal) -> ApiError {
-    let field = format!("spec.ports[{n}].nodePort");
-    invalid(service, vec![Cause::invalid(field, &port["nodePort"], &why.to_string())])
 }
