@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
+use kit::testing::eventually;
 use nodeagent::runtime::{
     Bytes, ContainerSpec, ContainerState, Error, HostAlias, Mount, Qos, Resources, Runtime,
     RuntimeEvent, SandboxSpec,
@@ -127,8 +128,13 @@ async fn limits_reach_the_cgroups_and_can_change() {
     };
     assert_eq!(limit(&pod).trim(), "67108864");
     assert_eq!(limit(&format!("{pod}/{id}")).trim(), "67108864");
-    let stats = world.runtime().container_stats(&id).await.unwrap();
-    assert!(stats.processes == 1 && stats.memory_usage.0 > 0, "{stats:?}");
+    // Until it becomes the container's program, runc has some threads there.
+    let stats = eventually(Duration::from_secs(10), async || {
+        let stats = world.runtime().container_stats(&id).await.unwrap();
+        if stats.processes == 1 { Ok(stats) } else { Err(format!("{stats:?}")) }
+    })
+    .await;
+    assert!(stats.memory_usage.0 > 0, "{stats:?}");
     let pod = world.runtime().sandbox_stats(&uid("p")).await.unwrap();
     assert!(pod.network_sent.is_some() && pod.memory_usage >= stats.memory_usage, "{pod:?}");
     world.end().await;
