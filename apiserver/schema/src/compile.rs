@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::facts::{self, REF_PREFIX, Zero};
 use crate::node::{
-    Edge, Field, Kind, ListType, Name, Node, Patch, Rules, Target, intern, name as interned,
+    Edge, Field, Kind, ListType, Name, Node, Patch, Rules, Sweep, Target, intern, name as interned,
 };
 
 /// A schema that cannot be compiled.
@@ -49,11 +49,24 @@ fn known() -> MutexGuard<'static, HashMap<&'static str, Arc<Node>>> {
 struct Parts {
     keys: RandomState,
     nodes: HashMap<u64, Weak<Node>>,
+    sweep: Sweep,
+}
+
+impl Parts {
+    fn insert(&mut self, key: u64, node: &Arc<Node>) {
+        if self.sweep.is_due(self.nodes.len()) {
+            self.nodes.retain(|_, node| node.strong_count() > 0);
+            self.sweep.done(self.nodes.len());
+        }
+        self.nodes.insert(key, Arc::downgrade(node));
+    }
 }
 
 fn parts() -> MutexGuard<'static, Parts> {
-    static PARTS: LazyLock<Mutex<Parts>> =
-        LazyLock::new(|| Mutex::new(Parts { keys: RandomState::new(), nodes: HashMap::new() }));
+    static PARTS: LazyLock<Mutex<Parts>> = LazyLock::new(|| {
+        let (keys, nodes) = (RandomState::new(), HashMap::new());
+        Mutex::new(Parts { keys, nodes, sweep: Sweep::default() })
+    });
     PARTS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -147,7 +160,7 @@ impl Compiler {
         let node = self.node(schema)?;
         let node = intern(if node.embedded { with_metadata(node) } else { node });
         if let Some(key) = key {
-            parts().nodes.insert(key, Arc::downgrade(&node));
+            parts().insert(key, &node);
         }
         Ok(node)
     }

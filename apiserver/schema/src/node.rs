@@ -3,7 +3,7 @@
 //! Equal subtrees are one node (see [`intern`]), whichever types they come from: the pod
 //! template of ten workload types exists once.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 
@@ -246,12 +246,42 @@ impl Edge {
     }
 }
 
+/// When to look for what nobody holds any more: once there is twice as much as after the last time. Schemas come and
+/// go with definitions, and each has nodes and names of its own.
+#[derive(Default)]
+pub(crate) struct Sweep {
+    at: usize,
+}
+
+impl Sweep {
+    const LEAST: usize = 1 << 12;
+
+    /// Whether `n` are enough to look.
+    pub(crate) fn is_due(&self, n: usize) -> bool {
+        n > self.at.max(Self::LEAST)
+    }
+
+    /// `n` have stayed.
+    pub(crate) fn done(&mut self, n: usize) {
+        self.at = 2 * n;
+    }
+}
+
 /// The one node that is equal to `node`.
 pub(crate) fn intern(node: Node) -> Arc<Node> {
-    static NODES: LazyLock<Mutex<HashMap<u64, Vec<Weak<Node>>>>> = LazyLock::new(Mutex::default);
+    type Nodes = (HashMap<u64, Vec<Weak<Node>>>, Sweep);
+    static NODES: LazyLock<Mutex<Nodes>> = LazyLock::new(Mutex::default);
     let mut hasher = DefaultHasher::new();
     node.hash(&mut hasher);
     let mut nodes = NODES.lock().unwrap_or_else(PoisonError::into_inner);
+    let (nodes, sweep) = &mut *nodes;
+    if sweep.is_due(nodes.len()) {
+        nodes.retain(|_, same| {
+            same.retain(|weak| weak.strong_count() > 0);
+            !same.is_empty()
+        });
+        sweep.done(nodes.len());
+    }
     let same = nodes.entry(hasher.finish()).or_default();
     same.retain(|weak| weak.strong_count() > 0);
     for known in same.iter().filter_map(Weak::upgrade) {
@@ -266,12 +296,34 @@ pub(crate) fn intern(node: Node) -> Arc<Node> {
 
 /// The one copy of a name.
 pub(crate) fn name(text: &str) -> Name {
-    static NAMES: LazyLock<Mutex<std::collections::HashSet<Name>>> = LazyLock::new(Mutex::default);
+    type Names = (HashSet<Name>, Sweep);
+    static NAMES: LazyLock<Mutex<Names>> = LazyLock::new(Mutex::default);
     let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+    let (names, sweep) = &mut *names;
     if let Some(known) = names.get(text) {
         return known.clone();
+    }
+    if sweep.is_due(names.len()) {
+        names.retain(|name| Arc::strong_count(name) > 1);
+        sweep.done(names.len());
     }
     let new: Name = text.into();
     names.insert(new.clone());
     new
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_holds_goes() {
+        let kept = name("kept-name");
+        let weak = Arc::downgrade(&name("name-0"));
+        for n in 1..=4 * Sweep::LEAST {
+            name(&format!("name-{n}"));
+        }
+        assert!(weak.upgrade().is_none());
+        assert!(Arc::ptr_eq(&kept, &name("kept-name")));
+    }
 }
