@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::plan::{own, unjudged};
 use super::{LOOK_AGAIN, announce, ensure, path_of, present, refused, resource_of, send, settings};
 use crate::server::{Server, StartError};
+use crate::write::now;
 
 /// How often the server looks.
 const EVERY: Duration = Duration::from_secs(10);
@@ -51,12 +52,11 @@ async fn judge(server: &Server, client: &Client, wanted: &Value) -> Result<(), S
     if !present.is_some_and(|present| unjudged(wanted, &present)) {
         return Ok(());
     }
-    let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     let ready = json!({
         "apiVersion": wanted["apiVersion"], "kind": wanted["kind"],
         "metadata": { "name": wanted["metadata"]["name"] },
         "status": { "conditions": [{
-            "type": "Ready", "status": "True", "reason": "", "lastTransitionTime": now,
+            "type": "Ready", "status": "True", "reason": "", "lastTransitionTime": now(),
             "message": "Kubernetes default Service CIDR is ready",
         }]},
     });

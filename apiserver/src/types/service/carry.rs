@@ -98,9 +98,14 @@ fn node_ports(spec: &mut Value, old: &Value) {
     }
 }
 
+/// The node port of a port; 0 if it has none.
+pub(super) fn number(port: &Value) -> i64 {
+    port["nodePort"].as_i64().unwrap_or_default()
+}
+
 /// Whether a port has a node port.
 pub(super) fn has_number(port: &Value) -> bool {
-    port["nodePort"].as_i64().unwrap_or_default() != 0
+    number(port) != 0
 }
 
 /// The node ports of a service.

@@ -16,7 +16,9 @@ use store::{Entry, Error, Expect, Store};
 
 use super::allocate::Held;
 use crate::bytes::encode;
+use crate::config::family;
 use crate::status::ApiError;
+use crate::write::now;
 
 /// How long a service may take to be stored after its claims.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -48,7 +50,7 @@ impl Item {
     fn claim(self, owner: Owner<'_>) -> Bytes {
         let Owner { namespace, name } = owner;
         let parent = json!({"resource": "services", "namespace": namespace, "name": name});
-        let created = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let created = now();
         encode(&match self {
             Item::Ip(ip) => json!({
                 "kind": "IPAddress", "apiVersion": "networking.k8s.io/v1",
@@ -56,7 +58,7 @@ impl Item {
                     "name": ip.to_string(), "uid": uuid::Uuid::new_v4().to_string(),
                     "creationTimestamp": created,
                     "labels": {
-                        "ipaddress.kubernetes.io/ip-family": if ip.is_ipv4() { "IPv4" } else { "IPv6" },
+                        "ipaddress.kubernetes.io/ip-family": family(ip),
                         "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io",
                     },
                 },

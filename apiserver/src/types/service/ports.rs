@@ -4,7 +4,7 @@ use schema::Cause;
 use serde_json::Value;
 
 use super::allocate::Refusal;
-use super::carry::{has_number, numbers};
+use super::carry::{has_number, number, numbers};
 use super::place::Placing;
 use super::{invalid, kind, wants_health_check, wants_node_ports};
 use crate::status::ApiError;
@@ -159,8 +159,4 @@ impl<'a> Ports<'a> {
         let (first, last) = self.placing.ctx.core.config.node_ports;
         self.placing.ctx.dry_run && (port < i64::from(first) || port > i64::from(last))
     }
-}
-
-fn number(port: &Value) -> i64 {
-    port["nodePort"].as_i64().unwrap_or_default()
 }
