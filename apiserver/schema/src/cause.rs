@@ -73,11 +73,14 @@ impl Cause {
     /// `Invalid value: <value>: <detail>`.
     #[must_use]
     pub fn invalid(field: impl Into<String>, value: &Value, detail: &str) -> Self {
-        Self::new(
-            Reason::Invalid,
-            field,
-            with_detail(&format!("Invalid value: {}", show(value)), detail),
-        )
+        Self::invalid_as(field, &show(value), detail)
+    }
+
+    /// The same, with a value that is shown otherwise.
+    #[must_use]
+    pub fn invalid_as(field: impl Into<String>, shown: &str, detail: &str) -> Self {
+        let what = format!("Invalid value: {shown}");
+        Self::new(Reason::Invalid, field, with_detail(&what, detail))
     }
 
     /// `Forbidden: <detail>`.
@@ -175,7 +178,7 @@ pub fn show(value: &Value) -> String {
     match value {
         Value::String(text) => format!("{text:?}"),
         Value::Number(number) => print::number(number),
-        other => other.to_string(),
+        other => print::escaped(&other.to_string()),
     }
 }
 

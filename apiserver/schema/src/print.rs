@@ -2,6 +2,8 @@
 //!
 //! Source: the verbs of <https://pkg.go.dev/fmt>.
 
+use std::fmt::Write;
+
 use serde_json::{Map, Number, Value};
 
 /// `%v`: `map[a:1 b:[x y]]`.
@@ -66,6 +68,22 @@ pub(crate) fn kind_of(value: &Value) -> &'static str {
         Value::Object(_) => "map",
         scalar => type_of(scalar),
     }
+}
+
+/// JSON with the characters escaped that Go does not leave in texts.
+///
+/// Source: `encoding/json.HTMLEscape`.
+pub(crate) fn escaped(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => {
+                let _ = write!(out, "\\u{:04x}", u32::from(c));
+            }
+            c => out.push(c),
+        }
+    }
+    out
 }
 
 fn sorted(map: &Map<String, Value>) -> impl Iterator<Item = (&String, &Value)> {

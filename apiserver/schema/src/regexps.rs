@@ -8,7 +8,7 @@
 use std::collections::HashSet;
 use std::fmt::Write as _;
 
-use regex::Regex;
+use regex::{Regex, RegexBuilder};
 
 /// Most repetitions that `{n,m}` may ask for.
 const REPETITIONS: u32 = 1000;
@@ -34,9 +34,18 @@ pub(crate) fn fault(pattern: &str) -> Option<String> {
 /// # Errors
 /// The first fault, as [`fault`] has it, or that it is too large to run.
 pub(crate) fn compile(pattern: &str) -> Result<Regex, String> {
+    compile_within(pattern, 10 << 20)
+}
+
+/// The same, with fewest bytes that are too many for it.
+///
+/// # Errors
+/// Those of [`compile`].
+pub(crate) fn compile_within(pattern: &str, largest: usize) -> Result<Regex, String> {
     let mut scan = Scan::new(pattern);
     scan.run().map_err(|(what, text)| format!("{what}: `{text}`"))?;
-    Regex::new(&scan.out).map_err(|_| format!("expression too large: `{pattern}`"))
+    let built = RegexBuilder::new(&scan.out).size_limit(largest).build();
+    built.map_err(|_| format!("expression too large: `{pattern}`"))
 }
 
 /// What is wrong, and the part of the expression that is.

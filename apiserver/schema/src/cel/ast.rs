@@ -8,6 +8,8 @@ use kube_cel::cel::common::ast::{
     operators,
 };
 
+use super::eval::{DURATION, TIMESTAMP};
+
 /// Interned text of names.
 pub(super) type Name = Arc<str>;
 
@@ -149,8 +151,21 @@ fn select(select: &SelectExpr) -> Result<Expr, String> {
     {
         return Ok(Expr::Var("authorizer.requestResource".into()));
     }
+    if let Some(name) = type_name(select) {
+        return Ok(Expr::Var(name.into()));
+    }
     let (operand, field) = (boxed(&select.operand)?, select.field.as_str().into());
     Ok(Expr::Select { operand, field, test: select.test, optional: false })
+}
+
+/// The name of a type that has dots.
+fn type_name(select: &SelectExpr) -> Option<&'static str> {
+    let Parsed::Select(inner) = &select.operand.expr else { return None };
+    match (&inner.operand.expr, &*inner.field, &*select.field) {
+        (Parsed::Ident(first), "protobuf", "Timestamp") if first == "google" => Some(TIMESTAMP),
+        (Parsed::Ident(first), "protobuf", "Duration") if first == "google" => Some(DURATION),
+        _ => None,
+    }
 }
 
 fn map_entry(entry: &IdedEntryExpr) -> Result<(Expr, Expr, bool), String> {

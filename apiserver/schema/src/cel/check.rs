@@ -2,31 +2,32 @@
 //!
 //! Source: `cel-go/checker/{checker,cost}.go` and upstream's `apiserver/pkg/cel/library/cost.go`.
 
+mod calls;
 mod cost;
 mod declared;
 mod fit;
+mod formats;
 mod literals;
+mod loops;
 mod places;
+mod sized;
 
 use std::collections::HashMap;
 use std::num::Saturating;
 
 use super::Value;
-use super::ast::{Binary, Expr, Loop, undeclared};
+use super::ast::{Binary, Expr, undeclared};
+use super::eval::{DURATION, TIMESTAMP};
 use super::types::Type;
 use fit::{answer, fits, same, wider};
+use formats::Format;
 pub(super) use places::Places;
+pub(super) use sized::Checked;
 
 /// Costs stay at the top when they reach it: they only have to be too large then.
 type Cost = Saturating<u64>;
 
 const ONE: Cost = Saturating(1);
-
-/// A type, and the most that finding the value costs.
-pub(super) struct Checked {
-    pub(super) of: Type,
-    pub(super) cost: Cost,
-}
 
 /// What is wrong with a part of an expression.
 pub(super) struct Wrong<'a> {
@@ -41,10 +42,17 @@ pub(super) type Globals = HashMap<String, Type>;
 
 /// Checks an expression; what is wrong is in no order.
 pub(super) fn check<'a>(expr: &'a Expr, globals: &Globals) -> (Checked, Vec<Wrong<'a>>) {
-    let mut checker = Checker { globals, locals: Vec::new(), mixed: false, wrong: Vec::new() };
+    let mut checker = Checker {
+        globals,
+        locals: Vec::new(),
+        mixed: false,
+        formats: Vec::new(),
+        wrong: Vec::new(),
+    };
     let checked = checker.check(expr);
     if checker.wrong.is_empty() {
         checker.literals(expr);
+        checker.formats();
     }
     (checked, checker.wrong)
 }
@@ -52,19 +60,11 @@ pub(super) fn check<'a>(expr: &'a Expr, globals: &Globals) -> (Checked, Vec<Wron
 struct Checker<'a, 'g> {
     globals: &'g Globals,
     /// The variables of the loops around; inner ones hide outer ones and globals.
-    locals: Vec<(String, Type)>,
+    locals: Vec<(String, Checked)>,
     /// Whether lists and maps may have entries of several types here.
     mixed: bool,
+    formats: Vec<Format<'a>>,
     wrong: Vec<Wrong<'a>>,
-}
-
-fn checked(of: Type, cost: Cost) -> Checked {
-    Checked { of, cost }
-}
-
-/// A tenth of a size: the cost of looking at a text.
-fn tenth(size: u64) -> u64 {
-    size.div_ceil(10)
 }
 
 impl<'a> Checker<'a, '_> {
@@ -74,53 +74,53 @@ impl<'a> Checker<'a, '_> {
         Type::Dyn
     }
 
-    fn find(&self, name: &str) -> Option<&Type> {
-        let local = self.locals.iter().rev().find(|(known, _)| known == name);
-        local.map(|(_, of)| of).or_else(|| self.globals.get(name))
+    /// What upstream takes for the size of a part that it does not find: it looks no further than the whole.
+    fn root(&self) -> u64 {
+        self.globals.get("self").map_or(0, Type::most)
     }
 
     fn check(&mut self, expr: &'a Expr) -> Checked {
         match expr {
-            Expr::Literal(value) => checked(literal(value), Saturating(0)),
-            Expr::Var(name) => checked(self.variable(name, expr), ONE),
+            Expr::Literal(value) => literal(value),
+            Expr::Var(name) => self.variable(name, expr),
             Expr::Select { operand, field, test, optional } => {
                 let inner = self.check(operand);
-                let cost = inner.cost + Saturating(u64::from(!test));
-                let found = self.select(inner.of, field, expr, *optional);
-                checked(if *test { Type::Bool } else { found }, cost)
+                self.select(inner, field, expr, *test, *optional)
             }
             Expr::Index { operand, key, optional } => {
-                let name = if *optional { "_[?_]" } else { "_[_]" };
                 let (operand, key) = (self.check(operand), self.check(key));
-                let cost = operand.cost + key.cost + ONE;
-                checked(self.operator(name, vec![operand.of, key.of], expr), cost)
+                self.index(operand, key, expr, *optional)
             }
             Expr::And(a, b) | Expr::Or(a, b) => {
                 let cost = self.boolean(a) + self.boolean(b);
-                checked(Type::Bool, cost)
+                Checked::made(Type::Bool, cost)
             }
             Expr::Not(a) => {
                 let inner = self.check(a);
-                checked(self.operator("!_", vec![inner.of], expr), inner.cost + ONE)
+                Checked::made(self.operator("!_", vec![inner.of], expr), inner.cost + ONE)
             }
-            Expr::NotFalse(a) => checked(Type::Bool, self.check(a).cost),
+            Expr::NotFalse(a) => Checked::made(Type::Bool, self.check(a).cost + ONE),
             Expr::If(parts) => {
                 let [test, then, other] = [0, 1, 2].map(|n| self.check(&parts[n]));
                 let cost = test.cost + then.cost.max(other.cost);
+                let size = then.size.max(other.size);
                 let both = wider(then.of.clone(), other.of.clone());
                 let of = self.operator("_?_:_", vec![test.of, then.of, other.of], expr);
-                checked(if same(&of, &both) { both } else { of }, cost)
+                Checked::known(if same(&of, &both) { both } else { of }, cost, size)
             }
             Expr::Negate(a) => {
                 let inner = self.check(a);
-                checked(self.operator("-_", vec![inner.of], expr), inner.cost + ONE)
+                Checked::made(self.operator("-_", vec![inner.of], expr), inner.cost + ONE)
             }
             Expr::Binary(operator, a, b) => {
                 let (a, b) = (self.check(a), self.check(b));
-                let cost = a.cost + b.cost;
-                let (made, own) = cost::binary(*operator, &a.of, &b.of);
+                let own = cost::binary(*operator, &a, &b);
+                let cost = a.cost + b.cost + Saturating(own.cost);
                 let of = self.operator(name(*operator), vec![a.of, b.of], expr);
-                checked(made.filter(|made| same(made, &of)).unwrap_or(of), cost + Saturating(own))
+                match own.size {
+                    Some(size) => Checked::known(of, cost, size),
+                    None => Checked::made(of, cost),
+                }
             }
             Expr::List(entries) => self.list(entries),
             Expr::Map(entries) => self.map(entries),
@@ -132,18 +132,27 @@ impl<'a> Checker<'a, '_> {
         }
     }
 
-    fn variable(&mut self, name: &str, part: &'a Expr) -> Type {
-        if let Some(of) = self.find(name) {
-            return of.clone();
+    fn variable(&mut self, name: &str, part: &'a Expr) -> Checked {
+        if let Some((_, local)) = self.locals.iter().rev().find(|(known, _)| known == name) {
+            return Checked { cost: ONE, ..local.clone() };
         }
-        if let Some(of) = named(name) {
-            return Type::Itself(of.into());
+        if let Some(of) = self.globals.get(name) {
+            return Checked::part(of.clone(), ONE);
         }
+        let of = match named(name) {
+            Some(of) => Type::Itself(of.into()),
+            None => self.unknown(name, part),
+        };
+        Checked::made(of, ONE).sized(self.root())
+    }
+
+    /// Notes that there is no such variable.
+    fn unknown(&mut self, name: &str, part: &'a Expr) -> Type {
         if super::is_reserved(name) {
             return self.wrong(part, format!("reserved identifier: {name}"));
         }
         match name.strip_prefix("variables.") {
-            Some(own) if self.find("variables").is_some() => {
+            Some(own) if self.globals.contains_key("variables") => {
                 self.wrong(part, format!("undefined field '{own}'"))
             }
             Some(_) => {
@@ -155,16 +164,50 @@ impl<'a> Checker<'a, '_> {
         }
     }
 
-    fn select(&mut self, operand: Type, field: &str, part: &'a Expr, optional: bool) -> Type {
-        let (target, is_optional) = match operand {
+    fn select(
+        &mut self,
+        operand: Checked,
+        field: &str,
+        part: &'a Expr,
+        is_test: bool,
+        is_optional: bool,
+    ) -> Checked {
+        let is_object = !matches!(operand.of, Type::Dyn | Type::Optional(_));
+        let cost = operand.cost + Saturating(u64::from(!is_test && (is_object || is_optional)));
+        let (target, is_optional) = match operand.of {
             Type::Optional(inner) => (*inner, true),
-            other => (other, optional),
+            other => (other, is_optional),
         };
         let found = match field_of(&target, field) {
             Ok(found) => found,
             Err(text) => self.wrong(part, text),
         };
-        if is_optional { Type::Optional(found.into()) } else { found }
+        match (is_test, is_optional) {
+            (true, _) => Checked::made(Type::Bool, cost),
+            (_, true) => Checked::made(Type::Optional(found.into()), cost),
+            _ if operand.is_part => Checked::part(found, cost),
+            _ => Checked::made(found, cost).sized(self.root()),
+        }
+    }
+
+    fn index(
+        &mut self,
+        operand: Checked,
+        key: Checked,
+        part: &'a Expr,
+        is_optional: bool,
+    ) -> Checked {
+        let cost = operand.cost + key.cost + ONE;
+        let name = if is_optional { "_[?_]" } else { "_[_]" };
+        let of = self.operator(name, vec![operand.of, key.of], part);
+        if operand.is_part && !matches!(of, Type::Optional(_)) {
+            return Checked::part(of, cost);
+        }
+        match of.most() {
+            _ if matches!(of, Type::Optional(_)) => Checked::made(of, cost),
+            u64::MAX => Checked::made(of, cost).sized(self.root()),
+            size => Checked::known(of, cost, size),
+        }
     }
 
     fn boolean(&mut self, part: &'a Expr) -> Cost {
@@ -213,7 +256,7 @@ impl<'a> Checker<'a, '_> {
     /// An entry that is left out if it is an empty optional.
     fn entry(&mut self, part: &'a Expr, is_optional: bool) -> Checked {
         let inner = self.check(part);
-        let of = match (is_optional, inner.of) {
+        let of = match (is_optional, inner.of.clone()) {
             (true, Type::Optional(of)) => *of,
             (true, of) => {
                 self.expect(&Type::Optional(of.clone().into()), &of, part);
@@ -221,18 +264,26 @@ impl<'a> Checker<'a, '_> {
             }
             (false, of) => of,
         };
-        checked(of, inner.cost)
+        Checked { of, ..inner }
     }
 
     fn list(&mut self, entries: &'a [(Expr, bool)]) -> Checked {
+        self.list_of(entries).0
+    }
+
+    /// A list, and the types of its entries.
+    fn list_of(&mut self, entries: &'a [(Expr, bool)]) -> (Checked, Vec<(&'a Expr, Type)>) {
         let (mut cost, mut item) = (Saturating(10), None);
+        let mut types = Vec::with_capacity(entries.len());
         for (value, is_optional) in entries {
             let entry = self.entry(value, *is_optional);
             cost += entry.cost;
+            types.push((value, entry.of.clone()));
             item = Some(self.join(item, entry.of, value));
         }
-        let item = item.unwrap_or(Type::Free);
-        checked(Type::List(item.into(), entries.len() as u64), cost)
+        let n = entries.len() as u64;
+        let of = Type::List(item.unwrap_or(Type::Free).into(), n);
+        (Checked::known(of, cost, n), types)
     }
 
     fn map(&mut self, entries: &'a [(Expr, Expr, bool)]) -> Checked {
@@ -240,13 +291,14 @@ impl<'a> Checker<'a, '_> {
         for (key, value, is_optional) in entries {
             let of_key = self.check(key);
             let entry = self.entry(value, *is_optional);
-            cost += entry.cost;
+            cost += of_key.cost + entry.cost;
             let (before_key, before): (Option<Type>, Option<Type>) = types.unzip();
             types =
                 Some((self.join(before_key, of_key.of, key), self.join(before, entry.of, value)));
         }
         let (key, value) = types.unwrap_or((Type::Free, Type::Free));
-        checked(Type::Map([key, value].into(), entries.len() as u64), cost)
+        let n = entries.len() as u64;
+        Checked::known(Type::Map([key, value].into(), n), cost, n)
     }
 
     fn object(
@@ -265,120 +317,7 @@ impl<'a> Checker<'a, '_> {
                 self.wrong.push(Wrong { text, part, field: Some(index) });
             }
         }
-        checked(Type::Made(name.clone()), cost)
-    }
-
-    fn repeat(&mut self, inner: &'a Loop) -> Checked {
-        let range = self.check(&inner.range);
-        let (item, second, n) = match &range.of {
-            Type::List(item, n) if inner.second.is_some() => (Type::Int, (**item).clone(), *n),
-            Type::List(item, n) => ((**item).clone(), Type::Dyn, *n),
-            Type::Map(entry, n) => (entry[0].clone(), entry[1].clone(), *n),
-            Type::Dyn | Type::Free => (Type::Dyn, Type::Dyn, range.of.size()),
-            other => {
-                let text = format!(
-                    "expression of type '{}' cannot be range of a comprehension (must be list, map, or dynamic)",
-                    other.shown()
-                );
-                self.wrong(&inner.range, text);
-                (Type::Dyn, Type::Dyn, 1)
-            }
-        };
-        let init = self.check(&inner.init);
-        let before = self.locals.len();
-        self.locals.push((inner.accumulator.to_string(), init.of.clone()));
-        self.locals.push((inner.item.to_string(), item));
-        if let Some(name) = &inner.second {
-            self.locals.push((name.to_string(), second));
-        }
-        let condition = self.check(&inner.condition);
-        let step = self.check(&inner.step);
-        self.locals.truncate(before);
-        let once = condition.cost + step.cost + ONE;
-        // What is gathered has as many entries as there were turns at most.
-        let gathered = match step.of {
-            Type::List(item, _) => Type::List(item, n),
-            Type::Map(entry, _) => Type::Map(entry, n),
-            _ => init.of,
-        };
-        self.locals.push((inner.accumulator.to_string(), gathered));
-        let of = self.check(&inner.result).of;
-        self.locals.pop();
-        checked(of, Saturating(n) * once + range.cost + init.cost)
-    }
-
-    fn call(
-        &mut self,
-        function: &str,
-        target: Option<&'a Expr>,
-        args: &'a [Expr],
-        part: &'a Expr,
-    ) -> Checked {
-        let from_loop = matches!(target, Some(Expr::Loop(_)));
-        let is_method = target.is_some();
-        let target = target.map(|target| self.check(target));
-        if let (Some(target), [Expr::Var(name), body]) = (&target, args)
-            && let Some(found) = self.body(function, target, name, body, part)
-        {
-            return found;
-        }
-        if declared::overloads(function).is_none() {
-            let (text, field) = match function.split_once('.') {
-                Some((space, _)) => (undeclared(space), Some(0)),
-                None => (undeclared(function), None),
-            };
-            self.wrong.push(Wrong { text, part, field });
-            return checked(Type::Dyn, ONE);
-        }
-        let mut cost = target.as_ref().map_or(Saturating(0), |target| target.cost);
-        let mut types: Vec<Type> = target.into_iter().map(|target| target.of).collect();
-        let outside = self.mixed;
-        self.mixed |= function == "format";
-        for arg in args {
-            let arg = self.check(arg);
-            cost += arg.cost;
-            types.push(arg.of);
-        }
-        self.mixed = outside;
-        let (sized, own) = match (function, from_loop) {
-            // Of what a loop makes upstream does not know how large the entries are.
-            ("join", true) => (Type::TEXT, u64::MAX),
-            _ => cost::call(function, &types),
-        };
-        let of = self.resolve(function, is_method, types, part);
-        checked(if same(&sized, &of) { sized } else { of }, (cost + Saturating(own)).max(ONE))
-    }
-
-    /// A macro with a body over one variable that is no loop.
-    fn body(
-        &mut self,
-        function: &str,
-        target: &Checked,
-        name: &str,
-        body: &'a Expr,
-        part: &'a Expr,
-    ) -> Option<Checked> {
-        let inner = match (function, &target.of) {
-            ("optMap" | "optFlatMap", Type::Optional(inner)) => {
-                cost::unsized_text((**inner).clone())
-            }
-            ("sortBy", Type::List(inner, _)) => (**inner).clone(),
-            ("optMap" | "optFlatMap" | "sortBy", _) => Type::Dyn,
-            _ => return None,
-        };
-        self.locals.push((name.to_owned(), inner));
-        let body = self.check(body);
-        self.locals.pop();
-        let cost = target.cost + body.cost;
-        Some(match function {
-            "optMap" => checked(Type::Optional(body.of.into()), cost),
-            "optFlatMap" => checked(body.of, cost),
-            _ => {
-                let keys = Type::List(body.of.into(), target.of.size());
-                self.resolve("sort", true, vec![keys], part);
-                checked(target.of.clone(), Saturating(target.of.size()) * cost)
-            }
-        })
+        Checked::made(Type::Made(name.clone()), cost)
     }
 }
 
@@ -395,22 +334,25 @@ fn named(name: &str) -> Option<Type> {
         "map" => Type::Map([Type::Dyn, Type::Dyn].into(), 0),
         "null_type" => Type::Null,
         "type" => Type::Itself(Type::Dyn.into()),
+        TIMESTAMP => Type::TIME,
+        DURATION => Type::Duration,
         "Object" | "JSONPatch" => Type::Made(name.into()),
         _ => return None,
     })
 }
 
-fn literal(value: &Value) -> Type {
-    match value {
-        Value::Null => Type::Null,
-        Value::Bool(_) => Type::Bool,
-        Value::Int(_) => Type::Int,
-        Value::UInt(_) => Type::Uint,
-        Value::Float(_) => Type::Double,
-        Value::String(text) => Type::Text(text.len() as u64),
-        Value::Bytes(bytes) => Type::Bytes(bytes.len() as u64),
-        _ => Type::Dyn,
-    }
+fn literal(value: &Value) -> Checked {
+    let (of, size) = match value {
+        Value::Null => (Type::Null, 1),
+        Value::Bool(_) => (Type::Bool, 1),
+        Value::Int(_) => (Type::Int, 1),
+        Value::UInt(_) => (Type::Uint, 1),
+        Value::Float(_) => (Type::Double, 1),
+        Value::String(text) => (Type::TEXT, text.chars().count() as u64),
+        Value::Bytes(bytes) => (Type::Bytes(0), bytes.len() as u64),
+        _ => (Type::Dyn, u64::MAX),
+    };
+    Checked::known(of, Saturating(0), size)
 }
 
 fn name(operator: Binary) -> &'static str {

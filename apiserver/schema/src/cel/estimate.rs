@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use super::check::{Checked, Globals, Places, check};
+use super::syntax::located;
 use super::types::{self, Type};
 use super::{Program, compile};
 use crate::node::Node;
@@ -52,7 +53,10 @@ fn cost_of(source: &str, program: &Program, names: &Globals, wanted: &str) -> Re
 pub(super) fn checked(source: &str, program: &Program, names: &Globals) -> Result<Checked, String> {
     let (found, wrong) = check(&program.expression, names);
     if wrong.is_empty() {
-        return Ok(found);
+        return match super::refused(&program.expression) {
+            Some(fault) => Err(format!("program instantiation failed: {fault}")),
+            None => Ok(found),
+        };
     }
     let places = Places::of(source, &program.expression);
     let place = |wrong: &super::check::Wrong<'_>| match wrong.field {
@@ -76,16 +80,6 @@ pub(super) fn placed(source: &str, text: String) -> String {
     }
 }
 
-/// An error with the place that it is about.
-pub(super) fn located(source: &str, text: &str, at: usize) -> String {
-    let before = source.get(..at).unwrap_or_default();
-    let line = before.matches('\n').count();
-    let column = before.rsplit('\n').next().unwrap_or_default().chars().count();
-    let shown = source.lines().nth(line).unwrap_or_default();
-    let dots = ".".repeat(column);
-    format!("ERROR: <input>:{}:{}: {text}\n | {shown}\n | {dots}^", line + 1, column + 1)
-}
-
 /// By how much a budget is exceeded, in upstream's words.
 pub(crate) fn exceeds(what: &str, cost: u64, limit: u64) -> String {
     #[expect(clippy::cast_precision_loss, reason = "it is shown with one digit")]
@@ -93,7 +87,7 @@ pub(crate) fn exceeds(what: &str, cost: u64, limit: u64) -> String {
     let factor = if factor > 100.0 {
         "more than 100x".to_owned()
     } else if factor < 1.5 {
-        format!("{factor:.6}").trim_end_matches('0').to_owned() + "x"
+        format!("{factor:.6}x")
     } else {
         format!("{factor:.1}x")
     };

@@ -93,8 +93,22 @@ impl Variables for Vec<(&str, Value)> {
 }
 
 /// Types by the names that expressions have for them.
-pub(super) const TYPES: [&str; 10] =
-    ["int", "uint", "double", "bool", "string", "bytes", "list", "map", "null_type", "type"];
+pub(super) const TYPES: [&str; 12] = [
+    "int",
+    "uint",
+    "double",
+    "bool",
+    "string",
+    "bytes",
+    "list",
+    "map",
+    "null_type",
+    "type",
+    TIMESTAMP,
+    DURATION,
+];
+pub(super) const TIMESTAMP: &str = "google.protobuf.Timestamp";
+pub(super) const DURATION: &str = "google.protobuf.Duration";
 
 /// Variables of the expression, and those of the loops around.
 #[derive(Clone, Copy)]

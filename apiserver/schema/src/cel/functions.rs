@@ -10,7 +10,9 @@ use kube_cel::cel::{Context, ExecutionError, Value};
 use regex::Regex;
 
 use super::ast::Binary;
-use super::eval::{Budget, Fault, failed, map_key, optional, show_key};
+use super::edges;
+use super::eval::{Budget, DURATION, Fault, TIMESTAMP, failed, map_key, optional, show_key};
+use crate::regexps;
 
 /// An object of the server's own that expressions can ask, such as `authorizer`.
 pub trait Ask: std::fmt::Debug + Send + Sync {
@@ -185,7 +187,7 @@ pub(super) fn call(
         Some(result) => result,
         None => {
             budget.take(values().map(size_cost).sum())?;
-            library(function, target, args)
+            of_library(function, target, args)
         }
     }
 }
@@ -224,6 +226,8 @@ fn type_name(value: &Value) -> String {
         Value::Float(_) => "double".to_owned(),
         Value::Null => "null_type".to_owned(),
         Value::Opaque(opaque) => opaque.runtime_type_name().to_owned(),
+        Value::Timestamp(_) => TIMESTAMP.to_owned(),
+        Value::Duration(_) => DURATION.to_owned(),
         other => other.type_of().to_string(),
     }
 }
@@ -259,9 +263,18 @@ fn method(
         ("contains", Value::String(text), [Value::String(part)]) => budget
             .take(text_cost(target).saturating_mul(text_cost(&args[0])))
             .map(|()| Value::Bool(text.contains(part.as_str()))),
-        ("matches", Value::String(text), [Value::String(pattern)]) => {
+        (
+            "matches" | "find" | "findAll",
+            Value::String(text),
+            [Value::String(pattern), limit @ ..],
+        ) => {
+            let most = match limit {
+                [] => -1,
+                [Value::Int(most)] if function == "findAll" => *most,
+                _ => return None,
+            };
             let cost = text_cost(target).saturating_mul(pattern.len() as u64 / 4 + 1);
-            budget.take(cost).and_then(|()| matches(text, pattern))
+            budget.take(cost).and_then(|()| search(function, text, pattern, most))
         }
         _ => return None,
     })
@@ -282,31 +295,66 @@ fn optional_method(
     })
 }
 
+/// `matches`, `find` and `findAll` with a pattern.
+fn search(function: &str, text: &str, pattern: &str, most: i64) -> Result<Value, Fault> {
+    let regex = match regex(pattern) {
+        Ok(regex) => regex,
+        Err(fault) => return failed(format!("error parsing regexp: {fault}")),
+    };
+    let part = |part: regex::Match<'_>| Value::String(Arc::new(part.as_str().to_owned()));
+    Ok(match function {
+        "matches" => Value::Bool(regex.is_match(text)),
+        "find" => regex.find(text).map_or_else(|| Value::String(Arc::default()), part),
+        _ => {
+            let most = usize::try_from(most).unwrap_or(usize::MAX);
+            Value::List(Arc::new(regex.find_iter(text).take(most).map(part).collect()))
+        }
+    })
+}
+
 /// Patterns are compiled once: an expression is run again and again with the same.
-fn matches(text: &str, pattern: &str) -> Result<Value, Fault> {
+fn regex(pattern: &str) -> Result<Regex, String> {
     /// Patterns kept compiled.
     const KEPT: usize = 256;
     /// Largest compiled pattern, in bytes.
     const LARGEST: usize = 1 << 20;
-    static KNOWN: LazyLock<Mutex<HashMap<String, Option<Regex>>>> = LazyLock::new(Mutex::default);
+    type Known = HashMap<String, Result<Regex, String>>;
+    static KNOWN: LazyLock<Mutex<Known>> = LazyLock::new(Mutex::default);
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-    if !known.contains_key(pattern) {
-        if known.len() >= KEPT {
-            known.clear();
-        }
-        let regex = regex::RegexBuilder::new(pattern).size_limit(LARGEST).build().ok();
-        known.insert(pattern.to_owned(), regex);
+    if let Some(regex) = known.get(pattern) {
+        return regex.clone();
     }
-    let regex = known.get(pattern).cloned().flatten();
-    drop(known);
-    match regex {
-        Some(regex) => Ok(Value::Bool(regex.is_match(text))),
-        None => failed(format!("error parsing regexp: {pattern:?}")),
+    if known.len() >= KEPT {
+        known.clear();
+    }
+    let regex = regexps::compile_within(pattern, LARGEST);
+    known.insert(pattern.to_owned(), regex.clone());
+    regex
+}
+
+/// A function of the crates', but for their edges.
+fn of_library(function: &str, target: Option<Value>, args: Vec<Value>) -> Result<Value, Fault> {
+    if let Some(answer) = edges::answer(function, target.as_ref(), &args) {
+        return answer.map_err(|fault| said(function, fault, &args));
+    }
+    let asked = args.clone();
+    library(function, target, args).map_err(|fault| said(function, fault, &asked))
+}
+
+/// A fault in upstream's words.
+fn said(function: &str, fault: Fault, args: &[Value]) -> Fault {
+    match fault {
+        Fault::Failed(text) => Fault::Failed(edges::fault(function, args).unwrap_or(text)),
+        Fault::Cost => Fault::Cost,
     }
 }
 
 /// A function of the crates', called by an expression whose arguments are variables.
-fn library(function: &str, target: Option<Value>, args: Vec<Value>) -> Result<Value, Fault> {
+pub(super) fn library(
+    function: &str,
+    target: Option<Value>,
+    args: Vec<Value>,
+) -> Result<Value, Fault> {
     static FUNCTIONS: LazyLock<Context<'static>> = LazyLock::new(|| Context::default().with_all());
     let mut context = FUNCTIONS.new_inner_scope();
     let ident = |name: String| IdedExpr { id: 0, expr: Parsed::Ident(name) };

@@ -5,6 +5,7 @@
 
 mod ast;
 mod check;
+mod edges;
 pub(crate) mod estimate;
 mod eval;
 mod functions;
@@ -12,6 +13,7 @@ mod known;
 mod rules;
 mod scope;
 mod shape;
+mod syntax;
 mod types;
 mod value;
 
@@ -48,21 +50,36 @@ pub struct Program {
 /// # Errors
 /// What is wrong with it, in the parser's words.
 pub fn compile(text: &str) -> Result<Arc<Program>, String> {
-    /// Expressions kept parsed.
-    const KEPT: usize = 1024;
-    type Known = HashMap<Box<str>, Result<Arc<Program>, String>>;
     static KNOWN: LazyLock<Mutex<Known>> = LazyLock::new(Mutex::default);
     let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(program) = known().get(text) {
-        return program.clone();
+    if let Some(program) = known().programs.get(text) {
+        return Ok(program.clone());
     }
-    let program = parse(text).map(Arc::new);
-    let mut known = known();
-    if known.len() >= KEPT {
-        known.clear();
+    let program = Arc::new(parse(text)?);
+    known().keep(text, &program);
+    Ok(program)
+}
+
+/// Expressions that were parsed.
+#[derive(Default)]
+struct Known {
+    programs: HashMap<Box<str>, Arc<Program>>,
+    /// Of all their texts; a program takes some 40 times as much at most, as one that is a long list does.
+    bytes: usize,
+}
+
+impl Known {
+    /// Most text to keep programs of, in bytes.
+    const MOST: usize = 1024 * 1024;
+
+    fn keep(&mut self, text: &str, program: &Arc<Program>) {
+        if self.bytes + text.len() > Self::MOST {
+            *self = Self::default();
+        }
+        if self.programs.insert(text.into(), program.clone()).is_none() {
+            self.bytes += text.len();
+        }
     }
-    known.insert(text.into(), program.clone());
-    program
 }
 
 fn parse(text: &str) -> Result<Program, String> {
@@ -73,18 +90,13 @@ fn parse(text: &str) -> Result<Program, String> {
     let parsed = match parsed {
         Ok(Ok(expression)) => expression,
         Ok(Err(errors)) => {
-            let mut errors = errors.to_string();
-            if text.is_empty() {
-                // The end of nothing is before the first column.
-                errors = errors.replacen("<input>:1:1:", "<input>:1:0:", 1);
-            }
-            return Err(format!("compilation failed: {errors}"));
+            return Err(format!("compilation failed: {}", syntax::faults(text, &errors)));
         }
         Err(_) => return Err("compilation failed: the parser gave up".to_owned()),
     };
     let failed = |error| format!("compilation failed: {}", estimate::placed(text, error));
     if let Some((at, _)) = shape::tokens(text).iter().find(|(_, token)| token.starts_with('`')) {
-        let fault = estimate::located(text, "unsupported syntax: '`'", *at);
+        let fault = syntax::located(text, "unsupported syntax: '`'", *at);
         return Err(format!("compilation failed: {fault}"));
     }
     let expression = ast::lower(&parsed).map_err(failed)?;
@@ -93,14 +105,50 @@ fn parse(text: &str) -> Result<Program, String> {
     Ok(Program { expression, is_transition })
 }
 
-/// Whether a text can become what a function makes of it, such as a duration.
-fn converts(function: &str, text: &str) -> bool {
-    if !matches!(function, "duration" | "timestamp") {
-        return true;
+/// Why a literal cannot be what the expression takes it for, such as `int('a')`: upstream finds it before all else.
+fn refused(expr: &Expr) -> Option<String> {
+    let mut found = None;
+    expr.children(&mut |child| found = found.take().or_else(|| refused(child)));
+    found.or_else(|| match expr {
+        Expr::Call { function, args, .. } if matches!(&**function, "find" | "findAll") => {
+            let Some(Expr::Literal(Value::String(pattern))) = args.first() else { return None };
+            Some(format!("error parsing regexp: {}", crate::regexps::fault(pattern)?))
+        }
+        expr => Some(constant(expr)?.err()?.to_string()),
+    })
+}
+
+/// The value of a conversion of a literal; none for other expressions.
+fn constant(expr: &Expr) -> Option<Result<Value, Fault>> {
+    const CONVERSIONS: [&str; 10] = [
+        "bool",
+        "bytes",
+        "double",
+        "dyn",
+        "duration",
+        "int",
+        "string",
+        "timestamp",
+        "type",
+        "uint",
+    ];
+    let Expr::Call { function, target: None, args } = expr else { return None };
+    let is_constant = |arg: &Expr| matches!(arg, Expr::Literal(_)) || constant(arg).is_some();
+    if !CONVERSIONS.contains(&&**function) || !matches!(&args[..], [arg] if is_constant(arg)) {
+        return None;
     }
-    let argument = vec![("x", Value::String(Arc::new(text.to_owned())))];
-    let program = compile(&format!("{function}(x)"));
-    program.is_ok_and(|program| program.run(&argument, &mut Budget::new(PER_CALL)).is_ok())
+    let nothing: Vec<(&str, Value)> = Vec::new();
+    Some(run(expr, &nothing, &mut Budget::new(PER_CALL)))
+}
+
+/// Runs an expression.
+fn run(expr: &Expr, variables: &dyn Variables, budget: &mut Budget) -> Result<Value, Fault> {
+    // The crates that functions come from are not ours; a bug of theirs is this expression's fault.
+    budget.call(|budget| {
+        let scope = Scope::Root(variables);
+        let run = AssertUnwindSafe(|| eval::eval(expr, &scope, budget));
+        catch_unwind(run).unwrap_or_else(|_| Err(Fault::Failed("internal error".to_owned())))
+    })
 }
 
 impl Program {
@@ -109,12 +157,7 @@ impl Program {
     /// # Errors
     /// Why it has no value.
     pub fn run(&self, variables: &dyn Variables, budget: &mut Budget) -> Result<Value, Fault> {
-        // The crates that functions come from are not ours; a bug of theirs is this expression's fault.
-        budget.call(|budget| {
-            let scope = Scope::Root(variables);
-            let run = AssertUnwindSafe(|| eval::eval(&self.expression, &scope, budget));
-            catch_unwind(run).unwrap_or_else(|_| Err(Fault::Failed("internal error".to_owned())))
-        })
+        run(&self.expression, variables, budget)
     }
 
     /// The result of the expression over JSON variables, as JSON.

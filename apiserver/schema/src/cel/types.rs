@@ -23,7 +23,8 @@ pub(super) enum Type {
     Text(u64),
     Bytes(u64),
     Duration,
-    Timestamp,
+    /// With the bytes of its longest text.
+    Timestamp(u64),
     List(Box<Type>, u64),
     /// Of keys to values.
     Map(Box<[Type; 2]>, u64),
@@ -64,7 +65,7 @@ impl fmt::Display for Type {
             Type::Text(_) => f.write_str("string"),
             Type::Bytes(_) => f.write_str("bytes"),
             Type::Duration => f.write_str("google.protobuf.Duration"),
-            Type::Timestamp => f.write_str("google.protobuf.Timestamp"),
+            Type::Timestamp(_) => f.write_str("google.protobuf.Timestamp"),
             Type::List(item, _) => write!(f, "list({item})"),
             Type::Map(entry, _) => write!(f, "map({}, {})", entry[0], entry[1]),
             Type::Object(..) | Type::Metadata => f.write_str("object"),
@@ -80,9 +81,12 @@ impl Type {
     /// A text without a bound.
     pub(super) const TEXT: Type = Type::Text(REQUEST - 2);
 
-    /// A map from texts.
+    /// A moment of a day.
+    pub(super) const TIME: Type = Type::Timestamp(32);
+
+    /// A map from texts; upstream does not count the sizes of keys.
     pub(super) fn map(value: Type, most: u64) -> Type {
-        Type::Map([Type::TEXT, value].into(), most)
+        Type::Map([Type::Text(0), value].into(), most)
     }
 
     /// As messages of the checker have it.
@@ -90,7 +94,7 @@ impl Type {
         match self {
             Type::Null => "null".to_owned(),
             Type::Duration => "duration".to_owned(),
-            Type::Timestamp => "timestamp".to_owned(),
+            Type::Timestamp(_) => "timestamp".to_owned(),
             Type::List(item, _) => format!("list({})", item.shown()),
             Type::Map(entry, _) => format!("map({}, {})", entry[0].shown(), entry[1].shown()),
             Type::Optional(inner) => format!("optional_type({})", inner.shown()),
@@ -108,7 +112,7 @@ impl Type {
             Kind::Boolean => Type::Bool,
             Kind::Integer => Type::Int,
             Kind::Number => Type::Double,
-            Kind::Time | Kind::MicroTime => Type::Timestamp,
+            Kind::Time | Kind::MicroTime => Type::TIME,
             Kind::String => text(node),
             Kind::Array => {
                 let Some(items) = &node.items else { return Type::List(Type::Dyn.into(), REQUEST) };
@@ -145,14 +149,48 @@ impl Type {
         self
     }
 
-    /// How much there is to look at.
-    pub(super) fn size(&self) -> u64 {
+    /// Whether every value of it is of one size.
+    pub(super) fn is_scalar(&self) -> bool {
+        match self {
+            Type::Bool | Type::Int | Type::Uint | Type::Double | Type::Duration => true,
+            Type::Timestamp(_) => true,
+            Type::Optional(inner) => inner.is_scalar(),
+            _ => false,
+        }
+    }
+
+    /// How much there is to look at in a part of an object, at most.
+    pub(super) fn most(&self) -> u64 {
         match self {
             Type::Text(n) | Type::Bytes(n) | Type::List(_, n) | Type::Map(_, n) => *n,
+            Type::Timestamp(n) => *n,
             Type::Dyn | Type::Free => REQUEST - 2,
-            Type::Optional(inner) => inner.size(),
-            Type::Duration | Type::Timestamp => 32,
-            _ => 1,
+            Type::Optional(_) => u64::MAX,
+            Type::Duration => 32,
+            _ => 0,
+        }
+    }
+
+    /// The type with another size.
+    pub(super) fn sized(self, size: u64) -> Type {
+        match self {
+            Type::Text(_) => Type::Text(size),
+            Type::Bytes(_) => Type::Bytes(size),
+            Type::List(item, _) => Type::List(item, size),
+            Type::Map(entry, _) => Type::Map(entry, size),
+            other => other,
+        }
+    }
+
+    /// The type with no bound of its size, nor of what is in it.
+    pub(super) fn unbound(self) -> Type {
+        match self {
+            Type::Text(_) => Type::Text(u64::MAX),
+            Type::Bytes(_) => Type::Bytes(u64::MAX),
+            Type::List(item, _) => Type::List(item.unbound().into(), u64::MAX),
+            Type::Map(entry, _) => Type::Map(entry.map(Type::unbound).into(), u64::MAX),
+            Type::Optional(inner) => Type::Optional(inner.unbound().into()),
+            other => other,
         }
     }
 }
@@ -161,7 +199,8 @@ fn text(node: &Node) -> Type {
     let rules = node.rules.as_deref();
     match rules.and_then(|rules| rules.format.as_deref()) {
         Some("duration") => return Type::Duration,
-        Some("date" | "date-time" | "datetime") => return Type::Timestamp,
+        Some("date") => return Type::Timestamp(12),
+        Some("date-time" | "datetime") => return Type::TIME,
         Some("byte") => {
             return Type::Bytes(rules.and_then(|r| r.max_length).unwrap_or(REQUEST - 2));
         }

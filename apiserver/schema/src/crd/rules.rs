@@ -10,6 +10,7 @@ use crate::Schema;
 use crate::cause::Cause;
 use crate::cel::{self, estimate};
 use crate::node::Node;
+use crate::print;
 
 const REASONS: [&str; 4] =
     ["FieldValueDuplicate", "FieldValueForbidden", "FieldValueInvalid", "FieldValueRequired"];
@@ -96,12 +97,16 @@ impl Parts {
     ) -> bool {
         let source = rule[key].as_str().unwrap_or_default();
         let optional = rule["optionalOldSelf"] == true;
-        let wanted = if key == "rule" { "bool" } else { "string" };
+        // A message is made once.
+        let (wanted, occurs) = match key {
+            "rule" => ("bool", around.occurs),
+            _ => ("string", Some(1)),
+        };
         let field = format!("{at}.{key}");
-        match estimate::rule(source, wanted, node, around.is_root, optional, around.occurs) {
+        match estimate::rule(source, wanted, node, around.is_root, optional, occurs) {
             Ok(cost) => self.rules.extend(self.costs.note(field, cost)),
             Err(error) => {
-                self.rules.push(Cause::invalid(field, &go_rule(rule), &fault(key, &error)));
+                self.rules.push(Cause::invalid_as(field, &go_rule(rule), &fault(key, &error)));
                 return false;
             }
         }
@@ -109,17 +114,19 @@ impl Parts {
     }
 }
 
-/// A rule as Go prints it: the whole struct.
-fn go_rule(rule: &Value) -> Value {
-    let text = |key: &str| rule[key].as_str().unwrap_or_default();
-    json!({
-        "Rule": text("rule"),
-        "Message": text("message"),
-        "MessageExpression": text("messageExpression"),
-        "Reason": rule["reason"],
-        "FieldPath": text("fieldPath"),
-        "OptionalOldSelf": rule["optionalOldSelf"],
-    })
+/// A rule as Go prints it: the whole struct, in its order.
+fn go_rule(rule: &Value) -> String {
+    let text = |key: &str| json!(rule[key].as_str().unwrap_or_default());
+    let fields = [
+        ("Rule", text("rule")),
+        ("Message", text("message")),
+        ("MessageExpression", text("messageExpression")),
+        ("Reason", rule["reason"].clone()),
+        ("FieldPath", text("fieldPath")),
+        ("OptionalOldSelf", rule["optionalOldSelf"].clone()),
+    ];
+    let fields = fields.map(|(name, value)| format!("\"{name}\":{value}"));
+    print::escaped(&format!("{{{}}}", fields.join(",")))
 }
 
 /// What is wrong with an expression, in upstream's words.

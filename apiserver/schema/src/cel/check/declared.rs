@@ -364,7 +364,7 @@ fn of(text: &str) -> Type {
         "string" => Type::Text(u64::MAX),
         "bytes" => Type::Bytes(MANY),
         "duration" => Type::Duration,
-        "timestamp" => Type::Timestamp,
+        "timestamp" => Type::TIME,
         named => Type::Made(Arc::from(named)),
     }
 }

@@ -32,7 +32,7 @@ fn is_nullable(of: &Type) -> bool {
         of,
         Type::Null
             | Type::Duration
-            | Type::Timestamp
+            | Type::Timestamp(_)
             | Type::Object(..)
             | Type::Metadata
             | Type::Known(_)
