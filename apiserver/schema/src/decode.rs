@@ -65,6 +65,13 @@ struct Fault {
     error: DecodeError,
 }
 
+/// Where a field stands among those of a text; an entry of a list stands where its list does.
+fn place(fields: &[String], path: &str) -> usize {
+    let found = fields.iter().position(|field| field == path);
+    let list = || path.strip_suffix(']')?.rsplit_once('[').map(|(list, _)| place(fields, list));
+    found.or_else(list).unwrap_or(usize::MAX)
+}
+
 /// Faults that are looked at; the first one is told.
 const MOST_FAULTS: usize = 100;
 
@@ -122,8 +129,7 @@ pub(crate) fn decode_text(
     decoder.value(node, value, &Path::ROOT);
     if decoder.faults.len() > 1 && !text.is_empty() {
         let fields = crate::json::fields(text);
-        let place = |path: &str| fields.iter().position(|field| field == path);
-        let key = |fault: &Fault| (!fault.stops, place(&fault.path).unwrap_or(usize::MAX));
+        let key = |fault: &Fault| (!fault.stops, place(&fields, &fault.path));
         decoder.faults.sort_by_cached_key(key);
     }
     decoder.end()

@@ -395,3 +395,15 @@ fn both_of_two_fields_are_decoded_into_one() {
     let fault = decoded_text(r#"{"spec":{"replicas":"x","replicas":1}}"#).unwrap_err();
     assert!(fault.starts_with("json: cannot unmarshal string into Go struct field"), "{fault}");
 }
+
+#[test]
+fn of_several_faults_the_first_in_the_text_is_told() {
+    let list = r#""template":{"spec":{"containers":["x"]}}"#;
+    for (text, told) in [
+        (format!(r#"{{"spec":{{{list},"replicas":"x"}}}}"#), "containers"),
+        (format!(r#"{{"spec":{{"replicas":"x",{list}}}}}"#), "replicas"),
+    ] {
+        let fault = decoded_text(&text).unwrap_err();
+        assert!(fault.contains(&format!("{told} of type")), "{fault}");
+    }
+}

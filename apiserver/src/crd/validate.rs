@@ -17,12 +17,12 @@ pub(super) fn definition(obj: &Value, old: Option<&Value>, is_status: bool) -> V
     }
     names(obj, &mut causes);
     versions(obj, &mut causes);
-    if !is_status {
-        stored(obj, &mut causes);
-    }
     super::parts::validate(spec, &mut causes);
     conversion(spec, &mut causes);
     schemas(spec, old.map(|o| &o["spec"]), &mut causes);
+    if !is_status {
+        stored(obj, &mut causes);
+    }
     approved(obj, old, &mut causes);
     if let Some(old) = old {
         immutable(spec, &old["spec"], conditions::is_true(old, "Established"), &mut causes);
@@ -50,9 +50,12 @@ fn name(obj: &Value, causes: &mut Vec<Cause>) {
     let (spec, names) = (&obj["spec"], &obj["spec"]["names"]);
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let wanted = format!("{}.{}", text(&names["plural"]), text(&spec["group"]));
-    if obj["metadata"]["name"] != wanted.as_str() {
-        let fault = "must be spec.names.plural+\".\"+spec.group";
-        causes.push(Cause::invalid("metadata.name", &obj["metadata"]["name"], fault));
+    for key in ["generateName", "name"] {
+        let given = &obj["metadata"][key];
+        if !text(given).is_empty() && *given != wanted.as_str() {
+            let fault = "must be spec.names.plural+\".\"+spec.group";
+            causes.push(Cause::invalid(format!("metadata.{key}"), given, fault));
+        }
     }
 }
 
@@ -132,13 +135,42 @@ fn versions(obj: &Value, causes: &mut Vec<Cause>) {
         }
         if versions[..n].iter().any(|other| other["name"] == version["name"]) {
             let fault = "must contain unique version names";
-            causes.push(Cause::invalid("spec.versions", field, fault));
+            causes.push(Cause::invalid_as("spec.versions", &go_versions(field), fault));
         }
     }
     if versions.iter().filter(|v| v["storage"] == true).count() != 1 {
         let fault = "must have exactly one version marked as storage version";
-        causes.push(Cause::invalid("spec.versions", field, fault));
+        causes.push(Cause::invalid_as("spec.versions", &go_versions(field), fault));
     }
+}
+
+/// Versions as Go prints them: the whole structs, in their order. What is the same in all of them stands elsewhere there.
+fn go_versions(versions: &Value) -> String {
+    let Some(versions) = versions.as_array() else { return "null".to_owned() };
+    const PARTS: [(&str, &str); 4] = [
+        ("Schema", "schema"),
+        ("Subresources", "subresources"),
+        ("AdditionalPrinterColumns", "additionalPrinterColumns"),
+        ("SelectableFields", "selectableFields"),
+    ];
+    let is_shared = |key: &str| versions.iter().all(|version| version[key] == versions[0][key]);
+    let shown = versions.iter().map(|version| {
+        let is = |key: &str| version[key] == true;
+        let own = PARTS.map(|(name, key)| {
+            let part = if is_shared(key) { &Value::Null } else { &version[key] };
+            format!(",\"{name}\":{part}")
+        });
+        format!(
+            "{{\"Name\":{},\"Served\":{},\"Storage\":{},\"Deprecated\":{},\"DeprecationWarning\":{}{}}}",
+            version["name"],
+            is("served"),
+            is("storage"),
+            is("deprecated"),
+            version["deprecationWarning"],
+            own.concat(),
+        )
+    });
+    format!("[{}]", shown.collect::<Vec<_>>().join(","))
 }
 
 /// What of the stored versions the definition must still know.

@@ -64,18 +64,21 @@ fn expression(
 }
 
 /// What policies of both kinds have in common; answers what their expressions may name.
-fn policy(spec: &Value, at: &At<'_>, causes: &mut Causes) -> ExpressionScope {
+fn policy(spec: &Value, at: &At<'_>, mutates: bool, causes: &mut Causes) -> ExpressionScope {
     causes.one_of(&at.field("failurePolicy"), &spec["failurePolicy"], &["Fail", "Ignore"]);
+    if !spec["paramKind"].is_null() {
+        param_kind(causes, &at.field("paramKind"), &spec["paramKind"]);
+    }
     let constraints = &spec["matchConstraints"];
     let constraints_at = at.field("matchConstraints");
     if constraints.is_null() {
         causes.required(&constraints_at, "");
     } else {
-        causes.present(&constraints_at.field("resourceRules"), &constraints["resourceRules"], "");
         criteria(constraints, &constraints_at, causes);
+        causes.present(&constraints_at.field("resourceRules"), &constraints["resourceRules"], "");
     }
-    if !spec["paramKind"].is_null() {
-        param_kind(causes, &at.field("paramKind"), &spec["paramKind"]);
+    if mutates {
+        mutated(constraints, &constraints_at, causes);
     }
     let has_params = !spec["paramKind"].is_null();
     let scope = ExpressionScope::new(None).with_params(has_params).with_authorizer();

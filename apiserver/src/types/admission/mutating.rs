@@ -4,7 +4,7 @@ use schema::Cause;
 use schema::cel::ExpressionScope;
 use serde_json::Value;
 
-use super::{expression, mutated, policy};
+use super::{expression, policy};
 use crate::types::Strategy;
 use crate::types::check::{At, Causes, items, text};
 
@@ -22,18 +22,13 @@ impl Strategy for MutatingPolicies {
         if old.is_some_and(|old| old["spec"] == *spec) {
             return causes.0;
         }
-        let scope = policy(spec, &at, &mut causes).with_variables();
-        mutated(&spec["matchConstraints"], &at.field("matchConstraints"), &mut causes);
+        let scope = policy(spec, &at, true, &mut causes).with_variables();
         let mutations_at = at.field("mutations");
         causes.present(
             &mutations_at,
             &spec["mutations"],
             "mutations must contain at least one item",
         );
-        let again = at.field("reinvocationPolicy");
-        if causes.present(&again, &spec["reinvocationPolicy"], "") {
-            causes.one_of(&again, &spec["reinvocationPolicy"], &["IfNeeded", "Never"]);
-        }
         for (n, mutation) in items(&spec["mutations"]).iter().enumerate() {
             let at = mutations_at.index(n);
             let kinds = ["ApplyConfiguration", "JSONPatch"];
@@ -42,6 +37,10 @@ impl Strategy for MutatingPolicies {
             }
             causes.one_of(&at.field("patchType"), &mutation["patchType"], &kinds);
             self::mutation(&mut causes, &at, mutation, &scope);
+        }
+        let again = at.field("reinvocationPolicy");
+        if causes.present(&again, &spec["reinvocationPolicy"], "") {
+            causes.one_of(&again, &spec["reinvocationPolicy"], &["IfNeeded", "Never"]);
         }
         causes.0
     }

@@ -41,7 +41,7 @@ impl Strategy for ValidatingPolicies {
         if old.is_some_and(|old| old["spec"] == *spec) {
             return causes.0;
         }
-        let asks = policy(spec, &at, &mut causes);
+        let asks = policy(spec, &at, false, &mut causes);
         if is_empty(&spec["validations"]) && is_empty(&spec["auditAnnotations"]) {
             for field in ["validations", "auditAnnotations"] {
                 let detail = "validations or auditAnnotations must contain at least one item";
