@@ -24,7 +24,7 @@ fn traces() -> BTreeSet<String> {
         };
         traces.extend(printed.lines().map(|line| format!("{}: {}", listing[0], name(line))));
     }
-    for folder in ["/run", "/var/log/pods", "/var/lib"] {
+    for folder in ["/run", "/run/containerd/runc", "/var/log/pods", "/var/lib"] {
         let entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
         traces.extend(entries.map(|entry| format!("file: {}", entry.path().display())));
     }

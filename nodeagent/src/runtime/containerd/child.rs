@@ -319,6 +319,9 @@ async fn remove_containers(options: &Options) -> Result<(), Error> {
     Containerd::start(options.clone()).await?.remove_all().await
 }
 
+/// Where the shims of all containerds have runc keep its records, in a folder for each namespace.
+const RUNTIME_RECORDS: &str = "/run/containerd/runc";
+
 /// Removes what the kernel and the disk know of an agent whose containers are gone.
 async fn remove_traces(options: Options, folders: Vec<PathBuf>) -> Result<(), Error> {
     let failed = |operation| move |error: io::Error| Error::runtime(operation, error);
@@ -326,7 +329,9 @@ async fn remove_traces(options: Options, folders: Vec<PathBuf>) -> Result<(), Er
     let cgroups = Cgroups::detect(&options.cgroup_base).map_err(failed("find cgroups"))?;
     let work = move || {
         cgroups.remove_all().map_err(failed("remove the pods' cgroups"))?;
-        for folder in folders.iter().chain([&options.state_dir]) {
+        // The runtime's records of a namespace's containers; the folder stays when the last is gone.
+        let records = Path::new(RUNTIME_RECORDS).join(&options.namespace);
+        for folder in folders.iter().chain([&options.state_dir, &records]) {
             mounts::remove_tree(folder).map_err(failed("remove a folder"))?;
         }
         Ok(())
