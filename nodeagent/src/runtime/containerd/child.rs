@@ -329,11 +329,11 @@ async fn remove_traces(options: Options, folders: Vec<PathBuf>) -> Result<(), Er
     let cgroups = Cgroups::detect(&options.cgroup_base).map_err(failed("find cgroups"))?;
     let work = move || {
         cgroups.remove_all().map_err(failed("remove the pods' cgroups"))?;
-        // The runtime's records of a namespace's containers; the folder stays when the last is gone.
-        let records = Path::new(RUNTIME_RECORDS).join(&options.namespace);
-        for folder in folders.iter().chain([&options.state_dir, &records]) {
+        for folder in folders.iter().chain([&options.state_dir]) {
             mounts::remove_tree(folder).map_err(failed("remove a folder"))?;
         }
+        // It stays when the last container is gone; another containerd may have a namespace of the same name.
+        let _ = fs::remove_dir(Path::new(RUNTIME_RECORDS).join(&options.namespace));
         Ok(())
     };
     let joined = tokio::task::spawn_blocking(work).await;
