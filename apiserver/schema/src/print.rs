@@ -70,6 +70,14 @@ pub(crate) fn kind_of(value: &Value) -> &'static str {
     }
 }
 
+/// A struct as Go writes it in JSON: every field, in their order.
+#[must_use]
+pub fn structure(fields: &[(&str, Value)]) -> String {
+    let fields: Vec<String> =
+        fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+    escaped(&format!("{{{}}}", fields.join(",")))
+}
+
 /// JSON with the characters escaped that Go does not leave in texts.
 ///
 /// Source: `encoding/json.HTMLEscape`.

@@ -1,6 +1,6 @@
 //! What is wrong with a CustomResourceDefinition, beyond its schema.
 
-use schema::Cause;
+use schema::{Cause, print};
 use serde_json::Value;
 
 use super::names::{APPROVED, Approval, approval};
@@ -147,28 +147,23 @@ fn versions(obj: &Value, causes: &mut Vec<Cause>) {
 /// Versions as Go prints them: the whole structs, in their order. What is the same in all of them stands elsewhere there.
 fn go_versions(versions: &Value) -> String {
     let Some(versions) = versions.as_array() else { return "null".to_owned() };
-    const PARTS: [(&str, &str); 4] = [
-        ("Schema", "schema"),
-        ("Subresources", "subresources"),
-        ("AdditionalPrinterColumns", "additionalPrinterColumns"),
-        ("SelectableFields", "selectableFields"),
-    ];
-    let is_shared = |key: &str| versions.iter().all(|version| version[key] == versions[0][key]);
+    let own = |version: &Value, key: &str| {
+        let is_shared = versions.iter().all(|other| other[key] == version[key]);
+        if is_shared { Value::Null } else { version[key].clone() }
+    };
     let shown = versions.iter().map(|version| {
-        let is = |key: &str| version[key] == true;
-        let own = PARTS.map(|(name, key)| {
-            let part = if is_shared(key) { &Value::Null } else { &version[key] };
-            format!(",\"{name}\":{part}")
-        });
-        format!(
-            "{{\"Name\":{},\"Served\":{},\"Storage\":{},\"Deprecated\":{},\"DeprecationWarning\":{}{}}}",
-            version["name"],
-            is("served"),
-            is("storage"),
-            is("deprecated"),
-            version["deprecationWarning"],
-            own.concat(),
-        )
+        let is = |key: &str| Value::from(version[key] == true);
+        print::structure(&[
+            ("Name", version["name"].clone()),
+            ("Served", is("served")),
+            ("Storage", is("storage")),
+            ("Deprecated", is("deprecated")),
+            ("DeprecationWarning", version["deprecationWarning"].clone()),
+            ("Schema", own(version, "schema")),
+            ("Subresources", own(version, "subresources")),
+            ("AdditionalPrinterColumns", own(version, "additionalPrinterColumns")),
+            ("SelectableFields", own(version, "selectableFields")),
+        ])
     });
     format!("[{}]", shown.collect::<Vec<_>>().join(","))
 }

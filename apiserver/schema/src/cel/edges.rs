@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use jiff::tz::{Offset, TimeZone};
 use kube_cel::cel::Value;
 
-use super::eval::{Fault, failed, some};
+use super::eval::{DURATION, Fault, TIMESTAMP, failed, some};
 use super::functions::library;
 
 type Answer = Result<Value, Fault>;
@@ -58,8 +58,8 @@ pub(super) fn fault(function: &str, args: &[Value]) -> Option<String> {
             format!("{what}{what}netip.ParsePrefix({first:?}): no '/'")
         }
         "containsIP" => "no such overload".to_owned(),
-        "timestamp" => converted("google.protobuf.Timestamp"),
-        "duration" => converted("google.protobuf.Duration"),
+        "timestamp" => converted(TIMESTAMP),
+        "duration" => converted(DURATION),
         "url" => format!(
             "URL parse error during conversion from string: parse {first:?}: invalid URI for request"
         ),
@@ -89,7 +89,7 @@ fn bounded(found: Answer) -> Answer {
     let is_bounded = |n: i64| n > i64::MIN && n < i64::MAX;
     match found {
         Ok(Value::Duration(duration)) if !duration.num_nanoseconds().is_some_and(is_bounded) => {
-            failed(converted("google.protobuf.Duration"))
+            failed(converted(DURATION))
         }
         found => found,
     }

@@ -120,6 +120,12 @@ fn refused(expr: &Expr) -> Option<String> {
 
 /// The value of a conversion of a literal; none for other expressions.
 fn constant(expr: &Expr) -> Option<Result<Value, Fault>> {
+    let nothing: Vec<(&str, Value)> = Vec::new();
+    is_conversion(expr).then(|| run(expr, &nothing, &mut Budget::new(PER_CALL)))
+}
+
+/// Whether an expression converts a literal, or what became of one.
+fn is_conversion(expr: &Expr) -> bool {
     const CONVERSIONS: [&str; 10] = [
         "bool",
         "bytes",
@@ -132,13 +138,9 @@ fn constant(expr: &Expr) -> Option<Result<Value, Fault>> {
         "type",
         "uint",
     ];
-    let Expr::Call { function, target: None, args } = expr else { return None };
-    let is_constant = |arg: &Expr| matches!(arg, Expr::Literal(_)) || constant(arg).is_some();
-    if !CONVERSIONS.contains(&&**function) || !matches!(&args[..], [arg] if is_constant(arg)) {
-        return None;
-    }
-    let nothing: Vec<(&str, Value)> = Vec::new();
-    Some(run(expr, &nothing, &mut Budget::new(PER_CALL)))
+    let Expr::Call { function, target: None, args } = expr else { return false };
+    let [arg] = &args[..] else { return false };
+    CONVERSIONS.contains(&&**function) && (matches!(arg, Expr::Literal(_)) || is_conversion(arg))
 }
 
 /// Runs an expression.

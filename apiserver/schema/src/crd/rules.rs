@@ -117,16 +117,14 @@ impl Parts {
 /// A rule as Go prints it: the whole struct, in its order.
 fn go_rule(rule: &Value) -> String {
     let text = |key: &str| json!(rule[key].as_str().unwrap_or_default());
-    let fields = [
+    print::structure(&[
         ("Rule", text("rule")),
         ("Message", text("message")),
         ("MessageExpression", text("messageExpression")),
         ("Reason", rule["reason"].clone()),
         ("FieldPath", text("fieldPath")),
         ("OptionalOldSelf", rule["optionalOldSelf"].clone()),
-    ];
-    let fields = fields.map(|(name, value)| format!("\"{name}\":{value}"));
-    print::escaped(&format!("{{{}}}", fields.join(",")))
+    ])
 }
 
 /// What is wrong with an expression, in upstream's words.

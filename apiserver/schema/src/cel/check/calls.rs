@@ -102,7 +102,7 @@ impl<'a> Checker<'a, '_> {
         }
         // The macro binds the list, and makes a list of the keys.
         let keys = Saturating(size) * (body.cost + Saturating(12));
-        let own = cost::sort_by(size, &body.of);
+        let own = cost::sort(size, &body.of);
         let cost = target.cost + keys + Saturating(own.cost) + Saturating(23);
         self.resolve("sort", true, vec![Type::List(body.of.into(), size)], part);
         Some(Checked::known(target.of.clone(), cost, own.size.unwrap_or(size)))

@@ -213,16 +213,11 @@ fn of_list(
     }
 }
 
-/// Sorting, by keys of a type.
-fn sort(size: u64, key: &Type) -> Own {
+/// Sorting, by keys of a type; making the keys is not counted.
+pub(super) fn sort(size: u64, key: &Type) -> Own {
     let pairs = size.saturating_mul(size);
     let looks = if has_text(key) { look(pairs) } else { 0 };
     sized(pairs.saturating_mul(2).saturating_add(looks).saturating_add(11), pairs)
-}
-
-/// Sorting by what is made of each entry, beside making the keys.
-pub(super) fn sort_by(size: u64, key: &Type) -> Own {
-    sort(size, key)
 }
 
 /// The size of a text in which each piece is replaced that has at least so many letters.
