@@ -1,16 +1,20 @@
 //! One HTTP/1.1 connection over TLS, and what is asked over it.
 
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+
 use anyhow::{Context, bail};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::io::BufReader;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::arguments::Encoding;
 use super::target::Target;
@@ -65,9 +69,16 @@ impl Call {
     }
 }
 
+type Driver = http1::Connection<TokioIo<TlsStream<BufReader<TcpStream>>>, Full<Bytes>>;
+
 /// A connection that takes one request after the other.
+///
+/// What moves its bytes is polled by whoever waits for them, not by a task of its own: that would cost
+/// a second wake-up for each piece, and pieces of many connections would be looked at only after all were read.
 pub(crate) struct Connection {
     sender: SendRequest<Full<Bytes>>,
+    /// `None` once the connection ended.
+    driver: Option<Driver>,
     host: HeaderValue,
     authorization: Option<HeaderValue>,
     accept: HeaderValue,
@@ -85,11 +96,10 @@ impl Connection {
         let tls = TlsConnector::from(target.tls.clone());
         let stream = BufReader::with_capacity(READ, stream);
         let stream = tls.connect(target.name.clone(), stream).await.with_context(cannot)?;
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        // Ends with the sender; what goes wrong shows in the answer that does not come.
-        tokio::spawn(connection);
+        let (sender, driver) = http1::handshake(TokioIo::new(stream)).await?;
         Ok(Self {
             sender,
+            driver: Some(driver),
             host: target.host.clone(),
             authorization: target.authorization.clone(),
             accept: HeaderValue::from_static(match encoding {
@@ -118,8 +128,20 @@ impl Connection {
             request = request.header(CONTENT_TYPE, HeaderValue::from_static(media.content_type()));
             body = bytes.clone();
         }
-        self.sender.ready().await?;
-        Ok(self.sender.send_request(request.body(Full::new(body))?).await?)
+        let request = request.body(Full::new(body))?;
+        drive(&mut self.driver, self.sender.ready()).await?;
+        Ok(drive(&mut self.driver, self.sender.send_request(request)).await?)
+    }
+
+    /// The next piece of an answer; `None` after the last.
+    pub(crate) async fn piece(&mut self, body: &mut Incoming) -> Option<hyper::Result<Bytes>> {
+        loop {
+            match drive(&mut self.driver, body.frame()).await?.map(Frame::into_data) {
+                Ok(Ok(data)) => return Some(Ok(data)),
+                Ok(Err(_trailers)) => (),
+                Err(error) => return Some(Err(error)),
+            }
+        }
     }
 
     /// Sends a request and reads the answer away; answers its status and its length.
@@ -129,8 +151,8 @@ impl Connection {
     pub(crate) async fn skim(&mut self, call: &Call) -> anyhow::Result<(StatusCode, u64)> {
         let mut response = self.send(call).await?;
         let mut length = 0;
-        while let Some(frame) = response.frame().await {
-            length += frame?.data_ref().map_or(0, Bytes::len) as u64;
+        while let Some(piece) = self.piece(response.body_mut()).await {
+            length += piece?.len() as u64;
         }
         Ok((response.status(), length))
     }
@@ -140,9 +162,12 @@ impl Connection {
     /// # Errors
     /// If the connection ended.
     pub(crate) async fn read(&mut self, call: &Call) -> anyhow::Result<(StatusCode, Bytes)> {
-        let response = self.send(call).await?;
-        let status = response.status();
-        Ok((status, response.into_body().collect().await?.to_bytes()))
+        let mut response = self.send(call).await?;
+        let mut whole = BytesMut::new();
+        while let Some(piece) = self.piece(response.body_mut()).await {
+            whole.extend_from_slice(&piece?);
+        }
+        Ok((response.status(), whole.freeze()))
     }
 
     /// As [`Connection::read`], where any answer but success is an error.
@@ -157,4 +182,18 @@ impl Connection {
         }
         Ok(body)
     }
+}
+
+/// Waits for what needs the connection's bytes to move.
+async fn drive<T>(driver: &mut Option<Driver>, awaited: impl Future<Output = T>) -> T {
+    let mut awaited = pin!(awaited);
+    poll_fn(|context| {
+        if let Some(moving) = driver
+            && Pin::new(moving).poll(context).is_ready()
+        {
+            *driver = None; // What went wrong shows in the answer that does not come.
+        }
+        awaited.as_mut().poll(context)
+    })
+    .await
 }

@@ -6,7 +6,6 @@ use anyhow::ensure;
 use bytes::Bytes;
 use hdrhistogram::Histogram;
 use http::Method;
-use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::task::JoinSet;
 
@@ -164,14 +163,13 @@ async fn open_one(target: &Target, call: &Call) -> anyhow::Result<(Connection, I
 }
 
 /// Reads a watch until the last write's event.
-async fn follow(_connection: Connection, mut body: Incoming, epoch: Instant) -> Watched {
+async fn follow(mut connection: Connection, mut body: Incoming, epoch: Instant) -> Watched {
     let mut watched = Watched { latencies: histogram(), bytes: 0, last: epoch, ended_well: false };
     let mut lines = Lines::default();
-    while let Some(Ok(frame)) = body.frame().await {
-        let Some(data) = frame.data_ref() else { continue };
+    while let Some(Ok(data)) = connection.piece(&mut body).await {
         let now = epoch.elapsed().as_micros() as u64;
         watched.bytes += data.len() as u64;
-        lines.push(data, |line| match moment_of(line) {
+        lines.push(&data, |line| match moment_of(line) {
             Some(END) => watched.ended_well = true,
             Some(moment) => watched.latencies.saturating_record(now.saturating_sub(moment)),
             None => (),
