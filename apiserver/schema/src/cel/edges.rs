@@ -41,8 +41,8 @@ pub(super) fn answer(function: &str, target: Option<&Value>, args: &[Value]) -> 
 }
 
 /// What a function that failed says; none if the crates say the same.
-pub(super) fn fault(function: &str, args: &[Value]) -> Option<String> {
-    let first = match args.first() {
+pub(super) fn fault(function: &str, first: Option<&Value>) -> Option<String> {
+    let first = match first {
         Some(Value::String(text)) => text.as_str(),
         _ => "",
     };

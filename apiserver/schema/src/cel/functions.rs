@@ -335,16 +335,16 @@ fn regex(pattern: &str) -> Result<Regex, String> {
 /// A function of the crates', but for their edges.
 fn of_library(function: &str, target: Option<Value>, args: Vec<Value>) -> Result<Value, Fault> {
     if let Some(answer) = edges::answer(function, target.as_ref(), &args) {
-        return answer.map_err(|fault| said(function, fault, &args));
+        return answer.map_err(|fault| said(function, fault, args.first()));
     }
-    let asked = args.clone();
-    library(function, target, args).map_err(|fault| said(function, fault, &asked))
+    let first = args.first().cloned();
+    library(function, target, args).map_err(|fault| said(function, fault, first.as_ref()))
 }
 
-/// A fault in upstream's words.
-fn said(function: &str, fault: Fault, args: &[Value]) -> Fault {
+/// A fault in upstream's words, which may quote the first argument.
+fn said(function: &str, fault: Fault, first: Option<&Value>) -> Fault {
     match fault {
-        Fault::Failed(text) => Fault::Failed(edges::fault(function, args).unwrap_or(text)),
+        Fault::Failed(text) => Fault::Failed(edges::fault(function, first).unwrap_or(text)),
         Fault::Cost => Fault::Cost,
     }
 }
