@@ -180,7 +180,7 @@ fn duration(text: &str) -> bool {
 }
 
 static LOOSE_DURATION: LazyLock<Option<Regex>> =
-    LazyLock::new(|| Regex::new(r"\d+\s*([A-Za-zµ]+)").ok());
+    LazyLock::new(|| Regex::new(r"[0-9]+[\t\n\f\r ]*([A-Za-zµ]+)").ok());
 
 /// Whether a word is the short name of a unit, or begins with the long one.
 fn is_unit(word: &str) -> bool {

@@ -18,8 +18,7 @@ pub(crate) fn spec(spec: &mut Value) {
     }
     for list in CONTAINERS {
         for container in items_mut(spec, list) {
-            let policy = pull_policy(text(container, "image"));
-            default(container, "imagePullPolicy", policy);
+            default_pull_policy(container, "imagePullPolicy", "image");
             default(container, "resources", json!({}));
             if let Some(resources) = check::part(container, "resources") {
                 whole_millis(resources);
@@ -72,6 +71,13 @@ pub(crate) fn pod(pod: &mut Value) {
     pod_level_requests(spec);
 }
 
+fn default_pull_policy(of: &mut Value, field: &str, image: &str) {
+    if of[field].is_null() {
+        let policy = pull_policy(text(of, image));
+        default(of, field, policy);
+    }
+}
+
 /// The pull policy of an image without one: `Always` if its tag is, or defaults to, `latest`.
 fn pull_policy(image: &str) -> &'static str {
     // What names no image has no tag.
@@ -97,8 +103,9 @@ fn is_reference(image: &str) -> bool {
         let host = format!(r"(?:{label}(?:\.{label})*|\[[0-9a-fA-F:]+\])(?::[0-9]+)?/");
         let part = "[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*";
         let digest = "[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,}";
-        let all =
-            format!(r"^(?:{host})?({part}(?:/{part})*)(?::[\w][\w.-]{{0,127}})?(?:@{digest})?$");
+        // Spelt out: `\w` would have letters of all scripts, and so repeated take megabytes.
+        let tag = "[0-9A-Za-z_][0-9A-Za-z_.-]{0,127}";
+        let all = format!(r"^(?:{host})?({part}(?:/{part})*)(?::{tag})?(?:@{digest})?$");
         Regex::new(&all).ok()
     });
     let name = |regex: &Regex| regex.captures(image).map(|found| found[1].len());
@@ -125,8 +132,7 @@ fn volume(volume: &mut Value) {
         }
     }
     if let Some(image) = check::part(volume, "image") {
-        let policy = pull_policy(text(image, "reference"));
-        default(image, "pullPolicy", policy);
+        default_pull_policy(image, "pullPolicy", "reference");
     }
 }
 
