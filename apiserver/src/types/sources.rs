@@ -165,8 +165,9 @@ fn iscsi_format(name: &str) -> Option<&'static Regex> {
     fn regex(pattern: &str) -> Regex {
         Regex::new(pattern).expect("the pattern is right")
     }
-    static IQN: LazyLock<Regex> =
-        LazyLock::new(|| regex(r"iqn\.[0-9]{4}-[0-9]{2}\.([[:alnum:]\-.]+)(:[^,;*&$|\t\n\f\r ]+)$"));
+    static IQN: LazyLock<Regex> = LazyLock::new(|| {
+        regex(r"iqn\.[0-9]{4}-[0-9]{2}\.([[:alnum:]\-.]+)(:[^,;*&$|\t\n\f\r ]+)$")
+    });
     static EUI: LazyLock<Regex> = LazyLock::new(|| regex("^eui.[[:alnum:]]{16}$"));
     static NAA: LazyLock<Regex> = LazyLock::new(|| regex("^naa.[[:alnum:]]{32}$"));
     match name.get(..3)? {

@@ -26,7 +26,7 @@ const END: u64 = 0;
 /// What to watch and how to write.
 pub(crate) struct FanOut<'a> {
     /// Where.
-    pub road: &'a Road<'a>,
+    pub road: &'a Road,
     /// The change that is made again and again.
     pub status: &'a Template,
     /// Objects that are changed in turn.
@@ -111,7 +111,7 @@ impl FanOut<'_> {
         let mut watching = JoinSet::new();
         for first in (0..self.watchers).step_by(OPENING) {
             let batch = first..(first + OPENING).min(self.watchers);
-            let opening = batch.map(|_| open_one(self.road.target, &call));
+            let opening = batch.map(|_| open_one(&self.road.target, &call));
             for (connection, body) in futures::future::try_join_all(opening).await? {
                 watching.spawn(follow(connection, body, epoch));
             }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use futures::future::try_join_all;
 use hdrhistogram::Histogram;
 use http::StatusCode;
+use tokio::task::JoinSet;
 
 use super::connection::{Call, Connection};
 
@@ -79,34 +79,51 @@ pub(crate) struct Bounds {
 /// Runs requests until a bound is reached: each connection sends what `next` makes of the requests' running number.
 ///
 /// # Errors
-/// If a connection ends. Refusals are counted, not errors.
+/// If a connection ends, which ends them all. Refusals are counted, not errors.
 pub(crate) async fn run(
-    connections: &mut [Connection],
+    connections: &mut Vec<Connection>,
     bounds: Bounds,
-    next: impl Fn(usize) -> Option<Call>,
+    next: impl Fn(usize) -> Option<Call> + Send + Sync + 'static,
 ) -> anyhow::Result<Measured> {
-    let taken = Arc::new(AtomicUsize::new(0));
-    let began = Instant::now();
-    let workers = connections.iter_mut().map(|connection| {
-        let (taken, next) = (taken.clone(), &next);
-        async move {
-            let mut measured = Measured::new();
-            while began.elapsed() < bounds.time {
-                let number = taken.fetch_add(1, Ordering::Relaxed);
-                if number >= bounds.requests {
-                    break;
-                }
-                let Some(call) = next(number) else { break };
-                let sent = Instant::now();
-                let (status, length) = connection.skim(&call).await?;
-                measured.record(&call, status, length, sent.elapsed());
-            }
-            anyhow::Ok(measured)
-        }
-    });
-    let all = try_join_all(workers).await?;
+    let load = Arc::new(Load { bounds, next, taken: AtomicUsize::new(0), began: Instant::now() });
+    // Tasks, since the parts of one task take turns unfairly, and all on one thread.
+    let mut workers: JoinSet<_> =
+        connections.drain(..).map(|connection| load.clone().work(connection)).collect();
     let mut sum = Measured::new();
-    all.iter().for_each(|one| sum.add(one));
-    sum.took = began.elapsed();
+    while let Some(ended) = workers.join_next().await {
+        let (connection, measured) = ended??;
+        connections.push(connection);
+        sum.add(&measured);
+    }
+    sum.took = load.began.elapsed();
     Ok(sum)
+}
+
+/// What workers share.
+struct Load<N> {
+    bounds: Bounds,
+    next: N,
+    /// Numbers of requests that were given out.
+    taken: AtomicUsize,
+    began: Instant,
+}
+
+impl<N: Fn(usize) -> Option<Call>> Load<N> {
+    async fn work(
+        self: Arc<Self>,
+        mut connection: Connection,
+    ) -> anyhow::Result<(Connection, Measured)> {
+        let mut measured = Measured::new();
+        while self.began.elapsed() < self.bounds.time {
+            let number = self.taken.fetch_add(1, Ordering::Relaxed);
+            if number >= self.bounds.requests {
+                break;
+            }
+            let Some(call) = (self.next)(number) else { break };
+            let sent = Instant::now();
+            let (status, length) = connection.skim(&call).await?;
+            measured.record(&call, status, length, sent.elapsed());
+        }
+        Ok((connection, measured))
+    }
 }

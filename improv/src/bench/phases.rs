@@ -1,7 +1,7 @@
 //! The phases of a benchmark, in words of requests.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::ensure;
@@ -20,14 +20,14 @@ use super::target::Target;
 const WRITERS: usize = 8;
 
 /// Paths of one namespace's pods.
-pub(crate) struct Road<'a> {
+pub(crate) struct Road {
     /// The server.
-    pub target: &'a Target,
+    pub target: Target,
     /// The namespace.
-    pub namespace: &'a str,
+    pub namespace: String,
 }
 
-impl Road<'_> {
+impl Road {
     /// The collection, with a query.
     pub(crate) fn pods(&self, query: &str) -> String {
         format!("/api/v1/namespaces/{}/pods{query}", self.namespace)
@@ -52,8 +52,8 @@ pub(crate) async fn run(
     let open = (0..arguments.workers.max(1)).map(|_| Connection::open(target, arguments.encoding));
     let mut bench = Bench {
         arguments,
-        road: Road { target, namespace },
-        bodies: Bodies::new(namespace, arguments.size, arguments.encoding)?,
+        road: Arc::new(Road { target: target.clone(), namespace: namespace.to_owned() }),
+        bodies: Arc::new(Bodies::new(namespace, arguments.size, arguments.encoding)?),
         connections: try_join_all(open).await?,
         made: 0,
     };
@@ -65,8 +65,8 @@ pub(crate) async fn run(
 
 struct Bench<'a> {
     arguments: &'a Api,
-    road: Road<'a>,
-    bodies: Bodies,
+    road: Arc<Road>,
+    bodies: Arc<Bodies>,
     connections: Vec<Connection>,
     /// Pods that are there: the first so many numbers.
     made: usize,
@@ -112,10 +112,10 @@ impl Bench<'_> {
     }
 
     async fn create(&mut self, bounds: Bounds) -> anyhow::Result<Measured> {
-        let (road, bodies) = (&self.road, &self.bodies);
+        let (road, bodies) = (self.road.clone(), self.bodies.clone());
         let media = Media::Object(self.arguments.encoding);
         let first = self.made;
-        let measured = load::run(&mut self.connections, bounds, |n| {
+        let measured = load::run(&mut self.connections, bounds, move |n| {
             let call = Call::new(Method::POST, road.pods(""));
             Some(call.with(media, bodies.pod.fill(first + n, 0)))
         })
@@ -130,16 +130,16 @@ impl Bench<'_> {
     }
 
     async fn get(&mut self, bounds: Bounds) -> anyhow::Result<Measured> {
-        let (road, made) = (&self.road, self.made);
-        load::run(&mut self.connections, bounds, |n| {
+        let (road, made) = (self.road.clone(), self.made);
+        load::run(&mut self.connections, bounds, move |n| {
             Some(Call::new(Method::GET, road.pod(scattered(n, made), "")))
         })
         .await
     }
 
     async fn list(&mut self, bounds: Bounds) -> anyhow::Result<Measured> {
-        let road = &self.road;
-        let next = |_| Some(Call::new(Method::GET, road.pods("")));
+        let road = self.road.clone();
+        let next = move |_| Some(Call::new(Method::GET, road.pods("")));
         load::run(&mut self.connections, bounds, next).await
     }
 
@@ -147,8 +147,8 @@ impl Bench<'_> {
     async fn page(&mut self, bounds: Bounds) -> anyhow::Result<Measured> {
         let limit = self.arguments.limit;
         let tokens = self.tokens(limit).await?;
-        let road = &self.road;
-        load::run(&mut self.connections, bounds, |n| {
+        let road = self.road.clone();
+        load::run(&mut self.connections, bounds, move |n| {
             let token = &tokens[n % tokens.len()];
             Some(Call::new(Method::GET, road.pods(&format!("?limit={limit}{token}"))))
         })
@@ -171,8 +171,8 @@ impl Bench<'_> {
     }
 
     async fn status(&mut self, bounds: Bounds) -> anyhow::Result<Measured> {
-        let (road, bodies, made) = (&self.road, &self.bodies, self.made);
-        load::run(&mut self.connections, bounds, |n| {
+        let (road, bodies, made) = (self.road.clone(), self.bodies.clone(), self.made);
+        load::run(&mut self.connections, bounds, move |n| {
             let pod = n % made;
             let call = Call::new(Method::PATCH, road.pod(pod, "/status"));
             Some(call.with(Media::Strategic, bodies.status.fill(pod, n as u64)))
@@ -181,8 +181,8 @@ impl Bench<'_> {
     }
 
     async fn apply(&mut self, bounds: Bounds) -> anyhow::Result<Measured> {
-        let (road, bodies, made) = (&self.road, &self.bodies, self.made);
-        load::run(&mut self.connections, bounds, |n| {
+        let (road, bodies, made) = (self.road.clone(), self.bodies.clone(), self.made);
+        load::run(&mut self.connections, bounds, move |n| {
             let pod = n % made;
             let path = road.pod(pod, "?fieldManager=improv-bench-apply&force=true");
             let body = bodies.apply.fill(pod, n as u64);
@@ -213,12 +213,12 @@ impl Bench<'_> {
 
     /// Of twenty requests: twelve gets, a page, five status patches, a creation and a deletion.
     async fn mixed(&mut self, bounds: Bounds) -> anyhow::Result<Measured> {
-        let (road, bodies, made) = (&self.road, &self.bodies, self.made);
+        let (road, bodies, made) = (self.road.clone(), self.bodies.clone(), self.made);
         let media = Media::Object(self.arguments.encoding);
         // Only what was surely created is deleted: numbers come back some rounds later.
-        let extra = Mutex::new(std::collections::VecDeque::new());
-        let extra = || extra.lock().unwrap_or_else(PoisonError::into_inner);
-        load::run(&mut self.connections, bounds, |n| {
+        let extra = Mutex::new(VecDeque::new());
+        load::run(&mut self.connections, bounds, move |n| {
+            let extra = || extra.lock().unwrap_or_else(PoisonError::into_inner);
             let pod = scattered(n, made);
             Some(match n % 20 {
                 0 => Call::new(Method::GET, road.pods("?limit=50")),
@@ -239,9 +239,9 @@ impl Bench<'_> {
     }
 
     async fn delete(&mut self, bounds: Bounds) -> anyhow::Result<Measured> {
-        let (road, made) = (&self.road, self.made);
+        let (road, made) = (self.road.clone(), self.made);
         let bounds = Bounds { requests: made, ..bounds };
-        let next = |n| Some(Call::new(Method::DELETE, road.pod(n, "")));
+        let next = move |n| Some(Call::new(Method::DELETE, road.pod(n, "")));
         let measured = load::run(&mut self.connections, bounds, next).await?;
         self.made = 0;
         Ok(measured)
