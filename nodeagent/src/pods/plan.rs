@@ -191,8 +191,13 @@ pub fn crash_backoff(crashes: u32) -> Duration {
 }
 
 /// The wait after the `tries`-th failed pull in a row: 10 s, 20 s … 5 min.
-pub fn pull_backoff(tries: u32) -> Duration {
-    crash_backoff(tries.saturating_add(1))
+///
+/// An image that is never pulled is looked for every 10 s, since somebody may bring it in.
+pub fn pull_backoff(reason: &str, tries: u32) -> Duration {
+    match reason {
+        "ErrImageNeverPull" => CRASH_BACKOFF_FIRST,
+        _ => crash_backoff(tries.saturating_add(1)),
+    }
 }
 
 /// When an ended container is started again; `None` if it runs, or stays ended.

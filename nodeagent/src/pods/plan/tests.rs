@@ -165,7 +165,9 @@ fn restarts_back_off() {
     check(&o, "start a 1");
     let waits: Vec<_> = (0..9).map(|n| crash_backoff(n).as_secs()).collect();
     assert_eq!(waits, [0, 0, 10, 20, 40, 80, 160, 300, 300]);
-    assert_eq!(pull_backoff(1).as_secs(), 10);
+    let pulls = |reason| [1, 2, 3].map(|tries| pull_backoff(reason, tries).as_secs());
+    assert_eq!(pulls("ErrImagePull"), [10, 20, 40]);
+    assert_eq!(pulls("ErrImageNeverPull"), [10, 10, 10]);
 }
 
 #[test]

@@ -209,7 +209,7 @@ impl Worker {
                     reason: error.reason.to_owned(),
                     message: error.message,
                     tries,
-                    retry_at: after(now, pull_backoff(tries)),
+                    retry_at: after(now, pull_backoff(error.reason, tries)),
                     announced: false,
                 });
                 let container = container.to_owned();
