@@ -106,9 +106,11 @@ fn decimal(number: &str) -> Option<(i128, i32)> {
     if whole.len() + fraction.len() == 0 || !all_digits(whole) || !all_digits(fraction) {
         return None;
     }
-    // More digits than an i128 holds are far beyond any quantity: upstream caps them too.
     let kept = &fraction[..fraction.len().min(15)];
-    let mantissa: i128 = format!("0{whole}{kept}").parse().unwrap_or(i128::MAX / (1 << 62));
+    // More digits than an i128 holds are far beyond any quantity: upstream caps them too.
+    let add = |sum: i128, digit: u8| sum.checked_mul(10)?.checked_add((digit - b'0').into());
+    let mantissa = whole.bytes().chain(kept.bytes()).try_fold(0, add);
+    let mantissa = mantissa.unwrap_or(i128::MAX / (1 << 62));
     Some((sign * mantissa, -i32::try_from(kept.len()).ok()?))
 }
 
