@@ -6,6 +6,8 @@ use std::sync::LazyLock;
 use jiff::{Timestamp, civil::Date};
 use regex::Regex;
 
+use crate::regexps;
+
 /// Whether `text` has the format; unknown formats admit anything, as in Kubernetes.
 #[must_use]
 pub(crate) fn matches(format: &str, text: &str) -> bool {
@@ -180,7 +182,7 @@ fn duration(text: &str) -> bool {
 }
 
 static LOOSE_DURATION: LazyLock<Option<Regex>> =
-    LazyLock::new(|| Regex::new(r"[0-9]+[\t\n\f\r ]*([A-Za-zµ]+)").ok());
+    LazyLock::new(|| regexps::compile(r"\d+\s*([A-Za-zµ]+)").ok());
 
 /// Whether a word is the short name of a unit, or begins with the long one.
 fn is_unit(word: &str) -> bool {

@@ -34,7 +34,7 @@ mod formats;
 mod go;
 mod node;
 mod path;
-mod regexps;
+pub mod regexps;
 mod time;
 mod validate;
 

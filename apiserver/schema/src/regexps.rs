@@ -32,8 +32,8 @@ pub(crate) fn fault(pattern: &str) -> Option<String> {
 /// The expression, ready to run.
 ///
 /// # Errors
-/// The first fault, as [`fault`] has it, or that it is too large to run.
-pub(crate) fn compile(pattern: &str) -> Result<Regex, String> {
+/// The first fault in Go's words, without `error parsing regexp: `, or that it is too large to run.
+pub fn compile(pattern: &str) -> Result<Regex, String> {
     compile_within(pattern, 10 << 20)
 }
 

@@ -163,11 +163,10 @@ fn host_path(causes: &mut Causes, at: &At<'_>, source: &Value) {
 /// The format of an iSCSI name, by its kind; `None` for another kind.
 fn iscsi_format(name: &str) -> Option<&'static Regex> {
     fn regex(pattern: &str) -> Regex {
-        Regex::new(pattern).expect("the pattern is right")
+        schema::regexps::compile(pattern).expect("the pattern is right")
     }
-    static IQN: LazyLock<Regex> = LazyLock::new(|| {
-        regex(r"iqn\.[0-9]{4}-[0-9]{2}\.([[:alnum:]\-.]+)(:[^,;*&$|\t\n\f\r ]+)$")
-    });
+    static IQN: LazyLock<Regex> =
+        LazyLock::new(|| regex(r"iqn\.\d{4}-\d{2}\.([[:alnum:]\-.]+)(:[^,;*&$|\s]+)$"));
     static EUI: LazyLock<Regex> = LazyLock::new(|| regex("^eui.[[:alnum:]]{16}$"));
     static NAA: LazyLock<Regex> = LazyLock::new(|| regex("^naa.[[:alnum:]]{32}$"));
     match name.get(..3)? {

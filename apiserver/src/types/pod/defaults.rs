@@ -103,10 +103,9 @@ fn is_reference(image: &str) -> bool {
         let host = format!(r"(?:{label}(?:\.{label})*|\[[0-9a-fA-F:]+\])(?::[0-9]+)?/");
         let part = "[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*";
         let digest = "[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,}";
-        // Spelt out: `\w` would have letters of all scripts, and so repeated take megabytes.
-        let tag = "[0-9A-Za-z_][0-9A-Za-z_.-]{0,127}";
+        let tag = r"\w[\w.-]{0,127}";
         let all = format!(r"^(?:{host})?({part}(?:/{part})*)(?::{tag})?(?:@{digest})?$");
-        Regex::new(&all).ok()
+        schema::regexps::compile(&all).ok() // Whose classes are of ASCII.
     });
     let name = |regex: &Regex| regex.captures(image).map(|found| found[1].len());
     REFERENCE.as_ref().and_then(name).is_some_and(|length| length <= LONGEST)

@@ -260,12 +260,12 @@ fn counters(causes: &mut Causes, at: &At<'_>, set: &Value, name: &str) {
 
 fn attribute(causes: &mut Causes, at: &At<'_>, attribute: &Value) {
     static VERSION: LazyLock<Regex> = LazyLock::new(|| {
-        let number = r"(0|[1-9][0-9]*)";
-        let pre = r"(0|[1-9][0-9]*|[0-9]*[a-zA-Z-][0-9a-zA-Z-]*)";
+        let number = r"(0|[1-9]\d*)";
+        let pre = r"(0|[1-9]\d*|\d*[a-zA-Z-][0-9a-zA-Z-]*)";
         let build = "[0-9a-zA-Z-]+";
         let pattern =
             format!(r"^{number}\.{number}\.{number}(-{pre}(\.{pre})*)?(\+{build}(\.{build})*)?$");
-        Regex::new(&pattern).expect("the pattern is right")
+        schema::regexps::compile(&pattern).expect("the pattern is right")
     });
     const ONE: &str = "exactly one value must be specified";
     let mut value = |at: &At<'_>, kind: &str, value: &Value| {
