@@ -8,7 +8,8 @@ use serde_json::{Map, Value};
 
 use crate::facts::{self, REF_PREFIX, Zero};
 use crate::node::{
-    Edge, Field, Kind, ListType, Name, Node, Patch, Rules, Sweep, Target, intern, name as interned,
+    Edge, Field, Fields, Kind, ListType, Name, Node, Patch, Rules, Sweep, Target, intern,
+    name as interned,
 };
 
 /// A schema that cannot be compiled.
@@ -85,11 +86,8 @@ pub(crate) fn custom(schema: &Value) -> Result<Arc<Node>, CompileError> {
 
 /// Puts the three fields of every object into `node`.
 fn with_metadata(mut node: Node) -> Node {
-    let mut fields: Vec<Field> = std::mem::take(&mut node.fields)
-        .into_vec()
-        .into_iter()
-        .filter(|field| !matches!(&*field.name, "apiVersion" | "kind" | "metadata"))
-        .collect();
+    let is_own = |field: &&Field| !matches!(&*field.name, "apiVersion" | "kind" | "metadata");
+    let mut fields: Vec<Field> = node.fields.iter().filter(is_own).cloned().collect();
     let text = || intern(Node { kind: Kind::String, preserve_unknown: false, ..Node::any() });
     let metadata = definition(OBJECT_META).unwrap_or_else(|| Arc::new(Node::any()));
     for (name, target) in [("apiVersion", text()), ("kind", text()), ("metadata", metadata)] {
@@ -100,7 +98,6 @@ fn with_metadata(mut node: Node) -> Node {
             edge: Edge { target: Target::Node(target), default: None, patch: None },
         });
     }
-    fields.sort_by(|a, b| a.name.cmp(&b.name));
     node.fields = fields.into();
     node
 }
@@ -228,9 +225,9 @@ impl Compiler {
         &mut self,
         map: &Map<String, Value>,
         definition: Option<&str>,
-    ) -> Result<Box<[Field]>, CompileError> {
+    ) -> Result<Fields, CompileError> {
         let Some(Value::Object(properties)) = map.get("properties") else {
-            return Ok(Box::default());
+            return Ok(Fields::default());
         };
         let facts = definition.and_then(|name| Some((name, facts::definition(name)?)));
         let required: Vec<Name> = strings(map.get("required")).collect();
@@ -251,7 +248,6 @@ impl Compiler {
                 edge,
             });
         }
-        fields.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(fields.into())
     }
 

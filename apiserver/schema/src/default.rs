@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::facts::Zero;
-use crate::node::{Edge, Kind, Node};
+use crate::node::{Edge, Field, Kind, Node};
 
 /// Fills `value` with the defaults of its schema, those inside of defaults too.
 pub(crate) fn default(node: &Node, value: &mut Value) {
@@ -24,7 +24,7 @@ pub(crate) fn default(node: &Node, value: &mut Value) {
 }
 
 fn object(node: &Node, map: &mut Map<String, Value>) {
-    for field in &node.fields {
+    for field in &*node.fields {
         let default = match &field.edge.default {
             Some(default) => &**default,
             None if field.zero == Zero::Null => &Value::Null,
@@ -37,6 +37,10 @@ fn object(node: &Node, map: &mut Map<String, Value>) {
         }
     }
     for (name, value) in map {
+        // What has no place for a default needs no schema.
+        if !matches!(value, Value::Null | Value::Object(_) | Value::Array(_)) {
+            continue;
+        }
         match (node.field(name), &node.items) {
             (Some(field), _) => present(&field.edge, &field.edge.node(), value),
             (None, Some(items)) => present(items, &items.node(), value),
@@ -61,21 +65,22 @@ pub(crate) fn zero(node: &Node) -> Value {
     if node.kind != Kind::Object || !node.typed {
         return Value::Object(Map::new());
     }
-    let mut map = Map::new();
-    for field in &node.fields {
-        let target = field.edge.node();
-        let zero = match (target.kind, &field.edge.default) {
-            (Kind::Object, _) if field.zero == Zero::Written => zero(&target),
-            _ if field.zero == Zero::Null => Value::Null,
-            _ if field.zero == Zero::Absent => continue,
-            (Kind::Array, None) | (Kind::Object, None) if field.required => Value::Null,
-            (Kind::Time | Kind::MicroTime, None) if field.required => Value::Null,
-            (Kind::String, _) if field.required || field.zero == Zero::Written => "".into(),
-            (Kind::Integer, _) if field.required => 0.into(),
-            (Kind::Boolean, _) if field.required => false.into(),
-            _ => continue,
-        };
-        map.insert(field.name.to_string(), zero);
-    }
-    Value::Object(map)
+    let written = node.fields.iter().filter_map(|field| Some((&field.name, zero_of(field)?)));
+    Value::Object(written.map(|(name, zero)| (name.to_string(), zero)).collect())
+}
+
+/// As [`zero`], of one field: `None` if Go leaves it out.
+pub(crate) fn zero_of(field: &Field) -> Option<Value> {
+    let target = field.edge.node();
+    Some(match (target.kind, &field.edge.default) {
+        (Kind::Object, _) if field.zero == Zero::Written => zero(&target),
+        _ if field.zero == Zero::Null => Value::Null,
+        _ if field.zero == Zero::Absent => return None,
+        (Kind::Array, None) | (Kind::Object, None) if field.required => Value::Null,
+        (Kind::Time | Kind::MicroTime, None) if field.required => Value::Null,
+        (Kind::String, _) if field.required || field.zero == Zero::Written => "".into(),
+        (Kind::Integer, _) if field.required => 0.into(),
+        (Kind::Boolean, _) if field.required => false.into(),
+        _ => return None,
+    })
 }

@@ -159,6 +159,12 @@ impl Schema {
         default::zero(&self.root)
     }
 
+    /// What Go writes for one field of such an object; `None` if it leaves it out.
+    #[must_use]
+    pub fn zero_of(&self, field: &str) -> Option<Value> {
+        self.root.field(field).filter(|_| self.root.typed).and_then(default::zero_of)
+    }
+
     /// What is wrong with `value`: by its structure, and if that is sound by its CEL rules.
     ///
     /// Parts that equal their counterpart in `old` are not judged again, so that a rule that

@@ -63,11 +63,19 @@ pub(crate) struct Node {
     pub(crate) keys: Box<[Name]>,
     /// Upstream's definition, such as `io.k8s.api.core.v1.PodSpec`.
     pub(crate) definition: Option<Name>,
-    /// Sorted by name.
-    pub(crate) fields: Box<[Field]>,
+    pub(crate) fields: Fields,
     /// Entries of a list, values of a map.
     pub(crate) items: Option<Edge>,
     pub(crate) rules: Option<Box<Rules>>,
+}
+
+/// Declared fields by name, in order.
+///
+/// Every write looks up hundreds of names: most are told apart by their first letters, which are compared as a number.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Fields {
+    heads: Box<[u64]>,
+    fields: Box<[Field]>,
 }
 
 /// A declared field.
@@ -193,15 +201,55 @@ impl Node {
             has_cel: false,
             keys: Box::default(),
             definition: None,
-            fields: Box::default(),
+            fields: Fields::default(),
             items: None,
             rules: None,
         }
     }
 
     pub(crate) fn field(&self, name: &str) -> Option<&Field> {
-        let at = self.fields.binary_search_by(|field| (*field.name).cmp(name)).ok()?;
-        Some(&self.fields[at])
+        self.fields.get(name)
+    }
+}
+
+impl Fields {
+    fn get(&self, name: &str) -> Option<&Field> {
+        let wanted = head(name);
+        let first = self.heads.partition_point(|head| *head < wanted);
+        let alike = self.heads[first..].partition_point(|head| *head == wanted);
+        let alike = &self.fields[first..first + alike];
+        let at = alike.binary_search_by(|field| (*field.name).cmp(name)).ok()?;
+        Some(&alike[at])
+    }
+}
+
+/// The first eight bytes: of two names with different ones, the number of the lesser name is less.
+fn head(name: &str) -> u64 {
+    let name = name.as_bytes();
+    match name.first_chunk() {
+        Some(head) => u64::from_be_bytes(*head),
+        None => {
+            let number = name.iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
+            number.unbounded_shl(8 * (8 - name.len() as u32))
+        }
+    }
+}
+
+impl From<Vec<Field>> for Fields {
+    fn from(mut fields: Vec<Field>) -> Self {
+        fields.sort_by(|a, b| a.name.cmp(&b.name));
+        Self {
+            heads: fields.iter().map(|field| head(&field.name)).collect(),
+            fields: fields.into(),
+        }
+    }
+}
+
+impl std::ops::Deref for Fields {
+    type Target = [Field];
+
+    fn deref(&self) -> &[Field] {
+        &self.fields
     }
 }
 
@@ -315,6 +363,23 @@ pub(crate) fn name(text: &str) -> Name {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fields_are_found() {
+        let names = ["", "a", "ab", "a\0", "longname", "longname1", "longname2", "ünï"];
+        let field = |text: &&str| Field {
+            name: name(text),
+            required: false,
+            zero: Zero::Kept,
+            edge: Edge { target: Target::Recursive("x"), default: None, patch: None },
+        };
+        let fields = Fields::from(names.iter().rev().map(field).collect::<Vec<_>>());
+        assert!(fields.is_sorted_by(|a, b| a.name < b.name));
+        for name in names {
+            assert_eq!(fields.get(name).map(|field| &*field.name), Some(name));
+        }
+        assert!(["b", "longnam", "longname3", "\0"].iter().all(|name| fields.get(name).is_none()));
+    }
 
     #[test]
     fn what_nobody_holds_goes() {

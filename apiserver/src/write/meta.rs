@@ -105,10 +105,9 @@ pub(super) fn drop_status(resource: &Resource, object: &mut Value) {
     }
     // Types that upstream has in Go show an empty status; the zero value comes from their schema.
     if resource.bare_items
-        && let Some(zero) = resource.schema.get().map(|s| s.zero())
-        && let Some(status) = zero.get("status")
+        && let Some(status) = resource.schema.get().and_then(|s| s.zero_of("status"))
     {
-        object["status"] = status.clone();
+        object["status"] = status;
     }
 }
 
