@@ -4,6 +4,21 @@ use serde_json::{Map, Value};
 
 use super::set::FieldSet;
 
+/// Fields that nobody owns.
+const UNOWNED: [&str; 2] = ["f:apiVersion", "f:kind"];
+/// Those of the metadata.
+const UNOWNED_METADATA: [&str; 9] = [
+    "f:name",
+    "f:namespace",
+    "f:creationTimestamp",
+    "f:selfLink",
+    "f:uid",
+    "f:clusterName",
+    "f:generation",
+    "f:managedFields",
+    "f:resourceVersion",
+];
+
 /// Who writes, and how.
 #[derive(Clone, Copy, Debug)]
 pub struct Writer<'a> {
@@ -194,23 +209,9 @@ pub(super) fn write(object: &mut Value, mut entries: Vec<Entry>) {
 ///
 /// Source: `stripMeta` in upstream's field manager.
 pub(super) fn strip(set: &mut FieldSet) {
-    for name in ["f:apiVersion", "f:kind"] {
-        set.remove(&[name]);
-    }
-    for name in [
-        "f:name",
-        "f:namespace",
-        "f:creationTimestamp",
-        "f:selfLink",
-        "f:uid",
-        "f:clusterName",
-        "f:generation",
-        "f:managedFields",
-        "f:resourceVersion",
-    ] {
-        set.remove(&["f:metadata", name]);
-    }
     if let Some(metadata) = set.children.get_mut("f:metadata") {
         metadata.member = false;
+        metadata.children.retain(|element, _| !UNOWNED_METADATA.contains(&element));
     }
+    set.children.retain(|element, child| !UNOWNED.contains(&element) && !child.is_empty());
 }

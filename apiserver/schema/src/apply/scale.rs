@@ -5,7 +5,7 @@
 use serde_json::Value;
 
 use super::managers::{self, Entry, Operation};
-use super::set::{self, FieldSet};
+use super::set::FieldSet;
 
 /// `autoscaling/v1`, the version of every Scale.
 pub const SCALE_VERSION: &str = "autoscaling/v1";
@@ -37,10 +37,7 @@ pub fn take_scale_owners(object: &mut Value, scale: &Value, path: &[String], api
         });
         match stays {
             Some(at) => _ = new.remove(at),
-            None => {
-                let path: Vec<String> = path.iter().map(|name| set::field(name)).collect();
-                owner.set().remove(&path.iter().map(String::as_str).collect::<Vec<_>>());
-            }
+            None => owner.set().subtract(&FieldSet::of_path(path)),
         }
     }
     new.retain_mut(|owner| owner.set().has(&REPLICAS_OF_SCALE));

@@ -6,7 +6,6 @@
 //! `metav1.FieldsV1`.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 
 use serde_json::{Map, Value};
 
@@ -15,32 +14,79 @@ use serde_json::{Map, Value};
 pub struct FieldSet {
     /// Whether the path that leads here is in the set.
     pub(super) member: bool,
-    pub(super) children: BTreeMap<String, FieldSet>,
+    pub(super) children: Children,
+}
+
+/// What is below a path, by element, in order and each element once.
+///
+/// A list and no map: sets are made whole, from what is in order already, and then read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Children(Vec<(String, FieldSet)>);
+
+impl Children {
+    pub(super) fn get(&self, element: &str) -> Option<&FieldSet> {
+        Some(&self.0[self.place(element)?].1)
+    }
+
+    pub(super) fn get_mut(&mut self, element: &str) -> Option<&mut FieldSet> {
+        let at = self.place(element)?;
+        Some(&mut self.0[at].1)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&String, &FieldSet)> {
+        self.0.iter().map(|(element, child)| (element, child))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn retain(&mut self, mut stays: impl FnMut(&str, &FieldSet) -> bool) {
+        self.0.retain(|(element, child)| stays(element, child));
+    }
+
+    fn place(&self, element: &str) -> Option<usize> {
+        self.0.binary_search_by(|(other, _)| other.as_str().cmp(element)).ok()
+    }
+}
+
+/// Of an element that comes several times, all that is below; nothing of what is empty.
+impl FromIterator<(String, FieldSet)> for Children {
+    fn from_iter<I: IntoIterator<Item = (String, FieldSet)>>(children: I) -> Self {
+        let mut list: Vec<_> = children.into_iter().collect();
+        list.retain(|(_, child)| !child.is_empty());
+        if !list.is_sorted_by(|(a, _), (b, _)| a < b) {
+            list.sort_by(|(a, _), (b, _)| a.cmp(b));
+            list.dedup_by(|(element, child), (kept, into)| {
+                let is_same = element == kept;
+                if is_same {
+                    into.add(std::mem::take(child));
+                }
+                is_same
+            });
+        }
+        Self(list)
+    }
 }
 
 impl FieldSet {
     /// Whether no path is in the set.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        !self.member && self.children.values().all(FieldSet::is_empty)
+        !self.member && self.children.iter().all(|(_, child)| child.is_empty())
     }
 
     /// The set that `fieldsV1` holds; what is no set reads as empty.
     #[must_use]
     pub fn from_json(json: &Value) -> FieldSet {
-        let mut set = FieldSet::default();
-        let Value::Object(map) = json else { return set };
-        for (element, inner) in map {
-            if element == "." {
-                set.member = true;
-                continue;
-            }
+        let Value::Object(map) = json else { return FieldSet::default() };
+        let inner = map.iter().filter(|(element, _)| *element != ".").map(|(element, inner)| {
             let mut child = FieldSet::from_json(inner);
             // A leaf is a member without saying so.
             child.member |= child.children.is_empty();
-            set.children.insert(canonical(element), child);
-        }
-        set
+            (canonical(element), child)
+        });
+        FieldSet { member: map.contains_key("."), children: inner.collect() }
     }
 
     /// Whether what `fieldsV1` holds may have something in common with the set.
@@ -58,74 +104,52 @@ impl FieldSet {
     /// The JSON of `fieldsV1`.
     #[must_use]
     pub fn into_json(self) -> Value {
-        let children = self.children.into_iter().filter(|(_, child)| !child.is_empty());
+        if self.children.is_empty() {
+            return Value::Object(Map::new());
+        }
+        let children = self.children.0.into_iter();
         let mut map: Map<String, Value> =
             children.map(|(element, child)| (element, child.into_json())).collect();
-        if self.member && !map.is_empty() {
+        if self.member {
             map.insert(".".to_owned(), Value::Object(Map::new()));
         }
         Value::Object(map)
     }
 
     pub(super) fn leaf() -> FieldSet {
-        FieldSet { member: true, children: BTreeMap::new() }
-    }
-
-    pub(super) fn put(&mut self, element: String, child: FieldSet) {
-        if !child.is_empty() {
-            self.join(element, child);
-        }
+        FieldSet { member: true, children: Children::default() }
     }
 
     pub(super) fn add(&mut self, other: FieldSet) {
         self.member |= other.member;
-        for (element, child) in other.children {
-            self.join(element, child);
-        }
-    }
-
-    /// A branch that is new is taken as it is.
-    fn join(&mut self, element: String, child: FieldSet) {
-        match self.children.entry(element) {
-            Entry::Vacant(place) => _ = place.insert(child),
-            Entry::Occupied(mut place) => place.get_mut().add(child),
+        if self.children.is_empty() {
+            self.children = other.children;
+        } else if !other.children.is_empty() {
+            let own = std::mem::take(&mut self.children).0;
+            self.children = own.into_iter().chain(other.children.0).collect();
         }
     }
 
     /// What is in both sets.
     pub(super) fn intersection(&self, other: &FieldSet) -> FieldSet {
-        let mut both = FieldSet { member: self.member && other.member, children: BTreeMap::new() };
-        for (element, child) in &self.children {
-            if let Some(other) = other.children.get(element) {
-                both.put(element.clone(), child.intersection(other));
-            }
+        let both = |(element, child): (&String, &FieldSet)| {
+            Some((element.clone(), child.intersection(other.children.get(element)?)))
+        };
+        FieldSet {
+            member: self.member && other.member,
+            children: self.children.iter().filter_map(both).collect(),
         }
-        both
     }
 
     /// Takes away what is in `other`.
     pub(super) fn subtract(&mut self, other: &FieldSet) {
         self.member &= !other.member;
-        for (element, other) in &other.children {
-            let Some(child) = self.children.get_mut(element) else { continue };
-            child.subtract(other);
-            if child.is_empty() {
-                self.children.remove(element);
+        for (element, other) in other.children.iter() {
+            if let Some(child) = self.children.get_mut(element) {
+                child.subtract(other);
             }
         }
-    }
-
-    /// Removes the path of these elements and everything below.
-    pub(super) fn remove(&mut self, path: &[&str]) {
-        match path {
-            [] => *self = FieldSet::default(),
-            [last] => _ = self.children.remove(*last),
-            [first, rest @ ..] => {
-                if let Some(child) = self.children.get_mut(*first) {
-                    child.remove(rest);
-                }
-            }
-        }
+        self.children.retain(|_, child| !child.is_empty());
     }
 
     /// Whether the field at a path of names is in the set.
@@ -138,7 +162,7 @@ impl FieldSet {
     pub(super) fn of_path(path: &[impl AsRef<str>]) -> FieldSet {
         path.iter().rev().fold(FieldSet::leaf(), |below, name| FieldSet {
             member: false,
-            children: BTreeMap::from([(field(name.as_ref()), below)]),
+            children: Children::from_iter([(field(name.as_ref()), below)]),
         })
     }
 
@@ -153,7 +177,7 @@ impl FieldSet {
         if self.member && !path.is_empty() {
             paths.push(path.to_owned());
         }
-        for (element, child) in &self.children {
+        for (element, child) in self.children.iter() {
             child.collect(&format!("{path}{}", show(element)), paths);
         }
     }
@@ -170,9 +194,9 @@ pub(super) fn name(element: &str) -> Option<&str> {
 }
 
 /// `k:{"name":"a"}`.
-pub(super) fn key(keys: &Map<String, Value>) -> String {
-    let sorted: BTreeMap<&String, &Value> = keys.iter().collect();
-    format!("k:{}", serde_json::to_string(&sorted).unwrap_or_default())
+pub(super) fn key<'k>(keys: impl Iterator<Item = (&'k str, &'k Value)>) -> String {
+    let sorted: BTreeMap<&str, &Value> = keys.collect();
+    ["k:", &serde_json::to_string(&sorted).unwrap_or_default()].concat()
 }
 
 /// `v:"x"`.
@@ -200,7 +224,9 @@ pub(super) fn show(element: &str) -> String {
 fn canonical(element: &str) -> String {
     let parse = |rest: &str| serde_json::from_str::<Value>(rest).ok();
     let parsed = match element.split_at_checked(2) {
-        Some(("k:", rest)) => parse(rest).and_then(|keys| keys.as_object().map(key)),
+        Some(("k:", rest)) => parse(rest).and_then(|keys| {
+            Some(key(keys.as_object()?.iter().map(|(name, value)| (name.as_str(), value))))
+        }),
         Some(("v:", rest)) => parse(rest).map(|parsed| value(&parsed)),
         _ => None,
     };

@@ -1,10 +1,10 @@
 //! Walks over values with their schema: field sets, comparison, merging, removal.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::set::{self, FieldSet};
+use super::set::{self, Children, FieldSet};
 use crate::node::{Edge, Kind, ListType, Node, NodeRef};
 use crate::path::{Path, Step};
 use crate::print;
@@ -60,66 +60,57 @@ fn element(node: Option<&Node>, value: &Value) -> String {
         return set::value(value);
     }
     let entry = node.items.as_ref().map(Edge::node);
-    let mut keys = Map::new();
-    for name in &node.keys {
-        let default = entry.as_ref().and_then(|entry| entry.field(name)?.edge.default.clone());
-        let found = value.get(&**name).cloned().or(default.map(|value| Value::clone(&value)));
-        if let Some(found) = found {
-            keys.insert(name.to_string(), found);
-        }
-    }
-    set::key(&keys)
+    let default =
+        |name| entry.as_ref().and_then(|entry| entry.field(name)?.edge.default.as_deref());
+    let found = |name| value.get(name).or_else(|| default(name));
+    set::key(node.keys.iter().filter_map(|name| Some((&**name, found(name)?))))
 }
 
 /// The fields that an applied configuration names: leaves and list entries.
 pub(super) fn to_set(node: Option<&Node>, value: &Value) -> FieldSet {
-    let mut found = FieldSet::default();
-    match shape(node, value) {
-        Shape::Map(map) if !map.is_empty() => {
-            for (name, value) in map {
+    let children = match shape(node, value) {
+        Shape::Map(map) if !map.is_empty() => map
+            .iter()
+            .map(|(name, value)| {
                 let mut inner = to_set(child(node, name).as_deref(), value);
                 // What no schema declares is a member itself, not only what is in it.
                 inner.member |= node.is_none_or(|node| node.field(name).is_none());
-                found.put(set::field(name), inner);
-            }
-        }
+                (set::field(name), inner)
+            })
+            .collect(),
         // Of an empty list there is nothing to own.
         Shape::List(list) => {
             let items = items(node);
-            for value in list {
-                let mut entry = to_set(items.as_deref(), value);
-                entry.member = true;
-                found.put(element(node, value), entry);
-            }
+            let entry = |value| {
+                let inside = to_set(items.as_deref(), value);
+                (element(node, value), FieldSet { member: true, ..inside })
+            };
+            list.iter().map(entry).collect()
         }
-        _ => found.member = true,
-    }
-    found
+        _ => return FieldSet::leaf(),
+    };
+    FieldSet { member: false, children }
 }
 
 /// Every path of a value, containers included.
 fn everything(node: Option<&Node>, value: &Value) -> FieldSet {
-    let mut found = FieldSet::leaf();
-    match shape(node, value) {
-        Shape::Whole => (),
-        Shape::Map(map) => {
-            for (name, value) in map {
-                found.put(set::field(name), everything(child(node, name).as_deref(), value));
-            }
-        }
+    let inside = |(name, value): (&String, &Value)| {
+        (set::field(name), everything(child(node, name).as_deref(), value))
+    };
+    let children = match shape(node, value) {
+        Shape::Whole => return FieldSet::leaf(),
+        Shape::Map(map) => map.iter().map(inside).collect(),
         Shape::List(list) => {
             let items = items(node);
-            for (element, values) in by_element(node, list) {
+            let inside = |(element, values): (String, Vec<&Value>)| match values.as_slice() {
+                [value] => (element, everything(items.as_deref(), value)),
                 // Of what stands there several times nobody owns what is inside.
-                let inside = match values.as_slice() {
-                    [value] => everything(items.as_deref(), value),
-                    _ => FieldSet::leaf(),
-                };
-                found.put(element, inside);
-            }
+                _ => (element, FieldSet::leaf()),
+            };
+            by_element(node, list).into_iter().map(inside).collect()
         }
-    }
-    found
+    };
+    FieldSet { member: true, children }
 }
 
 /// What a write did.
@@ -136,91 +127,96 @@ impl Changes {
     pub(super) fn is_empty(&self) -> bool {
         self.set.is_empty() && self.removed.is_empty()
     }
+
+    /// What was done to a value that may be new or gone.
+    fn between(node: Option<&Node>, old: Option<&Value>, new: Option<&Value>) -> Changes {
+        match (old, new) {
+            (Some(old), Some(new)) => compare(node, old, new),
+            (None, Some(new)) => Changes { set: everything(node, new), ..Changes::default() },
+            (Some(old), None) => Changes { removed: everything(node, old), ..Changes::default() },
+            (None, None) => Changes::default(),
+        }
+    }
+}
+
+/// What was done to the parts of a value, by element.
+impl FromIterator<(String, Changes)> for Changes {
+    fn from_iter<I: IntoIterator<Item = (String, Changes)>>(parts: I) -> Self {
+        let (mut set, mut removed) = (Vec::new(), Vec::new());
+        for (element, changes) in parts {
+            if !changes.removed.is_empty() {
+                removed.push((element.clone(), changes.removed));
+            }
+            set.push((element, changes.set));
+        }
+        let below =
+            |parts: Vec<_>| FieldSet { member: false, children: Children::from_iter(parts) };
+        Changes { set: below(set), removed: below(removed) }
+    }
 }
 
 /// Compares two objects.
 pub(super) fn compare(node: Option<&Node>, old: &Value, new: &Value) -> Changes {
-    let mut changes = Changes::default();
     match (shape(node, old), shape(node, new)) {
-        (Shape::Map(old), Shape::Map(new)) => {
-            for (name, value) in new.iter().filter(|(name, value)| old.get(*name) != Some(value)) {
-                let child = child(node, name);
-                changes.child(child.as_deref(), set::field(name), old.get(name), Some(value));
-            }
-            for (name, value) in old.iter().filter(|(name, _)| !new.contains_key(*name)) {
-                let child = child(node, name);
-                changes.child(child.as_deref(), set::field(name), Some(value), None);
-            }
-        }
-        (Shape::List(old), Shape::List(new)) => compare_lists(node, old, new, &mut changes),
+        (Shape::Map(old), Shape::Map(new)) => compare_maps(node, old, new),
+        (Shape::List(old), Shape::List(new)) => compare_lists(node, old, new),
         // Null is what Go writes for an empty list or map: the container itself is not new.
-        (_, Shape::List(new)) if old.is_null() => compare_lists(node, &[], new, &mut changes),
-        (_, Shape::Map(new)) if old.is_null() => {
-            for (name, value) in new {
-                let child = child(node, name);
-                changes.child(child.as_deref(), set::field(name), None, Some(value));
-            }
-        }
-        _ if old == new => (),
+        (_, Shape::List(new)) if old.is_null() => compare_lists(node, &[], new),
+        (_, Shape::Map(new)) if old.is_null() => compare_maps(node, &Map::new(), new),
+        _ if old == new => Changes::default(),
         _ => {
-            changes.set = everything(node, new);
-            changes.removed = everything(node, old);
-            changes.removed.subtract(&changes.set);
+            let (set, mut removed) = (everything(node, new), everything(node, old));
+            removed.subtract(&set);
+            Changes { set, removed }
         }
     }
-    changes
 }
 
-fn compare_lists(node: Option<&Node>, old: &[Value], new: &[Value], changes: &mut Changes) {
+fn compare_maps(
+    node: Option<&Node>,
+    old: &Map<String, Value>,
+    new: &Map<String, Value>,
+) -> Changes {
+    let part = |name: &String, old: Option<&Value>, new: Option<&Value>| {
+        (set::field(name), Changes::between(child(node, name).as_deref(), old, new))
+    };
+    let gone = old.iter().filter(|(name, _)| !new.contains_key(*name));
+    let gone = gone.map(|(name, value)| part(name, Some(value), None));
+    let now = new.iter().filter_map(|(name, value)| {
+        let old = old.get(name);
+        (old != Some(value)).then(|| part(name, old, Some(value)))
+    });
+    now.chain(gone).collect()
+}
+
+fn compare_lists(node: Option<&Node>, old: &[Value], new: &[Value]) -> Changes {
     let items = items(node);
     let (before, now) = (by_element(node, old), by_element(node, new));
-    for (element, new) in &now {
-        match (before.get(element).map_or(&[][..], Vec::as_slice), new.as_slice()) {
-            (old, new) if old == new => (),
-            ([], [new]) => changes.child(items.as_deref(), element.clone(), None, Some(new)),
-            ([old], [new]) => {
-                changes.child(items.as_deref(), element.clone(), Some(old), Some(new));
+    let elements = now.keys().chain(before.keys().filter(|element| !now.contains_key(*element)));
+    let part = |element: &String| {
+        let old = before.get(element).map_or(&[][..], Vec::as_slice);
+        let new = now.get(element).map_or(&[][..], Vec::as_slice);
+        let changes = match (old, new) {
+            (old, new) if old == new => return None,
+            ([] | [_], [] | [_]) => {
+                Changes::between(items.as_deref(), old.first().copied(), new.first().copied())
             }
             // Of what stands there several times nobody owns what is inside.
-            _ => changes.set.put(element.clone(), FieldSet::leaf()),
-        }
-    }
-    for (element, old) in before.iter().filter(|(element, _)| !now.contains_key(*element)) {
-        match old.as_slice() {
-            [old] => changes.child(items.as_deref(), element.clone(), Some(old), None),
-            _ => changes.removed.put(element.clone(), FieldSet::leaf()),
-        }
-    }
+            (_, []) => Changes { removed: FieldSet::leaf(), ..Changes::default() },
+            _ => Changes { set: FieldSet::leaf(), ..Changes::default() },
+        };
+        Some((element.clone(), changes))
+    };
+    elements.filter_map(part).collect()
 }
 
 /// What stands in a list under each element, in order.
-fn by_element<'a>(node: Option<&Node>, list: &'a [Value]) -> HashMap<String, Vec<&'a Value>> {
-    let mut found: HashMap<String, Vec<&Value>> = HashMap::with_capacity(list.len());
+fn by_element<'a>(node: Option<&Node>, list: &'a [Value]) -> BTreeMap<String, Vec<&'a Value>> {
+    let mut found: BTreeMap<String, Vec<&Value>> = BTreeMap::new();
     for value in list {
         found.entry(element(node, value)).or_default().push(value);
     }
     found
-}
-
-impl Changes {
-    fn child(
-        &mut self,
-        node: Option<&Node>,
-        element: String,
-        old: Option<&Value>,
-        new: Option<&Value>,
-    ) {
-        match (old, new) {
-            (Some(old), Some(new)) => {
-                let inner = compare(node, old, new);
-                self.set.put(element.clone(), inner.set);
-                self.removed.put(element, inner.removed);
-            }
-            (None, Some(new)) => self.set.put(element, everything(node, new)),
-            (Some(old), None) => self.removed.put(element, everything(node, old)),
-            (None, None) => (),
-        }
-    }
 }
 
 /// Lays an applied configuration over the live object.
@@ -334,8 +330,7 @@ pub(super) fn remove(node: Option<&Node>, value: &mut Value, gone: &FieldSet) {
 ///
 /// Source: `EnsureNamedFieldsAreMembers` in structured-merge-diff, and where `merge/update.go` prunes.
 pub(super) fn abandoned(node: Option<&Node>, last: &FieldSet, owned: &[&FieldSet]) -> FieldSet {
-    let mut gone = FieldSet::default();
-    for (element, child) in &last.children {
+    let part = |(element, child): (&String, &FieldSet)| {
         let name = set::name(element);
         let is_declared =
             name.is_some_and(|name| node.is_some_and(|node| node.field(name).is_some()));
@@ -351,9 +346,9 @@ pub(super) fn abandoned(node: Option<&Node>, last: &FieldSet, owned: &[&FieldSet
             };
             abandoned(below.as_deref(), child, &owned)
         };
-        gone.put(element.clone(), inner);
-    }
-    gone
+        (element.clone(), inner)
+    };
+    FieldSet { member: false, children: last.children.iter().map(part).collect() }
 }
 
 /// Why a configuration does not fit the schema, in upstream's words.
