@@ -2,6 +2,7 @@
 //!
 //! Source: upstream's `apimachinery/pkg/util/validation/ip.go`; KEP-4858 (strict addresses).
 
+use std::fmt::Arguments;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -79,7 +80,7 @@ pub(super) fn range(text: &str) -> Result<IpNet, &'static str> {
 }
 
 /// Warns of an address that is right, but written in another way than it should be.
-pub(super) fn ip_warning(at: &str, text: &str) -> Option<String> {
+pub(super) fn ip_warning(at: Arguments<'_>, text: &str) -> Option<String> {
     let ip = ip(text).ok().filter(|ip| ip.is_ipv6() && ip.to_string() != text)?;
     Some(format!(
         "{at}: IPv6 address {text:?} should be in RFC 5952 canonical format ({:?})",
@@ -88,7 +89,7 @@ pub(super) fn ip_warning(at: &str, text: &str) -> Option<String> {
 }
 
 /// Warns of a range that is right, but written in another way than it should be.
-pub(super) fn range_warning(at: &str, text: &str) -> Option<String> {
+pub(super) fn range_warning(at: Arguments<'_>, text: &str) -> Option<String> {
     let range = range(text).ok().filter(|r| r.addr().is_ipv6() && r.to_string() != text)?;
     Some(format!(
         "{at}: IPv6 CIDR value {text:?} should be in RFC 5952 canonical format ({:?})",
@@ -169,9 +170,15 @@ mod tests {
 
     #[test]
     fn other_forms_are_told() {
-        assert_eq!(ip_warning("a", "2001:db8::1"), None);
-        assert!(ip_warning("a", "2001:db8:0::1").unwrap().ends_with("(\"2001:db8::1\")"));
-        assert!(range_warning("a", "2001:db8:0::/64").unwrap().ends_with("(\"2001:db8::/64\")"));
-        assert_eq!(range_warning("a", "10.0.0.0/8"), None);
+        assert_eq!(ip_warning(format_args!("a"), "2001:db8::1"), None);
+        assert!(
+            ip_warning(format_args!("a"), "2001:db8:0::1").unwrap().ends_with("(\"2001:db8::1\")")
+        );
+        assert!(
+            range_warning(format_args!("a"), "2001:db8:0::/64")
+                .unwrap()
+                .ends_with("(\"2001:db8::/64\")")
+        );
+        assert_eq!(range_warning(format_args!("a"), "10.0.0.0/8"), None);
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Source: upstream's `pkg/api/node/util.go`.
 
+use std::fmt::Arguments;
+
 use serde_json::Value;
 
 use super::check::{items, members, text};
@@ -48,7 +50,7 @@ pub(super) fn stable(key: &str) -> Option<&'static str> {
 }
 
 /// Warnings of a node selector term at `at`.
-pub(super) fn of_term(at: &str, term: &Value) -> Vec<String> {
+pub(super) fn of_term(at: Arguments<'_>, term: &Value) -> Vec<String> {
     let expressions = items(&term["matchExpressions"]).iter().enumerate();
     let told = expressions.filter_map(|(n, expression)| {
         let key = text(expression, "key");
@@ -59,7 +61,7 @@ pub(super) fn of_term(at: &str, term: &Value) -> Vec<String> {
 }
 
 /// Warnings of values in a node selector term at `at` that no label can have.
-pub(super) fn bad_values(at: &str, term: &Value) -> Vec<String> {
+pub(super) fn bad_values(at: Arguments<'_>, term: &Value) -> Vec<String> {
     let mut warnings = Vec::new();
     for (n, expression) in items(&term["matchExpressions"]).iter().enumerate() {
         for (m, value) in items(&expression["values"]).iter().enumerate() {
@@ -74,7 +76,7 @@ pub(super) fn bad_values(at: &str, term: &Value) -> Vec<String> {
 }
 
 /// Warnings of a label selector of nodes at `at`.
-pub(super) fn of_selector(at: &str, selector: &Value) -> Vec<String> {
+pub(super) fn of_selector(at: Arguments<'_>, selector: &Value) -> Vec<String> {
     let mut warnings = of_term(at, selector);
     for (key, _) in members(&selector["matchLabels"]) {
         if let Some(message) = deprecated(key) {

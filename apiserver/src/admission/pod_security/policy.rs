@@ -130,6 +130,14 @@ impl Policy {
 /// Prefix of the labels and of audit annotations.
 pub(super) const PREFIX: &str = "pod-security.kubernetes.io/";
 
+/// Labels of the level and of the version of each mode.
+const ENFORCE: [&str; 2] =
+    ["pod-security.kubernetes.io/enforce", "pod-security.kubernetes.io/enforce-version"];
+const AUDIT: [&str; 2] =
+    ["pod-security.kubernetes.io/audit", "pod-security.kubernetes.io/audit-version"];
+const WARN: [&str; 2] =
+    ["pod-security.kubernetes.io/warn", "pod-security.kubernetes.io/warn-version"];
+
 /// The policy that labels say, over `defaults`, and what is wrong with them. A bad label to enforce counts as the
 /// strictest one, bad ones to audit and to warn as none.
 pub(super) fn of_labels<'l>(
@@ -138,21 +146,20 @@ pub(super) fn of_labels<'l>(
 ) -> (Policy, Vec<Cause>) {
     let mut policy = *defaults;
     let mut causes = Vec::new();
-    let mut parse = |name: &str, bad: Level, standard: &mut Standard| {
-        let (level, version) = (format!("{PREFIX}{name}"), format!("{PREFIX}{name}-version"));
-        let (given, given_version) = (label(&level), label(&version));
+    let mut parse = |[level, version]: [&str; 2], bad: Level, standard: &mut Standard| {
+        let (given, given_version) = (label(level), label(version));
         let mut refuse = |label: &str, value: &str, why: &str| {
             causes.push(Cause::invalid(format!("metadata.labels[{label}]"), &value.into(), why));
         };
         if let Some(text) = given {
             standard.level = Level::parse(text).unwrap_or_else(|why| {
-                refuse(&level, text, why);
+                refuse(level, text, why);
                 bad
             });
         }
         if let Some(text) = given_version {
             standard.version = Version::parse(text).unwrap_or_else(|why| {
-                refuse(&version, text, why);
+                refuse(version, text, why);
                 Version::Latest
             });
         }
@@ -162,9 +169,9 @@ pub(super) fn of_labels<'l>(
             given_version.is_some(),
         )
     };
-    let (enforced, ..) = parse("enforce", Level::Restricted, &mut policy.enforce);
-    parse("audit", Level::Privileged, &mut policy.audit);
-    let (_, warned, version) = parse("warn", Level::Privileged, &mut policy.warn);
+    let (enforced, ..) = parse(ENFORCE, Level::Restricted, &mut policy.enforce);
+    parse(AUDIT, Level::Privileged, &mut policy.audit);
+    let (_, warned, version) = parse(WARN, Level::Privileged, &mut policy.warn);
     // Who enforces a level is warned of it too.
     if !warned && enforced && policy.enforce.level > policy.warn.level {
         policy.warn.level = policy.enforce.level;

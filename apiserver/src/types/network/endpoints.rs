@@ -53,8 +53,8 @@ impl Strategy for Endpoints {
         for (n, subset) in items(&obj["subsets"]).iter().enumerate() {
             for list in ["addresses", "notReadyAddresses"] {
                 for (m, address) in items(&subset[list]).iter().enumerate() {
-                    let at = format!("subsets[{n}].{list}[{m}].ip");
-                    warnings.extend(addresses::ip_warning(&at, text(address, "ip")));
+                    let at = format_args!("subsets[{n}].{list}[{m}].ip");
+                    warnings.extend(addresses::ip_warning(at, text(address, "ip")));
                 }
             }
         }
@@ -156,8 +156,8 @@ impl Strategy for Slices {
         let mut warnings = Vec::new();
         for (n, endpoint) in items(&obj["endpoints"]).iter().enumerate() {
             for (m, address) in items(&endpoint["addresses"]).iter().enumerate() {
-                let at = format!("endpoints[{n}].addresses[{m}]");
-                warnings.extend(addresses::ip_warning(&at, address.as_str().unwrap_or_default()));
+                let at = format_args!("endpoints[{n}].addresses[{m}]");
+                warnings.extend(addresses::ip_warning(at, address.as_str().unwrap_or_default()));
             }
         }
         warnings

@@ -60,14 +60,14 @@ impl Strategy for Policies {
         for (list, peers) in RULES {
             for (n, rule) in items(&obj["spec"][list]).iter().enumerate() {
                 for (m, peer) in items(&rule[peers]).iter().enumerate() {
-                    let at = format!("spec.{list}[{n}].{peers}[{m}].ipBlock");
+                    let at = format_args!("spec.{list}[{n}].{peers}[{m}].ipBlock");
                     let block = &peer["ipBlock"];
                     let cidr = text(block, "cidr");
-                    warnings.extend(addresses::range_warning(&format!("{at}.cidr"), cidr));
+                    warnings.extend(addresses::range_warning(format_args!("{at}.cidr"), cidr));
                     for (k, inner) in items(&block["except"]).iter().enumerate() {
                         let inner = inner.as_str().unwrap_or_default();
-                        let at = format!("{at}.except[{k}]");
-                        warnings.extend(addresses::range_warning(&at, inner));
+                        let at = format_args!("{at}.except[{k}]");
+                        warnings.extend(addresses::range_warning(at, inner));
                     }
                 }
             }

@@ -83,6 +83,9 @@ pub(super) fn update(causes: &mut Causes, new: &Value, old: &Value) {
 /// Fields that say the same as an annotation must say it alike.
 pub(super) fn fit_fields(causes: &mut Causes, metadata: &Value, spec: &Value, at: &At<'_>) {
     let annotations = &metadata["annotations"];
+    if is_empty(annotations) {
+        return;
+    }
     let of_pod = &spec["securityContext"];
     let context_at = at.field("securityContext");
     let seccomp_at = context_at.field("seccompProfile");

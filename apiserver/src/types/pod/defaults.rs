@@ -6,7 +6,7 @@ use regex::Regex;
 use serde_json::{Map, Value, json};
 
 use super::resources::may_be_overcommitted;
-use crate::types::check::{self, default, flag, items, items_mut, members, nano, text};
+use crate::types::check::{self, default, flag, items, items_mut, members, text};
 
 /// Lists of containers in a pod spec.
 pub(crate) const CONTAINERS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
@@ -20,9 +20,6 @@ pub(crate) fn spec(spec: &mut Value) {
         for container in items_mut(spec, list) {
             default_pull_policy(container, "imagePullPolicy", "image");
             default(container, "resources", json!({}));
-            if let Some(resources) = check::part(container, "resources") {
-                whole_millis(resources);
-            }
             stop_signal(container);
             for variable in items_mut(container, "env") {
                 if let Some(from) = check::part(variable, "valueFrom") {
@@ -33,9 +30,6 @@ pub(crate) fn spec(spec: &mut Value) {
     }
     for volume in items_mut(spec, "volumes") {
         self::volume(volume);
-    }
-    if let Some(resources) = check::part(spec, "resources") {
-        whole_millis(resources);
     }
     check::remove(spec, "schedulingGroup"); // A feature that is off.
     service_account(spec);
@@ -107,8 +101,12 @@ fn is_reference(image: &str) -> bool {
         let all = format!(r"^(?:{host})?({part}(?:/{part})*)(?::{tag})?(?:@{digest})?$");
         schema::regexps::compile(&all).ok() // Whose classes are of ASCII.
     });
-    let name = |regex: &Regex| regex.captures(image).map(|found| found[1].len());
-    REFERENCE.as_ref().and_then(name).is_some_and(|length| length <= LONGEST)
+    let Some(reference) = &*REFERENCE else { return false };
+    // The length is that of the name, which only a long text has to be taken apart for.
+    if image.len() <= LONGEST {
+        return reference.is_match(image);
+    }
+    reference.captures(image).is_some_and(|found| found[1].len() <= LONGEST)
 }
 
 fn volume(volume: &mut Value) {
@@ -132,22 +130,6 @@ fn volume(volume: &mut Value) {
     }
     if let Some(image) = check::part(volume, "image") {
         default_pull_policy(image, "pullPolicy", "reference");
-    }
-}
-
-/// Amounts have no parts below a thousandth; what has is rounded up.
-fn whole_millis(resources: &mut Value) {
-    for part in ["limits", "requests"] {
-        let amounts = resources.get_mut(part).and_then(Value::as_object_mut);
-        for amount in amounts.into_iter().flat_map(|map| map.values_mut()) {
-            let value = nano(amount);
-            if value % 1_000_000 != 0 {
-                let millis = value.div_euclid(1_000_000) + 1;
-                if let Ok(text) = schema::quantity::canonical(&format!("{millis}m")) {
-                    *amount = text.into();
-                }
-            }
-        }
     }
 }
 

@@ -4,6 +4,7 @@ mod paths;
 mod ports;
 
 use std::collections::HashSet;
+use std::fmt::Arguments;
 
 use serde_json::Value;
 
@@ -51,64 +52,65 @@ pub(crate) fn all(at: &str, pod: &Value) -> Vec<String> {
     let (spec, annotations) = (&pod["spec"], &pod["metadata"]["annotations"]);
     let mut warnings = Vec::new();
     let base = at;
-    let at = format!("{base}spec");
-    placement(&at, spec, &mut warnings);
+    let at = format_args!("{base}spec");
+    placement(at, spec, &mut warnings);
     for (key, why) in ANNOTATIONS.iter().filter(|(key, _)| !annotations[*key].is_null()) {
         warnings.push(format!("{base}metadata.annotations[{key}]: {why}"));
     }
-    volumes(&at, spec, &mut warnings);
+    volumes(at, spec, &mut warnings);
     paths::overlapping(&spec["volumes"], &mut warnings);
-    lists(&at, spec, &mut warnings);
+    lists(at, spec, &mut warnings);
     for name in BYTES {
-        fractional(&format!("{at}.overhead"), name, &spec["overhead"], &mut warnings);
+        fractional(format_args!("{at}.overhead"), name, &spec["overhead"], &mut warnings);
     }
     profiles(base, spec, annotations, &mut warnings);
     visit(spec, |list, n, container| {
-        self::container(&format!("{at}.{list}[{n}]"), container, &mut warnings);
+        self::container(format_args!("{at}.{list}[{n}]"), container, &mut warnings);
     });
-    ports::clashes(&at, spec, &mut warnings);
+    ports::clashes(at, spec, &mut warnings);
     if spec["terminationGracePeriodSeconds"].as_i64().is_some_and(|s| s < 0) {
         warnings.push(format!(
             "{at}.terminationGracePeriodSeconds: must be >= 0; negative values are invalid and will be treated as 1"
         ));
     }
-    pod_affinity(&at, spec, &mut warnings);
+    pod_affinity(at, spec, &mut warnings);
     for (n, server) in items(&spec["dnsConfig"]["nameservers"]).iter().enumerate() {
-        let place = format!("{at}.dnsConfig.nameservers[{n}]");
-        warnings.extend(addresses::ip_warning(&place, server.as_str().unwrap_or_default()));
+        let place = format_args!("{at}.dnsConfig.nameservers[{n}]");
+        warnings.extend(addresses::ip_warning(place, server.as_str().unwrap_or_default()));
     }
     for (n, alias) in items(&spec["hostAliases"]).iter().enumerate() {
-        warnings
-            .extend(addresses::ip_warning(&format!("{at}.hostAliases[{n}].ip"), text(alias, "ip")));
+        let place = format_args!("{at}.hostAliases[{n}].ip");
+        warnings.extend(addresses::ip_warning(place, text(alias, "ip")));
     }
     warnings
 }
 
-fn placement(at: &str, spec: &Value, warnings: &mut Vec<String>) {
+fn placement(at: Arguments<'_>, spec: &Value, warnings: &mut Vec<String>) {
     for (key, _) in members(&spec["nodeSelector"]) {
         if let Some(message) = node_labels::deprecated(key) {
             warnings.push(format!("{at}.nodeSelector[{key}]: {message}"));
         }
     }
     let nodes = &spec["affinity"]["nodeAffinity"];
-    let at_nodes = format!("{at}.affinity.nodeAffinity");
+    let at_nodes = format_args!("{at}.affinity.nodeAffinity");
     let required = &nodes["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"];
     for (n, term) in items(required).iter().enumerate() {
-        let at = format!(
+        let at = format_args!(
             "{at_nodes}.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[{n}]"
         );
-        warnings.extend(node_labels::of_term(&at, term));
+        warnings.extend(node_labels::of_term(at, term));
     }
     let preferred = &nodes["preferredDuringSchedulingIgnoredDuringExecution"];
     for (n, term) in items(preferred).iter().enumerate() {
-        let at =
-            format!("{at_nodes}.preferredDuringSchedulingIgnoredDuringExecution[{n}].preference");
+        let at = format_args!(
+            "{at_nodes}.preferredDuringSchedulingIgnoredDuringExecution[{n}].preference"
+        );
         let term = &term["preference"];
-        warnings.extend(node_labels::of_term(&at, term));
-        warnings.extend(node_labels::bad_values(&at, term));
+        warnings.extend(node_labels::of_term(at, term));
+        warnings.extend(node_labels::bad_values(at, term));
     }
     for (n, constraint) in items(&spec["topologySpreadConstraints"]).iter().enumerate() {
-        let at = format!("{at}.topologySpreadConstraints[{n}]");
+        let at = format_args!("{at}.topologySpreadConstraints[{n}]");
         let key = text(constraint, "topologyKey");
         if let Some(message) = node_labels::deprecated(key) {
             warnings.push(format!("{at}.topologyKey: {key} is {message}"));
@@ -119,7 +121,7 @@ fn placement(at: &str, spec: &Value, warnings: &mut Vec<String>) {
     }
 }
 
-fn pod_affinity(at: &str, spec: &Value, warnings: &mut Vec<String>) {
+fn pod_affinity(at: Arguments<'_>, spec: &Value, warnings: &mut Vec<String>) {
     for kind in ["podAffinity", "podAntiAffinity"] {
         for (list, term) in [
             ("requiredDuringSchedulingIgnoredDuringExecution", ""),
@@ -137,20 +139,20 @@ fn pod_affinity(at: &str, spec: &Value, warnings: &mut Vec<String>) {
     }
 }
 
-fn volumes(at: &str, spec: &Value, warnings: &mut Vec<String>) {
+fn volumes(at: Arguments<'_>, spec: &Value, warnings: &mut Vec<String>) {
     for (n, volume) in items(&spec["volumes"]).iter().enumerate() {
-        let at = format!("{at}.volumes[{n}]");
+        let at = format_args!("{at}.volumes[{n}]");
         for (_, shown, why) in GONE.iter().filter(|(field, ..)| !volume[*field].is_null()) {
             warnings.push(format!("{at}.{shown}: {why}"));
         }
         let claim = &volume["ephemeral"]["volumeClaimTemplate"]["spec"];
-        let claim_at = format!("{at}.ephemeral.volumeClaimTemplate.spec");
-        warnings.extend(storage::claim_warnings(&claim_at, claim));
+        let claim_at = format_args!("{at}.ephemeral.volumeClaimTemplate.spec");
+        warnings.extend(storage::claim_warnings(claim_at, claim));
     }
 }
 
 /// Entries that say what another one said.
-fn lists(at: &str, spec: &Value, warnings: &mut Vec<String>) {
+fn lists(at: Arguments<'_>, spec: &Value, warnings: &mut Vec<String>) {
     for (list, field) in [("hostAliases", "ip"), ("imagePullSecrets", "name")] {
         let mut seen = HashSet::new();
         for (n, entry) in items(&spec[list]).iter().enumerate() {
@@ -174,6 +176,9 @@ fn profiles(base: &str, spec: &Value, annotations: &Value, warnings: &mut Vec<St
     const SECCOMP: &str = "container.seccomp.security.alpha.kubernetes.io/";
     const SECCOMP_POD: &str = "seccomp.security.alpha.kubernetes.io/pod";
     const APP_ARMOR: &str = "container.apparmor.security.beta.kubernetes.io/";
+    if is_empty(annotations) {
+        return;
+    }
     let mut tell = |key: &str, field: &Value, why: &str| {
         if !annotations[key].is_null() && field.is_null() {
             warnings.push(format!("{base}metadata.annotations[{key}]: {why}"));
@@ -191,7 +196,7 @@ fn profiles(base: &str, spec: &Value, annotations: &Value, warnings: &mut Vec<St
     });
 }
 
-fn fractional(at: &str, name: &str, amounts: &Value, warnings: &mut Vec<String>) {
+fn fractional(at: Arguments<'_>, name: &str, amounts: &Value, warnings: &mut Vec<String>) {
     let amount = &amounts[name];
     if nano(amount) % 1_000_000_000 != 0 {
         warnings.push(format!(
@@ -201,26 +206,29 @@ fn fractional(at: &str, name: &str, amounts: &Value, warnings: &mut Vec<String>)
     }
 }
 
-fn container(at: &str, container: &Value, warnings: &mut Vec<String>) {
+fn container(at: Arguments<'_>, container: &Value, warnings: &mut Vec<String>) {
     for name in BYTES {
         for part in ["limits", "requests"] {
             let amounts = &container["resources"][part];
-            fractional(&format!("{at}.resources.{part}"), name, amounts, warnings);
+            fractional(format_args!("{at}.resources.{part}"), name, amounts, warnings);
         }
     }
     let mut seen = HashSet::new();
     for (n, variable) in items(&container["env"]).iter().enumerate() {
         let name = text(variable, "name");
-        let itself = format!("$({name})");
-        let value = text(variable, "value");
-        let builds_on_it =
-            variable["valueFrom"].is_null() && value != itself && value.contains(&itself);
-        if !seen.insert(name) && !builds_on_it {
+        if !seen.insert(name) && !builds_on_itself(variable) {
             warnings.push(format!(
                 "{at}.env[{n}]: hides previous definition of {name:?}, which may be dropped when using apply"
             ));
         }
     }
+}
+
+/// Whether a variable's value quotes the definition before it.
+fn builds_on_itself(variable: &Value) -> bool {
+    let itself = format!("$({})", text(variable, "name"));
+    let value = text(variable, "value");
+    variable["valueFrom"].is_null() && value != itself && value.contains(&itself)
 }
 
 #[cfg(test)]

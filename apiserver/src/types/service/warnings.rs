@@ -45,14 +45,14 @@ pub(super) fn all(service: &Value) -> Vec<String> {
         told.iter().filter(|(told, _)| *told).map(|(_, text)| (*text).to_owned()).collect();
     for field in ["clusterIPs", "externalIPs"] {
         for (n, ip) in items(&spec[field]).iter().enumerate() {
-            let at = format!("spec.{field}[{n}]");
-            warnings.extend(ip_warning(&at, ip.as_str().unwrap_or_default()));
+            let at = format_args!("spec.{field}[{n}]");
+            warnings.extend(ip_warning(at, ip.as_str().unwrap_or_default()));
         }
     }
-    warnings.extend(ip_warning("spec.loadBalancerIP", text(spec, "loadBalancerIP")));
+    warnings.extend(ip_warning(format_args!("spec.loadBalancerIP"), text(spec, "loadBalancerIP")));
     for (n, range) in items(&spec["loadBalancerSourceRanges"]).iter().enumerate() {
-        let at = format!("spec.loadBalancerSourceRanges[{n}]");
-        warnings.extend(range_warning(&at, range.as_str().unwrap_or_default()));
+        let at = format_args!("spec.loadBalancerSourceRanges[{n}]");
+        warnings.extend(range_warning(at, range.as_str().unwrap_or_default()));
     }
     warnings
 }

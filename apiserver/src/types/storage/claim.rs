@@ -1,5 +1,7 @@
 //! Claims of persistent volumes.
 
+use std::fmt::Arguments;
+
 use schema::Cause;
 use serde_json::{Value, json};
 
@@ -58,13 +60,13 @@ impl Strategy for Claims {
         if !obj["metadata"]["annotations"][CLASS_ANNOTATION].is_null() {
             warnings.push(format!("metadata.annotations[{CLASS_ANNOTATION}]: deprecated since v1.8; use \"storageClassName\" attribute instead"));
         }
-        warnings.extend(claim_warnings("spec", &obj["spec"]));
+        warnings.extend(claim_warnings(format_args!("spec"), &obj["spec"]));
         warnings
     }
 }
 
 /// Warnings of the spec of a claim, or of a claim template, at `at`.
-pub(crate) fn claim_warnings(at: &str, spec: &Value) -> Vec<String> {
+pub(crate) fn claim_warnings(at: Arguments<'_>, spec: &Value) -> Vec<String> {
     let parts = ["requests", "limits"].into_iter();
     let fractional = parts.filter_map(|part| {
         let amount = &spec["resources"][part]["storage"];

@@ -169,7 +169,7 @@ impl Strategy for Capacities {
     }
 
     fn warnings(&self, obj: &Value, _old: Option<&Value>) -> Vec<String> {
-        node_labels::of_selector("nodeTopology", &obj["nodeTopology"])
+        node_labels::of_selector(format_args!("nodeTopology"), &obj["nodeTopology"])
     }
 
     fn unconditional_updates(&self) -> bool {

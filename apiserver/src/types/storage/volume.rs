@@ -130,8 +130,8 @@ impl Strategy for Volumes {
         }
         let terms = items(&spec["nodeAffinity"]["required"]["nodeSelectorTerms"]);
         for (n, term) in terms.iter().enumerate() {
-            let at = format!("spec.nodeAffinity.required.nodeSelectorTerms[{n}]");
-            warnings.extend(node_labels::of_term(&at, term));
+            let at = format_args!("spec.nodeAffinity.required.nodeSelectorTerms[{n}]");
+            warnings.extend(node_labels::of_term(at, term));
         }
         for (_, shown, since) in GONE.iter().filter(|(kind, ..)| !spec[*kind].is_null()) {
             warnings.push(format!("spec.{shown}: deprecated in {since}"));

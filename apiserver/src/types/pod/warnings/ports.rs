@@ -1,6 +1,7 @@
 //! Ports of one pod that get into each other's way.
 
 use std::collections::HashMap;
+use std::fmt::{self, Arguments};
 
 use serde_json::Value;
 
@@ -10,15 +11,31 @@ use crate::types::check::{items, text};
 /// With how many earlier definitions of the same port one is compared: nobody reads more.
 const COMPARED: usize = 64;
 
+/// Where a definition stands, written out only when it is told.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    spec: Arguments<'a>,
+    list: &'static str,
+    container: usize,
+    port: usize,
+}
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { spec, list, container, port } = self;
+        write!(f, "{spec}.{list}[{container}].ports[{port}]")
+    }
+}
+
 /// Texts for ports that several containers have, or that say too little.
-pub(super) fn clashes(at: &str, spec: &Value, warnings: &mut Vec<String>) {
+pub(super) fn clashes(at: Arguments<'_>, spec: &Value, warnings: &mut Vec<String>) {
     let mut ports = Vec::new();
     visit(spec, |list, n, container| {
         for (m, port) in items(&container["ports"]).iter().enumerate() {
-            ports.push((format!("{at}.{list}[{n}].ports[{m}]"), port));
+            ports.push((Place { spec: at, list, container: n, port: m }, port));
         }
     });
-    let mut of_number: HashMap<(i64, &str), Vec<(&str, &Value)>> = HashMap::new();
+    let mut of_number: HashMap<(i64, &str), Vec<(&Place<'_>, &Value)>> = HashMap::new();
     for (place, port) in &ports {
         if !text(port, "hostIP").is_empty() && host_port(port) == 0 {
             warnings.push(format!("{place}: hostIP set without hostPort: {}", shown(port)));
@@ -34,7 +51,7 @@ pub(super) fn clashes(at: &str, spec: &Value, warnings: &mut Vec<String>) {
             earlier.push((place, port));
         }
     }
-    let mut names: HashMap<&str, &str> = HashMap::new();
+    let mut names: HashMap<&str, &Place<'_>> = HashMap::new();
     for (place, port) in &ports {
         let name = text(port, "name");
         if name.is_empty() {
@@ -86,7 +103,7 @@ fn ports_clash() {
     let port = |name: &str| json!({"name": name, "containerPort": 80, "protocol": "TCP"});
     let spec = json!({"containers": [{"ports": [port("a")]}, {"ports": [port("a")]}]});
     let mut warnings = Vec::new();
-    clashes("spec", &spec, &mut warnings);
+    clashes(format_args!("spec"), &spec, &mut warnings);
     assert_eq!(
         warnings[0],
         "spec.containers[1].ports[0]: duplicate port definition with spec.containers[0].ports[0]"
@@ -98,6 +115,10 @@ fn ports_clash() {
 fn many_definitions_of_a_port_are_not_all_compared() {
     let ports = vec![serde_json::json!({"containerPort": 80}); 5_000];
     let mut warnings = Vec::new();
-    clashes("spec", &serde_json::json!({"containers": [{"ports": ports}]}), &mut warnings);
+    clashes(
+        format_args!("spec"),
+        &serde_json::json!({"containers": [{"ports": ports}]}),
+        &mut warnings,
+    );
     assert_eq!(warnings.len(), COMPARED * (COMPARED - 1) / 2 + (5_000 - COMPARED) * COMPARED);
 }
