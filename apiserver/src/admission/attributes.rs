@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::mutation::Rounds;
@@ -151,6 +152,20 @@ impl Attributes<'_> {
         namespace: &str,
         name: &str,
     ) -> Result<Option<Value>, ApiError> {
+        self.lookup_as(group, resource, namespace, name).await
+    }
+
+    /// As [`Attributes::lookup`], of the object only the parts that `T` has.
+    ///
+    /// # Errors
+    /// The store fails, or the object is no `T`.
+    pub async fn lookup_as<T: DeserializeOwned>(
+        &self,
+        group: &str,
+        resource: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<T>, ApiError> {
         let registry = self.core.registry();
         let Some(resource) = registry.find(group, resource) else { return Ok(None) };
         let storage = resource.storage()?;
@@ -173,6 +188,19 @@ impl Attributes<'_> {
         resource: &str,
         namespace: Option<&str>,
     ) -> Result<Vec<Value>, ApiError> {
+        self.list_as(group, resource, namespace).await
+    }
+
+    /// As [`Attributes::list`], of the objects only the parts that `T` has.
+    ///
+    /// # Errors
+    /// The store fails, or an object is no `T`.
+    pub async fn list_as<T: DeserializeOwned>(
+        &self,
+        group: &str,
+        resource: &str,
+        namespace: Option<&str>,
+    ) -> Result<Vec<T>, ApiError> {
         let registry = self.core.registry();
         let Some(resource) = registry.find(group, resource) else { return Ok(Vec::new()) };
         let objects = resource.storage()?.recent().await?.list(namespace);

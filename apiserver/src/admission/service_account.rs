@@ -1,8 +1,10 @@
 //! Every pod runs as a service account, whose token it finds in a file.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use rand::Rng as _;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Admitted, Attributes, Operation, Plugin, Resources, pods};
@@ -24,6 +26,31 @@ const DEFAULT_PAUSE: Duration = Duration::from_millis(150);
 const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 /// Annotation of accounts whose pods may use no other secrets than the account lists.
 const ENFORCED: &str = "kubernetes.io/enforce-mountable-secrets";
+
+/// What matters of an account here; every pod that is created looks at one.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Account {
+    metadata: Metadata,
+    automount_service_account_token: Option<bool>,
+    secrets: Vec<Value>,
+    image_pull_secrets: Vec<Value>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Metadata {
+    name: String,
+    annotations: HashMap<String, String>,
+}
+
+impl Account {
+    /// Whether its pods may use no other secrets than it lists.
+    fn enforces(&self) -> bool {
+        let value = self.metadata.annotations.get(ENFORCED);
+        value.is_some_and(|value| matches!(value.as_str(), "true" | "1"))
+    }
+}
 
 /// Source: upstream `plugin/pkg/admission/serviceaccount`.
 pub(super) struct ServiceAccount;
@@ -81,7 +108,7 @@ impl Plugin for ServiceAccount {
             }
             let account = account(attributes, pod).await?;
             let lists: &[_] = if debug { &pods::LISTS[2..] } else { &pods::LISTS[..2] };
-            if matches!(text(&account["metadata"]["annotations"], ENFORCED), "true" | "1") {
+            if account.enforces() {
                 unlisted(&pod["spec"], &account, lists)
                     .map_or(Ok(()), |why| Err(attributes.forbidden(pod, why)))?;
             }
@@ -110,14 +137,14 @@ fn mirror(attributes: &Attributes<'_>, pod: &Value) -> Result<(), ApiError> {
 }
 
 /// The account of a pod. A controller makes `default` right after its namespace; who is faster waits for it a moment.
-async fn account(attributes: &Attributes<'_>, pod: &Value) -> Result<Value, ApiError> {
+async fn account(attributes: &Attributes<'_>, pod: &Value) -> Result<Account, ApiError> {
     let (namespace, name) = (attributes.namespace, text(&pod["spec"], "serviceAccountName"));
     let n_attempts = if name == "default" { DEFAULT_ATTEMPTS } else { 1 };
     for attempt in 0..n_attempts {
         if attempt > 0 {
             tokio::time::sleep(DEFAULT_PAUSE).await;
         }
-        if let Some(account) = attributes.lookup("", "serviceaccounts", namespace, name).await? {
+        if let Some(account) = attributes.lookup_as("", "serviceaccounts", namespace, name).await? {
             return Ok(account);
         }
     }
@@ -128,28 +155,26 @@ async fn account(attributes: &Attributes<'_>, pod: &Value) -> Result<Value, ApiE
 }
 
 /// What a pod gets from its account.
-fn equip(spec: &mut Value, account: &Value) {
+fn equip(spec: &mut Value, account: &Account) {
     let wanted = spec["automountServiceAccountToken"].as_bool();
-    if wanted.or(account["automountServiceAccountToken"].as_bool()).unwrap_or(true) {
+    if wanted.or(account.automount_service_account_token).unwrap_or(true) {
         mount_token(spec);
     }
-    if items(&spec["imagePullSecrets"]).is_empty() && !is_empty(&account["imagePullSecrets"]) {
-        spec["imagePullSecrets"] = account["imagePullSecrets"].clone();
+    if items(&spec["imagePullSecrets"]).is_empty() && !account.image_pull_secrets.is_empty() {
+        spec["imagePullSecrets"] = account.image_pull_secrets.clone().into();
     }
 }
 
 /// The first use of a secret that the account does not list, in upstream's words.
-fn unlisted(spec: &Value, account: &Value, lists: &[(&str, &str)]) -> Option<String> {
-    let listed = |list: &str, name: &str| {
-        items(&account[list]).iter().any(|entry| text(entry, "name") == name)
-    };
+fn unlisted(spec: &Value, account: &Account, lists: &[(&str, &str)]) -> Option<String> {
+    let listed = |list: &[Value], name: &str| list.iter().any(|entry| text(entry, "name") == name);
     let end = |what: &str| {
-        let account = text(&account["metadata"], "name");
+        let account = &account.metadata.name;
         format!("is not allowed because service account {account} does not reference that {what}")
     };
     let volumes = items(&spec["volumes"]).iter().filter(|volume| !volume["secret"].is_null());
     for secret in volumes.map(|volume| text(&volume["secret"], "secretName")) {
-        if !listed("secrets", secret) {
+        if !listed(&account.secrets, secret) {
             return Some(format!("volume with secret.secretName=\"{secret}\" {}", end("secret")));
         }
     }
@@ -159,7 +184,7 @@ fn unlisted(spec: &Value, account: &Value, lists: &[(&str, &str)]) -> Option<Str
             for env in items(&container["env"]) {
                 let source = &env["valueFrom"]["secretKeyRef"];
                 let secret = text(source, "name");
-                if !source.is_null() && !listed("secrets", secret) {
+                if !source.is_null() && !listed(&account.secrets, secret) {
                     let variable = text(env, "name");
                     return Some(format!(
                         "{what} {name} with envVar {variable} referencing secret.secretName=\"{secret}\" {}",
@@ -169,7 +194,7 @@ fn unlisted(spec: &Value, account: &Value, lists: &[(&str, &str)]) -> Option<Str
             }
             for source in items(&container["envFrom"]).iter().map(|e| &e["secretRef"]) {
                 let secret = text(source, "name");
-                if !source.is_null() && !listed("secrets", secret) {
+                if !source.is_null() && !listed(&account.secrets, secret) {
                     return Some(format!(
                         "{what} {name} with envFrom referencing secret.secretName=\"{secret}\" {}",
                         end("secret")
@@ -180,7 +205,7 @@ fn unlisted(spec: &Value, account: &Value, lists: &[(&str, &str)]) -> Option<Str
     }
     let mut pulls =
         items(&spec["imagePullSecrets"]).iter().map(|entry| text(entry, "name")).enumerate();
-    let (n, secret) = pulls.find(|(_, secret)| !listed("imagePullSecrets", secret))?;
+    let (n, secret) = pulls.find(|(_, secret)| !listed(&account.image_pull_secrets, secret))?;
     Some(format!("imagePullSecrets[{n}].name=\"{secret}\" {}", end("imagePullSecret")))
 }
 
@@ -241,6 +266,7 @@ mod tests {
     #[test]
     fn secrets_that_the_account_does_not_list_are_found_in_every_list() {
         let account = json!({"metadata": {"name": "a"}, "secrets": [{"name": "known"}]});
+        let account: Account = serde_json::from_value(account).unwrap();
         let env = |secret: &str| json!({"name": "c", "env": [{"name": "E", "valueFrom": {"secretKeyRef": {"name": secret}}}]});
         let check = |spec: Value| unlisted(&spec, &account, &pods::LISTS);
         assert_eq!(check(json!({"containers": [env("known")]})), None);
