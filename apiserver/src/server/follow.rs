@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use store::Revision;
-use store::cache::{Cache, CacheEvent, Interest, Kind, Subscription};
+use store::cache::{Cache, CacheEvent, Interest, Kind, Object, Subscription};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -17,73 +17,82 @@ use crate::status::ApiError;
 pub(super) trait Set: Fn(&str, &str, Option<&Value>) + Send + Sync {}
 impl<F: Fn(&str, &str, Option<&Value>) + Send + Sync> Set for F {}
 
+/// Which objects are followed; the others are as good as gone, and nobody reads them.
+pub(super) type Wanted = fn(&Object) -> bool;
+
 /// Hands over all objects, then every change until `stop`; tells how far it is.
 pub(super) async fn follow(
     storage: Arc<Storage>,
     stop: CancellationToken,
+    wanted: Wanted,
     set: impl Set + 'static,
 ) -> Result<watch::Receiver<Revision>, ApiError> {
-    let mut known = BTreeSet::new();
-    let (revision, subscription) = begin(storage.cache().await?, &mut known, &set);
+    let mut followed = Followed { known: BTreeSet::new(), wanted, set };
+    let (revision, subscription) = followed.begin(storage.cache().await?);
     let (sender, receiver) = watch::channel(revision);
-    let changes = changes(storage, subscription, known, sender, set);
+    let changes = changes(storage, subscription, followed, sender);
     tokio::spawn(async move { stop.run_until_cancelled(changes).await });
     Ok(receiver)
 }
 
-/// Hands over everything that is there, and that what was `known` and is no longer there is gone.
-fn begin(
-    cache: &Cache,
-    known: &mut BTreeSet<Arc<str>>,
-    set: &impl Set,
-) -> (Revision, Subscription) {
-    let (list, subscription) = cache.list_and_subscribe(None, Interest::All);
-    let mut gone = std::mem::take(known);
-    for object in list.iter() {
-        hand(object.namespace(), object.name(), Some(&object.json()), set);
-        gone.remove(object.key());
-        known.insert(object.key_shared());
-    }
-    for key in gone {
-        let path = key.strip_prefix(cache.prefix()).unwrap_or(&key);
-        let (namespace, name) = path.split_once('/').unzip();
-        hand(namespace, name.unwrap_or(path), None, set);
-    }
-    (list.revision(), subscription)
+/// Who is told, and of what.
+struct Followed<S> {
+    /// Objects of which the last word was that they are there.
+    known: BTreeSet<Arc<str>>,
+    wanted: Wanted,
+    set: S,
 }
 
-fn hand(namespace: Option<&str>, name: &str, json: Option<&[u8]>, set: &impl Set) {
-    let object: Option<Value> = json.and_then(|json| serde_json::from_slice(json).ok());
-    set(namespace.unwrap_or_default(), name, object.as_ref());
+impl<S: Set> Followed<S> {
+    /// Hands over everything that is there, and that what was known and is no longer there is gone.
+    fn begin(&mut self, cache: &Cache) -> (Revision, Subscription) {
+        let (list, subscription) = cache.list_and_subscribe(None, Interest::All);
+        let mut gone = std::mem::take(&mut self.known);
+        let wanted = self.wanted;
+        for object in list.iter().filter(|object| wanted(object)) {
+            gone.remove(object.key());
+            self.there(object);
+        }
+        for key in gone {
+            let path = key.strip_prefix(cache.prefix()).unwrap_or(&key);
+            let (namespace, name) = path.split_once('/').unzip();
+            (self.set)(namespace.unwrap_or_default(), name.unwrap_or(path), None);
+        }
+        (list.revision(), subscription)
+    }
+
+    fn apply(&mut self, event: &CacheEvent) {
+        let object = &event.object;
+        if event.kind != Kind::Deleted && (self.wanted)(object) {
+            self.there(object);
+        } else if self.known.remove(object.key()) {
+            (self.set)(object.namespace().unwrap_or_default(), object.name(), None);
+        }
+    }
+
+    fn there(&mut self, object: &Object) {
+        self.known.insert(object.key_shared());
+        let json: Option<Value> = serde_json::from_slice(&object.json()).ok();
+        (self.set)(object.namespace().unwrap_or_default(), object.name(), json.as_ref());
+    }
 }
 
 async fn changes(
     storage: Arc<Storage>,
     mut subscription: Subscription,
-    mut known: BTreeSet<Arc<str>>,
+    mut followed: Followed<impl Set>,
     seen: watch::Sender<Revision>,
-    set: impl Set,
 ) {
     let Ok(cache) = storage.cache().await else { return };
     loop {
         while let Some(event) = subscription.recv().await {
-            apply(&event, &mut known, &set);
+            followed.apply(&event);
             seen.send_replace(event.revision);
         }
         let revision;
-        (revision, subscription) = begin(cache, &mut known, &set);
+        (revision, subscription) = followed.begin(cache);
         seen.send_replace(revision);
     }
-}
-
-fn apply(event: &CacheEvent, known: &mut BTreeSet<Arc<str>>, set: &impl Set) {
-    let object = &event.object;
-    let json = (event.kind != Kind::Deleted).then(|| object.json());
-    match &json {
-        Some(_) => known.insert(object.key_shared()),
-        None => known.remove(object.key()),
-    };
-    hand(object.namespace(), object.name(), json.as_deref(), set);
 }
 
 #[cfg(test)]
@@ -109,14 +118,13 @@ mod tests {
         let set = |namespace: &str, name: &str, object: Option<&Value>| {
             told.lock().unwrap().push(format!("{namespace}/{name} {}", object.is_some()));
         };
-        let (known, n) =
-            (&mut BTreeSet::new(), |told: &Mutex<Vec<String>>| told.lock().unwrap().len());
-        begin(&cache, known, &set);
-        assert_eq!((known.len(), n(&told)), (1, 1));
+        let mut followed = Followed { known: BTreeSet::new(), wanted: |_| true, set };
+        followed.begin(&cache);
+        assert_eq!((followed.known.len(), told.lock().unwrap().len()), (1, 1));
         store.commit(&key, Expect::At(made), None).await.unwrap();
         cache.fresh().await.unwrap();
-        begin(&cache, known, &set);
+        followed.begin(&cache);
         assert_eq!(*told.lock().unwrap(), ["a/web true", "a/web false"]);
-        assert!(known.is_empty());
+        assert!(followed.known.is_empty());
     }
 }

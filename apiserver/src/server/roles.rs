@@ -24,10 +24,14 @@ impl Follower {
             let resource = registry.find(GROUP, kind.resource()).ok_or(ApiError::NoResource)?;
             let authorizer = core.authorizer.clone();
             let storage = resource.storage()?.clone();
-            let followed =
-                follow::follow(storage, core.stop().clone(), move |namespace, name, object| {
+            let followed = follow::follow(
+                storage,
+                core.stop().clone(),
+                |_| true,
+                move |namespace, name, object| {
                     authorizer.set(kind, namespace, name, object);
-                });
+                },
+            );
             seen.insert(kind.resource(), followed.await?);
         }
         Ok(Self { seen })

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Core, follow};
+use super::Core;
+use super::follow::{self, Wanted};
 use crate::identity::graph::TIES;
 use crate::registry::Storage;
 use crate::status::ApiError;
@@ -33,7 +34,12 @@ async fn begin(
 ) -> Result<(), ApiError> {
     let authorizer = core.authorizer.clone();
     let stop = core.stop().clone();
-    follow::follow(storage, stop, move |namespace, name, object| {
+    // A pod ties nothing before it has a node.
+    let wanted: Wanted = match resource {
+        "pods" => |pod| pod.fields().get("spec.nodeName").is_some_and(|node| !node.is_empty()),
+        _ => |_| true,
+    };
+    follow::follow(storage, stop, wanted, move |namespace, name, object| {
         authorizer.set_tie(resource, namespace, name, object);
     })
     .await
