@@ -104,27 +104,55 @@ mod tests {
 
     use super::*;
 
+    const POD: &str = "/registry/core/pods/a/web";
+
+    /// A store with one pod, and its cache.
+    async fn one_pod(text: &'static str) -> (Arc<dyn Store>, Cache, Revision) {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        let decode = Decoder::new(Vec::new()).into();
+        let prefix = "/registry/core/pods/";
+        let cache = Cache::start(store.clone(), prefix, decode, Limits::default()).await.unwrap();
+        let made = store.commit(POD, Expect::Absent, Some(text.into())).await.unwrap();
+        cache.fresh().await.unwrap();
+        (store, cache, made)
+    }
+
+    fn note(told: &Mutex<Vec<String>>) -> impl Set {
+        |namespace: &str, name: &str, object: Option<&Value>| {
+            told.lock().unwrap().push(format!("{namespace}/{name} {}", object.is_some()));
+        }
+    }
+
     #[tokio::test]
     async fn what_went_while_nobody_looked_is_told_gone() {
-        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
-        let prefix = "/registry/core/pods/";
-        let decode = Decoder::new(Vec::new()).into();
-        let cache = Cache::start(store.clone(), prefix, decode, Limits::default()).await.unwrap();
-        let key = format!("{prefix}a/web");
-        let text = r#"{"metadata":{"name":"web","namespace":"a"}}"#;
-        let made = store.commit(&key, Expect::Absent, Some(text.into())).await.unwrap();
-        cache.fresh().await.unwrap();
-        let told = Mutex::new(Vec::new());
-        let set = |namespace: &str, name: &str, object: Option<&Value>| {
-            told.lock().unwrap().push(format!("{namespace}/{name} {}", object.is_some()));
-        };
-        let mut followed = Followed { known: BTreeSet::new(), wanted: |_| true, set };
+        let (store, cache, made) = one_pod(r#"{"metadata":{"name":"web","namespace":"a"}}"#).await;
+        let told = Mutex::default();
+        let mut followed = Followed { known: BTreeSet::new(), wanted: |_| true, set: note(&told) };
         followed.begin(&cache);
         assert_eq!((followed.known.len(), told.lock().unwrap().len()), (1, 1));
-        store.commit(&key, Expect::At(made), None).await.unwrap();
+        store.commit(POD, Expect::At(made), None).await.unwrap();
         cache.fresh().await.unwrap();
         followed.begin(&cache);
         assert_eq!(*told.lock().unwrap(), ["a/web true", "a/web false"]);
         assert!(followed.known.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_is_wanted_no_more_is_told_gone() {
+        let wanted = r#"{"metadata":{"name":"web","namespace":"a","labels":{"wanted":""}}}"#;
+        let other = r#"{"metadata":{"name":"web","namespace":"a"}}"#;
+        let (store, cache, mut at) = one_pod(wanted).await;
+        let told = Mutex::default();
+        let mut followed = Followed {
+            known: BTreeSet::new(),
+            wanted: |object| object.labels().get("wanted").is_some(),
+            set: note(&told),
+        };
+        let (_, mut subscription) = followed.begin(&cache);
+        for text in [other, other, wanted] {
+            at = store.commit(POD, Expect::At(at), Some(text.into())).await.unwrap();
+            followed.apply(&subscription.recv().await.unwrap());
+        }
+        assert_eq!(*told.lock().unwrap(), ["a/web true", "a/web false", "a/web true"]);
     }
 }
