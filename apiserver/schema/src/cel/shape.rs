@@ -38,15 +38,14 @@ struct Shape {
 }
 
 impl Shape {
-    /// The shape of a text as if nothing in it were quoted.
+    /// The shape of a text as if nothing in it were quoted or commented: the parser drops what it does not know, so
+    /// that in `|//` a comment becomes a division, and in `-~-` two signs stand side by side.
     fn careful(text: &str) -> Shape {
-        let operators = text.chars().filter(|c| is_operator(*c) || *c == '[').count();
-        let open = text.chars().filter(|c| matches!(c, '(' | '[' | '{')).count();
-        let dense: String = text.chars().filter(|c| !c.is_whitespace()).collect();
+        let count = |which: fn(char) -> bool| text.chars().filter(|c| which(*c)).count();
         Shape {
-            depth: open,
-            operators: operators + text.matches("in").count(),
-            doubled: dense.matches("--").count() + dense.matches("!!").count(),
+            depth: count(|c| matches!(c, '(' | '[' | '{')),
+            operators: count(|c| is_operator(c) || c == '[') + text.matches("in").count(),
+            doubled: count(|c| c == '-') / 2 + count(|c| c == '!') / 2,
             ..Shape::default()
         }
     }
@@ -62,7 +61,7 @@ impl Shape {
                 c if c.is_ascii_alphanumeric() || c == '_' => self.word(rest)?,
                 '"' | '\'' => self.value(quoted(rest, false)?),
                 '`' => self.value(name(rest)?),
-                _ => self.mark(rest, c),
+                _ => self.mark(rest, c)?,
             };
             if is_token {
                 visit(text.len() - rest.len(), &rest[..n]);
@@ -97,8 +96,12 @@ impl Shape {
     }
 
     /// A bracket or an operator; answers its length.
-    fn mark(&mut self, rest: &str, c: char) -> usize {
+    fn mark(&mut self, rest: &str, c: char) -> Option<usize> {
         const LONG: [&str; 7] = ["&&", "||", "==", "!=", "<=", ">=", "?."];
+        let is_long = LONG.iter().any(|long| rest.starts_with(long));
+        if !is_long && !"()[]{}+-*/%<>!?:.,".contains(c) {
+            return None;
+        }
         match c {
             '(' | '[' | '{' => {
                 self.operators += usize::from(c == '[' && self.is_value);
@@ -115,7 +118,7 @@ impl Shape {
         };
         self.doubled += usize::from(self.open > 0 && self.run == Some((c, 2)));
         self.is_value = matches!(c, ')' | ']' | '}');
-        if LONG.iter().any(|long| rest.starts_with(long)) { 2 } else { c.len_utf8() }
+        Some(if is_long { 2 } else { 1 })
     }
 }
 
@@ -183,6 +186,14 @@ mod tests {
         }
         assert!(is_bounded(&"!!a && ".repeat(50)));
         assert!(is_bounded(&"(a != -1) && ".repeat(30)));
+    }
+
+    #[test]
+    fn what_the_parser_drops_parts_no_signs() {
+        for level in ["-~-[", "-|--[", "-\u{0}-[", "-é-[", "|//--[", "=//!~!("] {
+            assert!(!is_bounded(&level.repeat(20)), "{level}");
+        }
+        assert!(is_bounded("a - b ~ -1"));
     }
 
     #[test]
