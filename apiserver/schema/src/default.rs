@@ -24,7 +24,7 @@ pub(crate) fn default(node: &Node, value: &mut Value) {
 }
 
 fn object(node: &Node, map: &mut Map<String, Value>) {
-    for field in &*node.fields {
+    for field in node.fields.iter() {
         let default = match &field.edge.default {
             Some(default) => &**default,
             None if field.zero == Zero::Null => &Value::Null,

@@ -125,7 +125,7 @@ impl Validator {
         old: Option<&Value>,
         path: &Path<'_>,
     ) {
-        for field in &*node.fields {
+        for field in node.fields.iter() {
             if field.required && !map.contains_key(&*field.name) {
                 let field = path.field(&field.name).bracketed();
                 self.causes.push(Cause::required(field, ""));

@@ -12,7 +12,6 @@ use crate::types::check::{items, text};
 const COMPARED: usize = 64;
 
 /// Where a definition stands, written out only when it is told.
-#[derive(Clone, Copy)]
 struct Place<'a> {
     spec: Arguments<'a>,
     list: &'static str,
