@@ -9,6 +9,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -32,6 +33,12 @@ const KEEP_BUFFER: usize = 1 << 20;
 /// A batch of this many bytes takes no more commits, so that a frame's length stays far below its limit.
 const LARGE_BATCH: usize = 16 << 20;
 
+/// Longest time that a commit waits for others to share its sync.
+const GATHER: Duration = Duration::from_micros(500);
+
+/// A sync of this many commits costs each of them so little that it is not worth waiting for more.
+const ENOUGH: usize = 8;
+
 /// A commit that waits.
 pub(super) struct Commit {
     pub(super) key: Arc<str>,
@@ -46,6 +53,15 @@ struct Work {
     commits: Vec<Commit>,
     checkpoint: Option<Result<Ready>>,
     closed: bool,
+    /// The writer sleeps until there are more commits than these.
+    few: usize,
+}
+
+impl Work {
+    /// Whether the writer need not wait for more.
+    fn suffices(&self) -> bool {
+        self.commits.len() > self.few || self.checkpoint.is_some() || self.closed
+    }
 }
 
 /// Hands work to the writer.
@@ -63,8 +79,11 @@ impl Queue {
             return Err(commit);
         }
         work.commits.push(commit);
+        let suffices = work.suffices();
         drop(work);
-        self.ready.notify_one();
+        if suffices {
+            self.ready.notify_one();
+        }
         Ok(())
     }
 
@@ -79,15 +98,30 @@ impl Queue {
         self.ready.notify_one();
     }
 
-    /// Waits for work.
-    fn take(&self) -> Work {
+    /// Waits for work, and where several commit at the same time a moment more, so that they share a sync.
+    ///
+    /// So many were `answered` after the last one.
+    fn take(&self, answered: usize) -> Work {
         let mut work = self.work.lock();
-        while work.commits.is_empty() && work.checkpoint.is_none() && !work.closed {
+        let few = too_few(answered, work.commits.len());
+        work.few = 0;
+        while !work.suffices() {
             self.ready.wait(&mut work);
         }
+        work.few = few;
+        let until = Instant::now() + GATHER;
+        while !work.suffices() && !self.ready.wait_until(&mut work, until).timed_out() {}
         let closed = work.closed;
         mem::replace(&mut *work, Work { closed, ..Work::default() })
     }
+}
+
+/// How many commits should wait for more before they are synced.
+///
+/// Who was answered just now is likely to come again, so siblings are those that were `answered` after the last sync and
+/// those who have come while it was under way. One who commits alone is never kept waiting.
+fn too_few(answered: usize, came: usize) -> usize {
+    (answered + came).min(ENOUGH).saturating_sub(1)
 }
 
 /// Takes the commits of the next frame.
@@ -128,8 +162,10 @@ impl Writer {
     /// Works until the queue is closed.
     pub(super) fn run(mut self) {
         let mut frame = format::Writer::new(self.salt);
+        let mut answered = 0;
         loop {
-            let work = self.queue.take();
+            let work = self.queue.take(answered);
+            answered = work.commits.len();
             if let Some(checkpoint) = work.checkpoint {
                 self.finish_checkpoint(checkpoint);
             }
@@ -264,5 +300,44 @@ impl Writer {
                 self.garbage *= 2;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn commit() -> Commit {
+        let (reply, _) = oneshot::channel();
+        Commit { key: "/a".into(), expect: Expect::Absent, value: None, reply }
+    }
+
+    #[test]
+    fn who_commits_alone_does_not_wait() {
+        assert_eq!(too_few(0, 0), 0, "the first commit of all");
+        assert_eq!(too_few(1, 0), 0, "the only one comes again");
+    }
+
+    #[test]
+    fn as_many_are_waited_for_as_commit_at_the_same_time() {
+        assert_eq!(too_few(1, 1), 1);
+        assert_eq!(too_few(3, 2), 4);
+        assert_eq!(too_few(30, 2), ENOUGH - 1);
+    }
+
+    #[test]
+    fn commits_do_not_wait_for_long() {
+        let queue = Queue::default();
+        assert!(queue.push(commit()).is_ok());
+        assert_eq!(queue.take(ENOUGH).commits.len(), 1, "the others stay away");
+    }
+
+    #[test]
+    fn enough_commits_do_not_wait() {
+        let queue = Queue::default();
+        for _ in 0..ENOUGH {
+            assert!(queue.push(commit()).is_ok());
+        }
+        assert_eq!(queue.take(ENOUGH).commits.len(), ENOUGH);
     }
 }
