@@ -19,7 +19,7 @@ use tower::ServiceExt as _;
 
 /// As the server's binaries have it.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const PODS: usize = 1000;
 const ROADS: [&str; 7] = ["create", "get", "list", "page", "status", "apply", "delete"];

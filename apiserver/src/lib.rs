@@ -30,7 +30,6 @@ pub mod fairness;
 pub mod flags;
 pub mod handlers;
 pub mod identity;
-pub mod memory;
 pub mod protobuf;
 pub mod registry;
 pub mod request;

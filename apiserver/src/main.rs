@@ -5,16 +5,16 @@ use apiserver::Server;
 use apiserver::command::Arguments;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// The road of a write allocates a thousand small values; glibc's allocator took half of its time.
+/// The road of a write allocates a thousand small values; glibc's allocator took half of its time. And after much work
+/// few pages stay in use for what little is left (docs/performance.md).
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::of_process();
     arguments.log.begin();
     arguments.unheeded.warn();
-    tokio::spawn(apiserver::memory::give_back());
     let server = Server::start(arguments.config()?).await.context("failed to start")?;
     if let Some(path) = &arguments.write_kubeconfig {
         let text = server.kubeconfig("system:admin")?;

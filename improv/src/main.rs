@@ -23,9 +23,10 @@ use std::process::ExitCode;
 use crate::arguments::{Arguments, Command, Image};
 use crate::layout::Layout;
 
-/// The road of a write allocates a thousand small values; glibc's allocator took half of its time.
+/// The road of a write allocates a thousand small values; glibc's allocator took half of its time. And after much work
+/// few pages stay in use for what little is left (docs/performance.md).
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     // The containers' shims start this same binary as their logger: before anything else, and without a runtime.

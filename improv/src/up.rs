@@ -41,7 +41,6 @@ pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
     if let Some(problem) = preflight::port_problem(address) {
         bail!("{problem}");
     }
-    tokio::spawn(apiserver::memory::give_back());
     let server = Server::start(server_config(&arguments, &layout, address)?)
         .await
         .context("the API server")?;
