@@ -1,7 +1,7 @@
 //! A durable store in one file, for one process.
 //!
 //! All values are in memory; the file is a log of commits, read once at the start. A commit is answered after
-//! `fdatasync`; commits that wait while one is under way share the next, and where several commit at the same time it
+//! `fdatasync`; commits that wait while one is under way share the next, and where many commit at the same time it
 //! waits up to half a millisecond for them. What was replaced is dropped by a [checkpoint](checkpoint), written beside
 //! the log and renamed into place.
 

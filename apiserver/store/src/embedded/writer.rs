@@ -36,6 +36,10 @@ const LARGE_BATCH: usize = 16 << 20;
 /// Longest time that a commit waits for others to share its sync.
 const GATHER: Duration = Duration::from_micros(500);
 
+/// Fewer commits at the same time than these do not wait: they are steps of something that waits for each of them, as
+/// the start of a pod is, rather than clients of which each has the next ready. PostgreSQL's commit_siblings is 5, too.
+const SIBLINGS: usize = 5;
+
 /// A sync of this many commits costs each of them so little that it is not worth waiting for more.
 const ENOUGH: usize = 8;
 
@@ -98,7 +102,7 @@ impl Queue {
         self.ready.notify_one();
     }
 
-    /// Waits for work, and where several commit at the same time a moment more, so that they share a sync.
+    /// Waits for work, and where many commit at the same time a moment more, so that they share a sync.
     ///
     /// So many were `answered` after the last one.
     fn take(&self, answered: usize) -> Work {
@@ -119,9 +123,10 @@ impl Queue {
 /// How many commits should wait for more before they are synced.
 ///
 /// Who was answered just now is likely to come again, so siblings are those that were `answered` after the last sync and
-/// those who have come while it was under way. One who commits alone is never kept waiting.
+/// those who have come while it was under way. Where there are few of them nobody is kept waiting.
 fn too_few(answered: usize, came: usize) -> usize {
-    (answered + came).min(ENOUGH).saturating_sub(1)
+    let siblings = answered + came;
+    if siblings < SIBLINGS { 0 } else { siblings.min(ENOUGH) - 1 }
 }
 
 /// Takes the commits of the next frame.
@@ -313,14 +318,14 @@ mod tests {
     }
 
     #[test]
-    fn who_commits_alone_does_not_wait() {
+    fn where_few_commit_nobody_waits() {
         assert_eq!(too_few(0, 0), 0, "the first commit of all");
         assert_eq!(too_few(1, 0), 0, "the only one comes again");
+        assert_eq!(too_few(3, 1), 0);
     }
 
     #[test]
     fn as_many_are_waited_for_as_commit_at_the_same_time() {
-        assert_eq!(too_few(1, 1), 1);
         assert_eq!(too_few(3, 2), 4);
         assert_eq!(too_few(30, 2), ENOUGH - 1);
     }
