@@ -9,7 +9,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -104,17 +104,13 @@ impl Queue {
 
     /// Waits for work, and where many commit at the same time a moment more, so that they share a sync.
     ///
-    /// So many were `answered` after the last one.
+    /// `answered` is how many shared the last one.
     fn take(&self, answered: usize) -> Work {
         let mut work = self.work.lock();
         let few = too_few(answered, work.commits.len());
-        work.few = 0;
-        while !work.suffices() {
-            self.ready.wait(&mut work);
-        }
+        self.ready.wait_while(&mut work, |work| !work.suffices());
         work.few = few;
-        let until = Instant::now() + GATHER;
-        while !work.suffices() && !self.ready.wait_until(&mut work, until).timed_out() {}
+        self.ready.wait_while_for(&mut work, |work| !work.suffices(), GATHER);
         let closed = work.closed;
         mem::replace(&mut *work, Work { closed, ..Work::default() })
     }
