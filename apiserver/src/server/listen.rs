@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
 use http::Version;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -99,6 +102,27 @@ async fn serve(server: Server, stream: TcpStream, remote: SocketAddr, acceptor: 
     connection(server, TokioIo::new(stream), peer, Remote(remote.ip())).await;
 }
 
+/// What a connection is told while it is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    /// To end after the present request.
+    Leave,
+    /// That the server stops.
+    Stop,
+}
+
+/// What one connection is told. Tokens are looked at only when they have woken it: to ask them takes locks which all
+/// connections share, and a connection is polled for each event of a watch.
+fn told(
+    stop: &CancellationToken,
+    leave: &CancellationToken,
+) -> FuturesUnordered<BoxFuture<'static, Told>> {
+    let told = |token: &CancellationToken, told| {
+        token.clone().cancelled_owned().map(move |()| told).boxed()
+    };
+    [told(stop, Told::Stop), told(leave, Told::Leave)].into_iter().collect()
+}
+
 /// Serves one connection until it ends or the server stops.
 async fn connection<I>(server: Server, io: I, peer: Option<Peer>, remote: Remote)
 where
@@ -108,10 +132,10 @@ where
     let io = Impatient::new(io, limits.stall_timeout);
     let router: Router = server.router();
     let (leave, chance) = (CancellationToken::new(), server.core.config.connections.goaway_chance);
-    let leaving = leave.clone();
+    let mut told = told(&server.stop, &leave);
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         if request.version() == Version::HTTP_2 && rand::random::<f64>() < chance {
-            leaving.cancel();
+            leave.cancel();
         }
         let mut request = request.map(axum::body::Body::new);
         request.extensions_mut().insert(remote);
@@ -139,17 +163,16 @@ where
         .keep_alive_timeout(SIGN_OF_LIFE);
     let connection = builder.serve_connection_with_upgrades(io, service);
     let mut connection = std::pin::pin!(connection);
-    let mut is_leaving = false;
     let served = loop {
         tokio::select! {
+            biased;
             served = connection.as_mut() => break served,
-            () = leave.cancelled(), if !is_leaving => {
-                // What was asked is answered; for the next request the client connects anew.
+            Some(told) = told.next() => {
                 connection.as_mut().graceful_shutdown();
-                is_leaving = true;
-            }
-            () = server.stop.cancelled() => {
-                connection.as_mut().graceful_shutdown();
+                if told == Told::Leave {
+                    // What was asked is answered; for the next request the client connects anew.
+                    continue;
+                }
                 // Watches would go on for an hour; they end with the server.
                 match tokio::time::timeout(Duration::from_secs(1), connection).await {
                     Ok(served) => break served,
