@@ -1,26 +1,16 @@
-//! One HTTP/1.1 connection over TLS, and what is asked over it.
+//! One HTTP/1.1 connection, and what is asked over it.
 
-use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::fmt::Write as _;
 
-use anyhow::{Context, bail};
-use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::{Frame, Incoming};
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
-use tokio::io::BufReader;
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
+use anyhow::bail;
+use bytes::Bytes;
+use http::{Method, StatusCode};
 
+use super::answer::{Body, Head};
 use super::arguments::Encoding;
 use super::target::Target;
+use super::tls::Tls;
 
-/// Bytes that are taken from the socket at once; rustls alone asks for 4 KiB at a time.
-const READ: usize = 64 * 1024;
 /// What a server calls protobuf bodies.
 const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 
@@ -69,19 +59,15 @@ impl Call {
     }
 }
 
-type Driver = http1::Connection<TokioIo<TlsStream<BufReader<TcpStream>>>, Full<Bytes>>;
-
 /// A connection that takes one request after the other.
-///
-/// What moves its bytes is polled by whoever waits for them, not by a task of its own: that would cost
-/// a second wake-up for each piece, and pieces of many connections would be looked at only after all were read.
 pub(crate) struct Connection {
-    sender: SendRequest<Full<Bytes>>,
-    /// `None` once the connection ended.
-    driver: Option<Driver>,
-    host: HeaderValue,
-    authorization: Option<HeaderValue>,
-    accept: HeaderValue,
+    tls: Tls,
+    /// Headers that all requests have.
+    headers: String,
+    /// What is still to come of the last answer.
+    body: Body,
+    /// Bytes of that body which came with its head.
+    early: Vec<u8>,
 }
 
 impl Connection {
@@ -90,58 +76,67 @@ impl Connection {
     /// # Errors
     /// If the server does not listen, or one side does not trust the other.
     pub(crate) async fn open(target: &Target, encoding: Encoding) -> anyhow::Result<Self> {
-        let cannot = || format!("cannot connect to {}", target.address);
-        let stream = TcpStream::connect(target.address).await.with_context(cannot)?;
-        stream.set_nodelay(true)?;
-        let tls = TlsConnector::from(target.tls.clone());
-        let stream = BufReader::with_capacity(READ, stream);
-        let stream = tls.connect(target.name.clone(), stream).await.with_context(cannot)?;
-        let (sender, driver) = http1::handshake(TokioIo::new(stream)).await?;
-        Ok(Self {
-            sender,
-            driver: Some(driver),
-            host: target.host.clone(),
-            authorization: target.authorization.clone(),
-            accept: HeaderValue::from_static(match encoding {
-                Encoding::Json => "application/json",
-                Encoding::Protobuf => PROTOBUF,
-            }),
-        })
+        let accept = Media::Object(encoding).content_type();
+        let mut headers =
+            format!("host: {}\r\naccept: {accept}\r\nuser-agent: improv-bench/1\r\n", target.host);
+        if let Some(authorization) = &target.authorization {
+            write!(headers, "authorization: {authorization}\r\n")?;
+        }
+        let tls = Tls::open(target).await?;
+        Ok(Self { tls, headers, body: Body::ENDED, early: Vec::new() })
     }
 
-    /// Sends a request; answers when the head of the answer is there.
+    /// Sends a request; answers the status when the head of the answer is there.
+    ///
+    /// # Errors
+    /// If the connection ended, or the answer before has not been read.
+    pub(crate) async fn send(&mut self, call: &Call) -> anyhow::Result<StatusCode> {
+        if !self.body.is_ended() {
+            bail!("the answer before {} {} has not been read", call.method, call.path);
+        }
+        self.tls.send(&self.request(call)?).await?;
+        self.early.clear();
+        loop {
+            let early = &mut self.early;
+            let keep = |bytes: &[u8]| {
+                early.extend_from_slice(bytes);
+                Ok(())
+            };
+            self.tls.receive(keep).await?;
+            if let Some(head) = Head::parse(&self.early)? {
+                self.early.drain(..head.length);
+                self.body = head.body;
+                return Ok(head.status);
+            }
+        }
+    }
+
+    fn request(&self, call: &Call) -> anyhow::Result<Vec<u8>> {
+        let mut head = format!("{} {} HTTP/1.1\r\n{}", call.method, call.path, self.headers);
+        let Some((media, body)) = &call.body else {
+            head.push_str("\r\n");
+            return Ok(head.into_bytes());
+        };
+        let (kind, length) = (media.content_type(), body.len());
+        write!(head, "content-type: {kind}\r\ncontent-length: {length}\r\n\r\n")?;
+        let mut request = head.into_bytes();
+        request.extend_from_slice(body);
+        Ok(request)
+    }
+
+    /// Waits for more of an answer and hands it over; answers whether there will be more.
     ///
     /// # Errors
     /// If the connection ended.
-    pub(crate) async fn send(&mut self, call: &Call) -> anyhow::Result<Response<Incoming>> {
-        let mut request = Request::builder()
-            .method(&call.method)
-            .uri(&call.path)
-            .header(HOST, &self.host)
-            .header(ACCEPT, &self.accept)
-            .header(USER_AGENT, HeaderValue::from_static("improv-bench/1"));
-        if let Some(authorization) = &self.authorization {
-            request = request.header(AUTHORIZATION, authorization);
+    pub(crate) async fn more(&mut self, mut content: impl FnMut(&[u8])) -> anyhow::Result<bool> {
+        if !self.early.is_empty() {
+            self.body.take(&self.early, &mut content)?;
+            self.early.clear();
+        } else if !self.body.is_ended() {
+            let body = &mut self.body;
+            self.tls.receive(|bytes| body.take(bytes, &mut content)).await?;
         }
-        let mut body = Bytes::new();
-        if let Some((media, bytes)) = &call.body {
-            request = request.header(CONTENT_TYPE, HeaderValue::from_static(media.content_type()));
-            body = bytes.clone();
-        }
-        let request = request.body(Full::new(body))?;
-        drive(&mut self.driver, self.sender.ready()).await?;
-        Ok(drive(&mut self.driver, self.sender.send_request(request)).await?)
-    }
-
-    /// The next piece of an answer; `None` after the last.
-    pub(crate) async fn piece(&mut self, body: &mut Incoming) -> Option<hyper::Result<Bytes>> {
-        loop {
-            match drive(&mut self.driver, body.frame()).await?.map(Frame::into_data) {
-                Ok(Ok(data)) => return Some(Ok(data)),
-                Ok(Err(_trailers)) => (),
-                Err(error) => return Some(Err(error)),
-            }
-        }
+        Ok(!self.body.is_ended())
     }
 
     /// Sends a request and reads the answer away; answers its status and its length.
@@ -149,12 +144,10 @@ impl Connection {
     /// # Errors
     /// If the connection ended.
     pub(crate) async fn skim(&mut self, call: &Call) -> anyhow::Result<(StatusCode, u64)> {
-        let mut response = self.send(call).await?;
+        let status = self.send(call).await?;
         let mut length = 0;
-        while let Some(piece) = self.piece(response.body_mut()).await {
-            length += piece?.len() as u64;
-        }
-        Ok((response.status(), length))
+        while self.more(|piece| length += piece.len() as u64).await? {}
+        Ok((status, length))
     }
 
     /// Sends a request and reads the whole answer.
@@ -162,12 +155,10 @@ impl Connection {
     /// # Errors
     /// If the connection ended.
     pub(crate) async fn read(&mut self, call: &Call) -> anyhow::Result<(StatusCode, Bytes)> {
-        let mut response = self.send(call).await?;
-        let mut whole = BytesMut::new();
-        while let Some(piece) = self.piece(response.body_mut()).await {
-            whole.extend_from_slice(&piece?);
-        }
-        Ok((response.status(), whole.freeze()))
+        let status = self.send(call).await?;
+        let mut whole = Vec::new();
+        while self.more(|piece| whole.extend_from_slice(piece)).await? {}
+        Ok((status, whole.into()))
     }
 
     /// As [`Connection::read`], where any answer but success is an error.
@@ -182,18 +173,4 @@ impl Connection {
         }
         Ok(body)
     }
-}
-
-/// Waits for what needs the connection's bytes to move.
-async fn drive<T>(driver: &mut Option<Driver>, awaited: impl Future<Output = T>) -> T {
-    let mut awaited = pin!(awaited);
-    poll_fn(|context| {
-        if let Some(moving) = driver
-            && Pin::new(moving).poll(context).is_ready()
-        {
-            *driver = None; // What went wrong shows in the answer that does not come.
-        }
-        awaited.as_mut().poll(context)
-    })
-    .await
 }

@@ -1,12 +1,11 @@
 //! Watch fan-out: how long until every watcher has a change, and how many changes reach watchers in a second.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use bytes::Bytes;
 use hdrhistogram::Histogram;
 use http::Method;
-use hyper::body::Incoming;
 use tokio::task::JoinSet;
 
 use super::arguments::Encoding;
@@ -58,11 +57,14 @@ pub(crate) struct Delivered {
 
 /// One watcher's share.
 struct Watched {
-    latencies: Histogram<u64>,
+    events: u64,
     bytes: u64,
     last: Instant,
     ended_well: bool,
 }
+
+/// Latencies of all watchers: one record stays in the cache, one for each watcher would not.
+type Latencies = Arc<Mutex<Histogram<u64>>>;
 
 impl FanOut<'_> {
     /// Opens the watches, writes, waits until all is delivered.
@@ -71,7 +73,8 @@ impl FanOut<'_> {
     /// If watches cannot be opened, or writes fail.
     pub(crate) async fn run(&self, writers: &mut [Connection]) -> anyhow::Result<Delivered> {
         let epoch = Instant::now();
-        let mut watching = self.open(writers, epoch).await?;
+        let latencies = Arc::new(Mutex::new(histogram()));
+        let mut watching = self.open(epoch, &latencies).await?;
         let began = Instant::now();
         let writes = self.write(writers, epoch).await?;
         self.write_one(&mut writers[0], 0, END).await?;
@@ -88,23 +91,22 @@ impl FanOut<'_> {
             tokio::time::timeout_at(deadline, watching.join_next()).await
         {
             let watched: Watched = watched;
-            delivered.events += watched.latencies.len();
+            delivered.events += watched.events;
             delivered.bytes += watched.bytes;
-            let _ = delivered.latencies.add(&watched.latencies); // Of the same bounds.
             delivered.took = delivered.took.max(watched.last.saturating_duration_since(began));
-            let whole = watched.ended_well && watched.latencies.len() == writes;
+            let whole = watched.ended_well && watched.events == writes;
             delivered.dropped -= usize::from(whole);
         }
+        delivered.latencies = locked(&latencies).clone();
         Ok(delivered)
     }
 
     async fn open(
         &self,
-        writers: &mut [Connection],
         epoch: Instant,
+        latencies: &Latencies,
     ) -> anyhow::Result<JoinSet<Watched>> {
-        let list = Call::new(Method::GET, self.road.pods("?limit=1"));
-        let list: serde_json::Value = serde_json::from_slice(&writers[0].succeed(&list).await?)?;
+        let list = self.road.list("?limit=1").await?;
         let version = list["metadata"]["resourceVersion"].as_str().unwrap_or_default();
         let call =
             Call::new(Method::GET, self.road.pods(&format!("?watch=1&resourceVersion={version}")));
@@ -112,8 +114,8 @@ impl FanOut<'_> {
         for first in (0..self.watchers).step_by(OPENING) {
             let batch = first..(first + OPENING).min(self.watchers);
             let opening = batch.map(|_| open_one(&self.road.target, &call));
-            for (connection, body) in futures::future::try_join_all(opening).await? {
-                watching.spawn(follow(connection, body, epoch));
+            for connection in futures::future::try_join_all(opening).await? {
+                watching.spawn(follow(connection, epoch, latencies.clone()));
             }
         }
         Ok(watching)
@@ -155,31 +157,40 @@ impl FanOut<'_> {
     }
 }
 
-async fn open_one(target: &Target, call: &Call) -> anyhow::Result<(Connection, Incoming)> {
+async fn open_one(target: &Target, call: &Call) -> anyhow::Result<Connection> {
     let mut connection = Connection::open(target, Encoding::Json).await?;
-    let response = connection.send(call).await?;
-    ensure!(response.status().is_success(), "a watch was answered {}", response.status());
-    Ok((connection, response.into_body()))
+    let status = connection.send(call).await?;
+    ensure!(status.is_success(), "a watch was answered {status}");
+    Ok(connection)
 }
 
 /// Reads a watch until the last write's event.
-async fn follow(mut connection: Connection, mut body: Incoming, epoch: Instant) -> Watched {
-    let mut watched = Watched { latencies: histogram(), bytes: 0, last: epoch, ended_well: false };
+async fn follow(mut connection: Connection, epoch: Instant, latencies: Latencies) -> Watched {
+    let mut watched = Watched { events: 0, bytes: 0, last: epoch, ended_well: false };
     let mut lines = Lines::default();
-    while let Some(Ok(data)) = connection.piece(&mut body).await {
-        let now = epoch.elapsed().as_micros() as u64;
-        watched.bytes += data.len() as u64;
-        lines.push(&data, |line| match moment_of(line) {
-            Some(END) => watched.ended_well = true,
-            Some(moment) => watched.latencies.saturating_record(now.saturating_sub(moment)),
-            None => (),
+    loop {
+        let more = connection.more(|piece| {
+            let now = epoch.elapsed().as_micros() as u64;
+            watched.bytes += piece.len() as u64;
+            lines.push(piece, |line| match moment_of(line) {
+                Some(END) => watched.ended_well = true,
+                Some(moment) => {
+                    watched.events += 1;
+                    locked(&latencies).saturating_record(now.saturating_sub(moment));
+                }
+                None => (),
+            });
         });
+        let more = more.await.unwrap_or(false);
         watched.last = Instant::now();
-        if watched.ended_well {
-            break;
+        if watched.ended_well || !more {
+            return watched;
         }
     }
-    watched
+}
+
+fn locked(latencies: &Latencies) -> std::sync::MutexGuard<'_, Histogram<u64>> {
+    latencies.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Cuts a stream into lines, whatever pieces it comes in.
@@ -189,7 +200,7 @@ struct Lines {
 }
 
 impl Lines {
-    fn push(&mut self, piece: &Bytes, mut line: impl FnMut(&[u8])) {
+    fn push(&mut self, piece: &[u8], mut line: impl FnMut(&[u8])) {
         let mut start = 0;
         for end in memchr::memchr_iter(b'\n', piece) {
             if self.rest.is_empty() {
@@ -215,7 +226,7 @@ mod tests {
         for size in 1..text.len() {
             let (mut lines, mut seen) = (Lines::default(), Vec::new());
             for piece in text.chunks(size) {
-                lines.push(&Bytes::copy_from_slice(piece), |line| seen.push(line.to_vec()));
+                lines.push(piece, |line| seen.push(line.to_vec()));
             }
             assert_eq!(seen, [&b"one"[..], b"two", b"", b"three"], "in pieces of {size}");
         }

@@ -8,7 +8,7 @@ use anyhow::ensure;
 use futures::future::try_join_all;
 use http::Method;
 
-use super::arguments::{Api, Phase};
+use super::arguments::{Api, Encoding, Phase};
 use super::bodies::{Bodies, name};
 use super::connection::{Call, Connection, Media};
 use super::fan_out::FanOut;
@@ -16,7 +16,7 @@ use super::load::{self, Bounds, Measured};
 use super::report::Report;
 use super::target::Target;
 
-/// Connections that write while others watch.
+/// Connections that write at a fixed rate while others watch; as fast as it goes, all write.
 const WRITERS: usize = 8;
 
 /// Paths of one namespace's pods.
@@ -36,6 +36,16 @@ impl Road {
     /// One pod, with a subresource or query.
     pub(crate) fn pod(&self, number: usize, rest: &str) -> String {
         format!("/api/v1/namespaces/{}/pods/{}{rest}", self.namespace, name(number))
+    }
+
+    /// A list to look into: in JSON, whatever is measured.
+    ///
+    /// # Errors
+    /// If the server refuses.
+    pub(crate) async fn list(&self, query: &str) -> anyhow::Result<serde_json::Value> {
+        let mut connection = Connection::open(&self.target, Encoding::Json).await?;
+        let list = connection.succeed(&Call::new(Method::GET, self.pods(query))).await?;
+        Ok(serde_json::from_slice(&list)?)
     }
 }
 
@@ -156,13 +166,11 @@ impl Bench<'_> {
     }
 
     /// The queries that lead to each page of one list.
-    async fn tokens(&mut self, limit: usize) -> anyhow::Result<Vec<String>> {
+    async fn tokens(&self, limit: usize) -> anyhow::Result<Vec<String>> {
         let mut tokens = vec![String::new()];
         loop {
             let token = tokens.last().map(String::as_str).unwrap_or_default();
-            let call = Call::new(Method::GET, self.road.pods(&format!("?limit={limit}{token}")));
-            let page = self.connections[0].succeed(&call).await?;
-            let page: serde_json::Value = serde_json::from_slice(&page)?;
+            let page = self.road.list(&format!("?limit={limit}{token}")).await?;
             match page["metadata"]["continue"].as_str() {
                 None | Some("") => return Ok(tokens),
                 Some(token) => tokens.push(format!("&continue={token}")),
@@ -206,7 +214,7 @@ impl Bench<'_> {
             rate,
             time: Duration::from_secs(self.arguments.seconds),
         };
-        let writers = self.connections.len().min(WRITERS);
+        let writers = if rate.is_some() { WRITERS } else { usize::MAX }.min(self.connections.len());
         report.delivered(phase, &fan_out.run(&mut self.connections[..writers]).await?);
         Ok(())
     }

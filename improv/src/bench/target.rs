@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use http::HeaderValue;
 use kube::client::ConfigExt;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use rustls::ClientConfig;
@@ -20,9 +19,9 @@ pub(crate) struct Target {
     /// Its name in certificates.
     pub name: ServerName<'static>,
     /// The `Host` of requests.
-    pub host: HeaderValue,
+    pub host: String,
     /// The `Authorization` of requests, where the credential is a token.
-    pub authorization: Option<HeaderValue>,
+    pub authorization: Option<String>,
     /// Trust, and the client certificate if the credential is one.
     pub tls: Arc<ClientConfig>,
 }
@@ -55,7 +54,7 @@ impl Target {
         Ok(Self {
             address,
             name: ServerName::try_from(name)?,
-            host: HeaderValue::from_str(url.authority().map_or(host, |a| a.as_str()))?,
+            host: url.authority().map_or(host, |a| a.as_str()).to_owned(),
             authorization: authorization(&config)?,
             tls: Arc::new(tls),
         })
@@ -67,7 +66,7 @@ impl Target {
     }
 }
 
-fn authorization(config: &kube::Config) -> anyhow::Result<Option<HeaderValue>> {
+fn authorization(config: &kube::Config) -> anyhow::Result<Option<String>> {
     let auth = &config.auth_info;
     let token = match (&auth.token, &auth.token_file) {
         (Some(token), _) => token.expose_secret().to_owned(),
@@ -76,7 +75,5 @@ fn authorization(config: &kube::Config) -> anyhow::Result<Option<HeaderValue>> {
         }
         (None, None) => return Ok(None),
     };
-    let mut value = HeaderValue::from_str(&format!("Bearer {}", token.trim()))?;
-    value.set_sensitive(true);
-    Ok(Some(value))
+    Ok(Some(format!("Bearer {}", token.trim())))
 }
