@@ -5,6 +5,8 @@
 //! times get their canonical form. In custom resources only unknown fields and nulls go; wrong
 //! types are left to validation.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Map, Number, Value};
 
 use crate::facts::Zero;
@@ -322,9 +324,19 @@ impl<'r> Decoder<'r> {
         self.entry(edge, value, path);
         if let (Kind::Quantity, Value::String(text)) = (edge.node().kind, &*value)
             && let Ok(rounded) = quantity::canonical_milli(text)
+            && rounded != *text
+            && self.is_resource_list(path)
         {
             *value = rounded.into();
         }
+    }
+
+    /// Whether the map of this value is a resource list which upstream's defaults know; slow.
+    fn is_resource_list(&self, value: &Path<'_>) -> bool {
+        let steps = value.steps();
+        let map = go::place(self.root, steps.split_last().map_or(&[], |(_, map)| map));
+        // The list of a RuntimeClass belongs to another group than its type.
+        map.expected == "v1.ResourceList" && map.structure != "Overhead"
     }
 
     fn scalar(&mut self, node: &Node, value: &mut Value, path: &Path<'_>) {
@@ -333,6 +345,16 @@ impl<'r> Decoder<'r> {
             && let Some(whole) = print::whole(number)
         {
             *value = whole.into();
+        }
+        if let (Kind::String, Value::Array(list)) = (node.kind, &*value)
+            && node.typed
+            && format(node) == Some("byte")
+        {
+            match bytes(list) {
+                Ok(bytes) => *value = BASE64.encode(bytes).into(),
+                Err(other) => self.wrong_value(other, Some("uint8"), path, false),
+            }
+            return;
         }
         let fits = match (node.kind, &*value) {
             (Kind::String, Value::String(text)) => {
@@ -390,7 +412,13 @@ impl<'r> Decoder<'r> {
     }
 
     fn wrong_type(&mut self, value: &Value, path: &Path<'_>, stops: bool) {
+        self.wrong_value(value, None, path, stops);
+    }
+
+    /// A value, or an entry of it, that is not of the type that stands there, or of another one.
+    fn wrong_value(&mut self, value: &Value, other: Option<&str>, path: &Path<'_>, stops: bool) {
         let go::Place { structure, path: named, expected } = go::place(self.root, &path.steps());
+        let expected = other.map_or(expected, str::to_owned);
         if self.converts {
             let error = match stops {
                 true => DecodeError::Root { value: go_value(value, &expected), expected },
@@ -411,6 +439,15 @@ impl<'r> Decoder<'r> {
         };
         self.fault(path, stops, fault);
     }
+}
+
+/// Bytes that come as a list of numbers, as Go takes them too; the first entry that is no byte if there is one.
+fn bytes(list: &[Value]) -> Result<Vec<u8>, &Value> {
+    let byte = |value: &Value| match value {
+        Value::Null => Some(0),
+        other => other.as_u64().and_then(|number| u8::try_from(number).ok()),
+    };
+    list.iter().map(|value| byte(value).ok_or(value)).collect()
 }
 
 /// Whether upstream's type is one of `JSONSchemaPropsOrArray`, `…OrBool` and `…OrStringArray`.
@@ -457,7 +494,7 @@ fn not_converted(value: &Value, expected: &str) -> String {
 
 /// How Go's decoder names what it found where a value of type `expected` should stand.
 fn go_value(value: &Value, expected: &str) -> String {
-    let is_integer = expected.starts_with("int");
+    let is_integer = expected.starts_with("int") || expected.starts_with("uint");
     match value {
         Value::Null => "null".to_owned(),
         Value::Bool(_) => "bool".to_owned(),

@@ -6,6 +6,9 @@
 
 const SYNTAX: &str = "quantities must match the regular expression \
                       '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
+/// Largest power of ten that is told from a larger one.
+const LARGEST: i32 = 300;
+const NO_SUFFIX: &str = "unable to parse quantity's suffix";
 
 /// A parsed quantity: `mantissa × 10^exponent`, of the suffix family it was written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,12 +58,31 @@ pub enum Family {
 /// Upstream's text for what is not a quantity.
 pub fn canonical(text: &str) -> Result<String, String> {
     let quantity = parse(text)?;
-    // As recorded: `2E0` stays what it is, although `1e-1` becomes `100e-3`.
-    let power = text.split(['e', 'E']).nth(1);
-    if quantity.family == Family::Exponent && power.is_some_and(|p| p.parse() == Ok(0)) {
-        return Ok(text.to_owned());
-    }
-    Ok(write(quantity))
+    Ok(if stays(text) { text.to_owned() } else { write(quantity) })
+}
+
+/// Whether upstream keeps the text as it was written: a number that it holds as 64 bits and a power of a thousand, and
+/// that a larger suffix would not make shorter. So `1.125`, `+5` and `2E0` stay, and `0.5`, `1.5` and `1000` do not.
+///
+/// As recorded.
+fn stays(text: &str) -> bool {
+    let (number, suffix) = text.split_at(number_len(text));
+    let Some((family, binary, power)) = suffix_of(suffix) else { return false };
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let whole = whole.trim_start_matches(['+', '-']).trim_start_matches('0');
+    let count = |digits: &str| i32::try_from(digits.len()).unwrap_or(i32::MAX);
+    let n_digits = count(whole).saturating_add(count(fraction));
+    let fits = match family {
+        Family::Binary => {
+            let even = whole.parse::<u64>().is_ok_and(|n| n % 512 == 0);
+            fraction.is_empty() && !even && n_digits + i32::from(binary * 3 / 10) < 15
+        }
+        _ => {
+            let scale = power - count(fraction);
+            n_digits <= 18 && scale >= -9 && scale % 3 == 0
+        }
+    };
+    fits && !whole.is_empty() && !(whole.to_owned() + fraction).ends_with("000")
 }
 
 /// The canonical text of an entry of a resource list: what is below a thousandth is rounded up.
@@ -83,27 +105,48 @@ pub(crate) fn canonical_milli(text: &str) -> Result<String, String> {
 /// Upstream's text for what is not a quantity.
 pub fn parse(text: &str) -> Result<Quantity, String> {
     let syntax = || SYNTAX.to_owned();
-    let end = text
-        .find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '+' | '-')))
-        .unwrap_or(text.len());
-    let (number, suffix) = text.split_at(end);
-    let (family, binary, power) = suffix_of(suffix).ok_or_else(syntax)?;
+    let no_suffix = |suffix| if is_like_suffix(suffix) { NO_SUFFIX.to_owned() } else { syntax() };
+    if text.is_empty() {
+        return Err(syntax());
+    }
+    let (number, suffix) = text.split_at(number_len(text));
+    let (family, binary, power) = suffix_of(suffix).ok_or_else(|| no_suffix(suffix))?;
     let (mut mantissa, mut exponent) = decimal(number).ok_or_else(syntax)?;
     mantissa = mantissa.checked_mul(1_i128 << binary).unwrap_or(i128::MAX / 2);
+    if family == Family::Binary {
+        mantissa = mantissa.min(most(exponent));
+    }
     exponent += power;
     Ok(rounded(mantissa, exponent, family))
 }
 
-/// `12.5` as 125 and -1.
+/// The most that a quantity with a binary suffix may be, in units of `10^exponent`.
+fn most(exponent: i32) -> i128 {
+    let units = 10_i128.checked_pow(exponent.unsigned_abs()).unwrap_or(i128::MAX);
+    i128::from(i64::MAX).saturating_mul(units)
+}
+
+/// Bytes of the signed decimal number at the start.
+fn number_len(text: &str) -> usize {
+    let digits = |text: &str| text.bytes().take_while(u8::is_ascii_digit).count();
+    let sign = usize::from(text.starts_with(['+', '-']));
+    let whole = sign + digits(&text[sign..]);
+    match text[whole..].strip_prefix('.') {
+        Some(fraction) => whole + 1 + digits(fraction),
+        None => whole,
+    }
+}
+
+/// `12.5` as 125 and -1; nothing is 0.
 fn decimal(number: &str) -> Option<(i128, i32)> {
-    let (sign, digits) = match number.as_bytes().first()? {
-        b'-' => (-1, &number[1..]),
-        b'+' => (1, &number[1..]),
+    let (sign, digits) = match number.as_bytes().first() {
+        Some(b'-') => (-1, &number[1..]),
+        Some(b'+') => (1, &number[1..]),
         _ => (1, number),
     };
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
     let all_digits = |s: &str| s.bytes().all(|b| b.is_ascii_digit());
-    if whole.len() + fraction.len() == 0 || !all_digits(whole) || !all_digits(fraction) {
+    if !all_digits(whole) || !all_digits(fraction) {
         return None;
     }
     let kept = &fraction[..fraction.len().min(15)];
@@ -115,7 +158,7 @@ fn decimal(number: &str) -> Option<(i128, i32)> {
 }
 
 /// Family, binary power and decimal power of a suffix.
-fn suffix_of(suffix: &str) -> Option<(Family, u32, i32)> {
+fn suffix_of(suffix: &str) -> Option<(Family, u8, i32)> {
     let found = match suffix {
         "n" => (Family::Decimal, 0, -9),
         "u" => (Family::Decimal, 0, -6),
@@ -136,10 +179,16 @@ fn suffix_of(suffix: &str) -> Option<(Family, u32, i32)> {
         other => {
             let exponent = other.strip_prefix(['e', 'E'])?;
             let power: i32 = exponent.parse().ok()?;
-            (Family::Exponent, 0, power.clamp(-30, 30))
+            (Family::Exponent, 0, power.clamp(-LARGEST, LARGEST))
         }
     };
     Some(found)
+}
+
+/// Whether it has the form of a suffix: letters of suffixes, then perhaps a signed number.
+fn is_like_suffix(text: &str) -> bool {
+    let number = text.trim_start_matches(|c| "eEinumkKMGTP".contains(c));
+    number.strip_prefix(['+', '-']).unwrap_or(number).bytes().all(|b| b.is_ascii_digit())
 }
 
 fn rounded(mut mantissa: i128, mut exponent: i32, family: Family) -> Quantity {
@@ -169,11 +218,13 @@ fn write(quantity: Quantity) -> String {
     {
         return text;
     }
-    while mantissa % 10 == 0 && exponent < 18 {
+    // There is no suffix beyond E.
+    let most = if family == Family::Exponent { i32::MAX } else { 18 };
+    while mantissa % 10 == 0 && exponent < most {
         mantissa /= 10;
         exponent += 1;
     }
-    while exponent % 3 != 0 || exponent > 18 {
+    while exponent % 3 != 0 || exponent > most {
         mantissa = mantissa.saturating_mul(10);
         exponent -= 1;
     }
@@ -240,6 +291,27 @@ mod tests {
             ("1000Ki", "1000Ki"),
             ("128974848", "128974848"),
             (".5", "500m"),
+            ("1.125", "1.125"),
+            ("1.1255", "1125500u"),
+            ("1.000", "1"),
+            ("12.345m", "12.345m"),
+            ("1.125n", "2n"),
+            ("+5", "+5"),
+            ("01", "01"),
+            ("5.", "5."),
+            ("1E+03", "1E+03"),
+            ("2.0E0", "2"),
+            ("0e0", "0"),
+            ("m", "0"),
+            ("1e2", "100"),
+            ("1e100", "10e99"),
+            ("1e+150", "1e+150"),
+            ("+5Ki", "+5Ki"),
+            ("512.Ki", "512Ki"),
+            ("1026.Ki", "1026.Ki"),
+            ("16Ei", "9223372036854775807"),
+            ("20E", "20E"),
+            ("9223372036854775808", "9223372036854775808"),
         ] {
             assert_eq!(canonical(text).as_deref(), Ok(expected), "{text}");
         }
@@ -254,8 +326,11 @@ mod tests {
 
     #[test]
     fn what_is_no_quantity_is_refused() {
-        for text in ["", "x", "1Kx", "1.2.3", "--1", "1 Gi", "1e"] {
+        for text in ["", "x", "1Kx", "1.2.3", "1 Gi", "1_0"] {
             assert_eq!(canonical(text), Err(SYNTAX.to_owned()), "{text}");
+        }
+        for text in ["--1", "1e", "1-", "5P5", "1K", "n9", "10Gi-"] {
+            assert_eq!(canonical(text), Err(NO_SUFFIX.to_owned()), "{text}");
         }
     }
 }

@@ -166,6 +166,12 @@ fn type_errors_read_as_go_writes_them() {
         ),
         (&secrets, json!({"data": {"a": "?"}}), "illegal base64 data at input byte 0".to_owned()),
         (
+            &secrets,
+            json!({"data": {"a": [104, "i"]}}),
+            "json: cannot unmarshal string into Go struct field Secret.data of type uint8"
+                .to_owned(),
+        ),
+        (
             &pods,
             json!({"spec": {"containers": [{"resources": {"limits": {"cpu": "1 core"}}}]}}),
             "quantities must match the regular expression \
@@ -189,6 +195,13 @@ fn type_errors_read_as_go_writes_them() {
     ] {
         assert_eq!(refused(schema, value), expected);
     }
+}
+
+#[test]
+fn bytes_may_come_as_numbers() {
+    let secrets = Schema::for_gvk("", "v1", "Secret").unwrap();
+    let (secret, _) = read(&secrets, json!({"data": {"a": [104, 105], "b": []}}));
+    assert_eq!(secret["data"], json!({"a": "aGk=", "b": ""}));
 }
 
 #[test]

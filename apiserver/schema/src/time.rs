@@ -13,20 +13,36 @@ pub(crate) fn parse(text: &str, micro: bool) -> Result<String, String> {
         Ok(()) => (),
         Err(Fault::Shape { rest, wanted }) => {
             return Err(format!(
-                "parsing time {text:?} as {layout:?}: cannot parse {rest:?} as {wanted:?}"
+                "parsing time {} as {layout:?}: cannot parse {} as {wanted:?}",
+                quoted(text),
+                quoted(rest)
             ));
         }
-        Err(Fault::Other(fault)) => return Err(format!("parsing time {text:?}: {fault}")),
+        Err(Fault::Other(fault)) => return Err(format!("parsing time {}: {fault}", quoted(text))),
     }
     let time: Timestamp = text
         .replace(',', ".")
         .parse()
-        .map_err(|_| format!("parsing time {text:?}: day out of range"))?;
+        .map_err(|_| format!("parsing time {}: day out of range", quoted(text)))?;
     Ok(if micro {
         time.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
     } else {
         time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
     })
+}
+
+/// A text as package time quotes it: what is no printable ASCII byte by byte.
+fn quoted(text: &str) -> String {
+    let mut out = String::from('"');
+    for byte in text.bytes() {
+        match byte {
+            b'"' | b'\\' => out.extend(['\\', char::from(byte)]),
+            b' '..=b'~' => out.push(char::from(byte)),
+            _ => out += &format!("\\x{byte:02x}"),
+        }
+    }
+    out.push('"');
+    out
 }
 
 enum Fault<'a> {
@@ -87,7 +103,7 @@ fn zone(rest: &str) -> Result<(), Fault<'_>> {
         if extra.is_empty() {
             return Ok(());
         }
-        return Err(Fault::Other(format!("extra text: {extra:?}")));
+        return Err(Fault::Other(format!("extra text: {}", quoted(extra))));
     }
     let Some(offset) = rest.get(..6).filter(|offset| {
         offset.starts_with(['+', '-'])
@@ -100,7 +116,7 @@ fn zone(rest: &str) -> Result<(), Fault<'_>> {
     };
     match &rest[offset.len()..] {
         "" => Ok(()),
-        extra => Err(Fault::Other(format!("extra text: {extra:?}"))),
+        extra => Err(Fault::Other(format!("extra text: {}", quoted(extra)))),
     }
 }
 
@@ -129,6 +145,7 @@ mod tests {
         let layout = r#"as "2006-01-02T15:04:05Z07:00": cannot parse"#;
         for (text, fault) in [
             ("junk", format!(r#" {layout} "junk" as "2006""#)),
+            ("2020-é", format!(r#" {layout} "\xc3\xa9" as "01""#)),
             ("1000000000", format!(r#" {layout} "000000" as "-""#)),
             ("2020-01-01", format!(r#" {layout} "" as "T""#)),
             ("2020-01-01T00:00:00", format!(r#" {layout} "" as "Z07:00""#)),
@@ -136,7 +153,10 @@ mod tests {
             ("2020-02-31T00:00:00Z", ": day out of range".to_owned()),
             ("2020-01-01T00:00:00Zx", r#": extra text: "x""#.to_owned()),
         ] {
-            assert_eq!(parse(text, false).unwrap_err(), format!("parsing time {text:?}{fault}"));
+            assert_eq!(
+                parse(text, false).unwrap_err(),
+                format!("parsing time {}{fault}", quoted(text))
+            );
         }
         assert!(parse("2020-01-01T00:00:00Z", true).unwrap_err().ends_with(r#""Z" as ".000000""#));
     }
