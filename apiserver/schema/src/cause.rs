@@ -92,7 +92,13 @@ impl Cause {
     /// `Duplicate value: <value>`.
     #[must_use]
     pub fn duplicate(field: impl Into<String>, value: &Value) -> Self {
-        Self::new(Reason::Duplicate, field, format!("Duplicate value: {}", show(value)))
+        Self::duplicate_as(field, &show(value))
+    }
+
+    /// The same, with a value that is shown otherwise.
+    #[must_use]
+    pub fn duplicate_as(field: impl Into<String>, shown: &str) -> Self {
+        Self::new(Reason::Duplicate, field, format!("Duplicate value: {shown}"))
     }
 
     /// `Not found: <value>`.
@@ -108,8 +114,19 @@ impl Cause {
         value: &Value,
         supported: impl IntoIterator<Item = &'a str>,
     ) -> Self {
+        // Enumerations have types of their own in Go, which it shows as JSON.
+        Self::not_supported_as(field, &print::escaped(&value.to_string()), supported)
+    }
+
+    /// The same, with a value that is shown otherwise.
+    #[must_use]
+    pub fn not_supported_as<'a>(
+        field: impl Into<String>,
+        shown: &str,
+        supported: impl IntoIterator<Item = &'a str>,
+    ) -> Self {
         let supported: Vec<String> = supported.into_iter().map(|s| format!("{s:?}")).collect();
-        let mut message = format!("Unsupported value: {}", show(value));
+        let mut message = format!("Unsupported value: {shown}");
         if !supported.is_empty() {
             message += ": supported values: ";
             message += &supported.join(", ");

@@ -70,12 +70,54 @@ pub(crate) fn kind_of(value: &Value) -> &'static str {
     }
 }
 
-/// A struct as Go writes it in JSON: every field, in their order.
+/// What stands in a field of one of Go's internal structs.
+#[derive(Clone, Copy, Debug)]
+pub enum Shown {
+    /// A text; empty where there is none.
+    Text,
+    /// A number, or what may be one; 0 where there is none.
+    Number,
+    /// A boolean.
+    Flag,
+    /// A pointer, or what is written as in requests; null where there is none.
+    Any,
+    /// A pointer to a struct.
+    Struct(Fields),
+    /// A list of structs.
+    List(Fields),
+}
+
+/// The fields of an internal struct, in Go's order, by their names in JSON. Go writes all of them, and its own names,
+/// which begin with a capital: these structs say nothing of JSON.
+pub type Fields = &'static [(&'static str, Shown)];
+
+/// A part of an object as Go writes its internal struct in JSON.
 #[must_use]
-pub fn structure(fields: &[(&str, Value)]) -> String {
-    let fields: Vec<String> =
-        fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
-    escaped(&format!("{{{}}}", fields.join(",")))
+pub fn internal(fields: Fields, value: &Value) -> String {
+    let shown: Vec<String> = fields
+        .iter()
+        .map(|(name, as_what)| format!("\"{}\":{}", capital(name), shown(*as_what, &value[*name])))
+        .collect();
+    format!("{{{}}}", shown.join(","))
+}
+
+fn shown(as_what: Shown, value: &Value) -> String {
+    match (as_what, value) {
+        (Shown::Text, Value::Null) => "\"\"".to_owned(),
+        (Shown::Number, Value::Null) => "0".to_owned(),
+        (Shown::Flag, Value::Null) => "false".to_owned(),
+        (Shown::Struct(fields), Value::Object(_)) => internal(fields, value),
+        (Shown::List(fields), Value::Array(entries)) => {
+            let entries: Vec<String> = entries.iter().map(|e| internal(fields, e)).collect();
+            format!("[{}]", entries.join(","))
+        }
+        _ => escaped(&value.to_string()),
+    }
+}
+
+fn capital(name: &str) -> String {
+    let mut chars = name.chars();
+    chars.next().map(|first| first.to_ascii_uppercase()).into_iter().chain(chars).collect()
 }
 
 /// JSON with the characters escaped that Go does not leave in texts.

@@ -1,6 +1,7 @@
 //! What is wrong with a CustomResourceDefinition, beyond its schema.
 
-use schema::{Cause, print};
+use schema::Cause;
+use schema::print::{self, Fields, Shown};
 use serde_json::Value;
 
 use super::names::{APPROVED, Approval, approval};
@@ -126,9 +127,13 @@ fn versions(obj: &Value, causes: &mut Vec<Cause>) {
     let versions: Vec<&Value> = field.as_array().into_iter().flatten().collect();
     for (n, version) in versions.iter().enumerate() {
         let at = format!("spec.versions[{n}]");
-        label(&version["name"], &format!("{at}.name"), causes);
-        if n == 0 && !label_1035(version["name"].as_str().unwrap_or_default()).is_empty() {
-            label(&version["name"], "spec.version", causes); // The field of the first API version.
+        let name = version["name"].as_str().unwrap_or_default();
+        for fault in label_1035(name) {
+            causes.push(Cause::invalid(format!("{at}.name"), &name.into(), &fault));
+            if n == 0 && !name.is_empty() {
+                // The field of the first API version.
+                causes.push(Cause::invalid("spec.version", &name.into(), &fault));
+            }
         }
         if version["schema"]["openAPIV3Schema"].is_null() {
             causes.push(Cause::required(format!("{at}.schema.openAPIV3Schema"), ""));
@@ -144,26 +149,30 @@ fn versions(obj: &Value, causes: &mut Vec<Cause>) {
     }
 }
 
-/// Versions as Go prints them: the whole structs, in their order. What is the same in all of them stands elsewhere there.
+/// A version as Go shows it.
+const VERSION: Fields = &[
+    ("name", Shown::Text),
+    ("served", Shown::Flag),
+    ("storage", Shown::Flag),
+    ("deprecated", Shown::Flag),
+    ("deprecationWarning", Shown::Any),
+    ("schema", Shown::Any),
+    ("subresources", Shown::Any),
+    ("additionalPrinterColumns", Shown::Any),
+    ("selectableFields", Shown::Any),
+];
+
+/// Versions as Go shows them. What is the same in all of them stands elsewhere there.
 fn go_versions(versions: &Value) -> String {
     let Some(versions) = versions.as_array() else { return "null".to_owned() };
-    let own = |version: &Value, key: &str| {
-        let is_shared = versions.iter().all(|other| other[key] == version[key]);
-        if is_shared { Value::Null } else { version[key].clone() }
-    };
     let shown = versions.iter().map(|version| {
-        let is = |key: &str| Value::from(version[key] == true);
-        print::structure(&[
-            ("Name", version["name"].clone()),
-            ("Served", is("served")),
-            ("Storage", is("storage")),
-            ("Deprecated", is("deprecated")),
-            ("DeprecationWarning", version["deprecationWarning"].clone()),
-            ("Schema", own(version, "schema")),
-            ("Subresources", own(version, "subresources")),
-            ("AdditionalPrinterColumns", own(version, "additionalPrinterColumns")),
-            ("SelectableFields", own(version, "selectableFields")),
-        ])
+        let mut version = version.clone();
+        for key in ["schema", "subresources", "additionalPrinterColumns", "selectableFields"] {
+            if versions.iter().all(|other| other[key] == version[key]) {
+                version[key] = Value::Null;
+            }
+        }
+        print::internal(VERSION, &version)
     });
     format!("[{}]", shown.collect::<Vec<_>>().join(","))
 }

@@ -8,6 +8,7 @@ pub(super) use daemon_set::DaemonSets;
 pub(super) use stateful_set::StatefulSets;
 
 use schema::Cause;
+use schema::print::{Fields, Shown};
 use serde_json::{Value, json};
 
 use super::check::{At, Causes, default, is_empty, members, part, percent, text};
@@ -160,9 +161,16 @@ fn rollout(causes: &mut Causes, strategy_at: &At<'_>, strategy: &Value) {
             causes.at_most_all(&at.field("maxUnavailable"), unavailable);
         }
         "Recreate" | "RollingUpdate" => (),
-        _ => causes.not_supported(strategy_at, strategy, &["Recreate", "RollingUpdate"]),
+        _ => {
+            let supported = ["Recreate", "RollingUpdate"];
+            causes.not_supported_part(strategy_at, STRATEGY, strategy, &supported);
+        }
     }
 }
+
+/// How pods are replaced, as Go shows it.
+const STRATEGY: Fields = &[("type", Shown::Text), ("rollingUpdate", Shown::Struct(ROLLING))];
+const ROLLING: Fields = &[("maxUnavailable", Shown::Number), ("maxSurge", Shown::Number)];
 
 /// Strategy of `replicasets`.
 pub(super) struct ReplicaSets;

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fmt;
 
+use schema::print::{self, Fields};
 use schema::{Cause, quantity};
 use serde_json::{Map, Value};
 
@@ -87,6 +88,29 @@ impl Causes {
 
     pub(crate) fn duplicate(&mut self, at: &At<'_>, value: &Value) {
         self.0.push(Cause::duplicate(at.to_string(), value));
+    }
+
+    /// As [`Causes::invalid`], with a part that Go shows as its internal struct.
+    pub(crate) fn invalid_part(&mut self, at: &At<'_>, fields: Fields, part: &Value, detail: &str) {
+        self.0.push(Cause::invalid_as(at.to_string(), &print::internal(fields, part), detail));
+    }
+
+    /// As [`Causes::duplicate`], with a part that Go shows as its internal struct.
+    pub(crate) fn duplicate_part(&mut self, at: &At<'_>, fields: Fields, part: &Value) {
+        self.0.push(Cause::duplicate_as(at.to_string(), &print::internal(fields, part)));
+    }
+
+    /// As [`Causes::not_supported`], with a part that Go shows as its internal struct.
+    pub(crate) fn not_supported_part(
+        &mut self,
+        at: &At<'_>,
+        fields: Fields,
+        part: &Value,
+        supported: &[&str],
+    ) {
+        let shown = print::internal(fields, part);
+        let supported = supported.iter().copied();
+        self.0.push(Cause::not_supported_as(at.to_string(), &shown, supported));
     }
 
     pub(crate) fn not_found(&mut self, at: &At<'_>, value: &Value) {

@@ -1,6 +1,7 @@
 //! Disruption budgets, priority classes, runtime classes and leases.
 
 use schema::Cause;
+use schema::print::{Fields, Shown};
 use serde_json::{Value, json};
 
 use super::check::{At, Causes, default, is_empty, items, part, remove, text};
@@ -166,11 +167,20 @@ impl Strategy for Runtimes {
         super::pod::tolerations(&mut causes, &list_at, tolerations);
         let list = items(tolerations);
         for (n, toleration) in list.iter().enumerate().filter(|(n, t)| list[..*n].contains(t)) {
-            causes.duplicate(&list_at.index(n), toleration);
+            causes.duplicate_part(&list_at.index(n), TOLERATION, toleration);
         }
         causes.0
     }
 }
+
+/// A toleration as Go shows it.
+const TOLERATION: Fields = &[
+    ("key", Shown::Text),
+    ("operator", Shown::Text),
+    ("value", Shown::Text),
+    ("effect", Shown::Text),
+    ("tolerationSeconds", Shown::Any),
+];
 
 /// Strategy of `leases`.
 pub(crate) struct Leases;

@@ -139,9 +139,24 @@ fn client(config: &Value, at: &At<'_>, causes: &mut Causes) {
     }
 }
 
+/// The scheme of a URL, if it has one, and what is behind the slashes, if there are some.
+///
+/// Source: RFC 3986, 3.1; Go's `url.Parse`.
+fn scheme(text: &str) -> (&str, &str) {
+    let is_scheme = |scheme: &&str| {
+        let more = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.');
+        scheme.starts_with(|c: char| c.is_ascii_alphabetic()) && scheme.bytes().all(more)
+    };
+    let (scheme, rest) = match text.split_once(':').filter(|(scheme, _)| is_scheme(scheme)) {
+        Some(parts) => parts,
+        None => ("", text),
+    };
+    (scheme, rest.strip_prefix("//").unwrap_or_default())
+}
+
 fn url(text: &str, at: &At<'_>, causes: &mut Causes) {
     const FORM: &str = "; desired format: https://host[/path]";
-    let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
+    let (scheme, rest) = scheme(text);
     let (rest, fragment) = rest.split_once('#').unwrap_or((rest, ""));
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
     let authority = rest.split('/').next().unwrap_or_default();
@@ -150,7 +165,7 @@ fn url(text: &str, at: &At<'_>, causes: &mut Causes) {
         let detail = format!("'https' is the only allowed URL scheme{FORM}");
         causes.invalid(at, &scheme.into(), &detail);
     }
-    if host.is_empty() || scheme.is_empty() {
+    if host.is_empty() {
         causes.invalid(at, &"".into(), &format!("host must be specified{FORM}"));
     }
     for (part, detail) in [

@@ -10,7 +10,7 @@ use crate::Schema;
 use crate::cause::Cause;
 use crate::cel::{self, estimate};
 use crate::node::Node;
-use crate::print;
+use crate::print::{self, Fields, Shown};
 
 const REASONS: [&str; 4] =
     ["FieldValueDuplicate", "FieldValueForbidden", "FieldValueInvalid", "FieldValueRequired"];
@@ -106,7 +106,11 @@ impl Parts {
         match estimate::rule(source, wanted, node, around.is_root, optional, occurs) {
             Ok(cost) => self.rules.extend(self.costs.note(field, cost)),
             Err(error) => {
-                self.rules.push(Cause::invalid_as(field, &go_rule(rule), &fault(key, &error)));
+                self.rules.push(Cause::invalid_as(
+                    field,
+                    &print::internal(RULE, rule),
+                    &fault(key, &error),
+                ));
                 return false;
             }
         }
@@ -114,18 +118,15 @@ impl Parts {
     }
 }
 
-/// A rule as Go prints it: the whole struct, in its order.
-fn go_rule(rule: &Value) -> String {
-    let text = |key: &str| json!(rule[key].as_str().unwrap_or_default());
-    print::structure(&[
-        ("Rule", text("rule")),
-        ("Message", text("message")),
-        ("MessageExpression", text("messageExpression")),
-        ("Reason", rule["reason"].clone()),
-        ("FieldPath", text("fieldPath")),
-        ("OptionalOldSelf", rule["optionalOldSelf"].clone()),
-    ])
-}
+/// A rule as Go shows it.
+const RULE: Fields = &[
+    ("rule", Shown::Text),
+    ("message", Shown::Text),
+    ("messageExpression", Shown::Text),
+    ("reason", Shown::Any),
+    ("fieldPath", Shown::Text),
+    ("optionalOldSelf", Shown::Any),
+];
 
 /// What is wrong with an expression, in upstream's words.
 fn fault(key: &str, error: &str) -> String {

@@ -136,6 +136,9 @@ fn rollout(causes: &mut Causes, update_at: &At<'_>, update: &Value) {
                 _ => (),
             }
         }
-        _ => causes.not_supported(update_at, update, &["RollingUpdate", "OnDelete"]),
+        _ => {
+            let supported = ["RollingUpdate", "OnDelete"];
+            causes.not_supported_part(update_at, super::STRATEGY, update, &supported);
+        }
     }
 }

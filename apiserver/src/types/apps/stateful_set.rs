@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use schema::Cause;
+use schema::print::{Fields, Shown};
 use serde_json::{Value, json};
 
 use super::template::{self, STATEFUL_SETS};
@@ -134,7 +135,13 @@ fn policies(causes: &mut Causes, at: &At<'_>, spec: &Value) {
                 }
             }
         }
-        _ => causes.invalid(&update_at, update, "must be 'RollingUpdate' or 'OnDelete'"),
+        _ => {
+            const ROLLING: Fields = &[("partition", Shown::Number), ("maxUnavailable", Shown::Any)];
+            let fields: Fields =
+                &[("type", Shown::Text), ("rollingUpdate", Shown::Struct(ROLLING))];
+            let detail = "must be 'RollingUpdate' or 'OnDelete'";
+            causes.invalid_part(&update_at, fields, update, detail);
+        }
     }
     let retention = at.field("persistentVolumeClaimRetentionPolicy");
     for field in ["whenDeleted", "whenScaled"] {

@@ -5,6 +5,7 @@
 use std::collections::HashSet;
 
 use schema::Cause;
+use schema::print::{Fields, Shown};
 use serde_json::{Value, json};
 
 use crate::types::check::{At, Causes, items, text};
@@ -34,7 +35,9 @@ pub(super) fn success(causes: &mut Causes, at: &At<'_>, spec: &Value) {
         return;
     }
     if text(spec, "completionMode") != "Indexed" {
-        return causes.invalid(at, policy, "requires indexed completion mode");
+        const RULE: Fields = &[("succeededIndexes", Shown::Any), ("succeededCount", Shown::Any)];
+        let fields: Fields = &[("rules", Shown::List(RULE))];
+        return causes.invalid_part(at, fields, policy, "requires indexed completion mode");
     }
     let (rules_at, rules) = (at.field("rules"), items(&policy["rules"]));
     if rules.is_empty() {

@@ -4,7 +4,7 @@ use schema::Cause;
 use serde_json::{Value, json};
 
 use super::super::check::{At, Causes, flag, is_empty, items, text};
-use super::super::{Ctx, Strategy};
+use super::super::{Ctx, Strategy, words};
 use super::{conditions, mandatory};
 use crate::status::ApiError;
 use crate::write::names;
@@ -175,7 +175,7 @@ fn resources(causes: &mut Causes, at: &At<'_>, rule: &Value) {
         return;
     }
     for (n, namespace) in items(namespaces).iter().enumerate() {
-        for fault in names::label(namespace.as_str().unwrap_or_default()) {
+        for fault in words::label(namespace.as_str().unwrap_or_default()) {
             let detail =
                 format!("each member of this list must be '*' or a DNS-1123 label; {fault}");
             causes.invalid(&at.index(n), namespace, &detail);

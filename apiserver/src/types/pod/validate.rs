@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use schema::print::{Fields, Shown};
 use serde_json::Value;
 
 use super::container::{self, Around};
@@ -189,6 +190,12 @@ fn dns(causes: &mut Causes, at: &At<'_>, spec: &Value) {
         causes.present(&options.index(n), &option["name"], "must not be empty");
     }
 }
+/// A claim as Go shows it.
+const CLAIM: Fields = &[
+    ("name", Shown::Text),
+    ("resourceClaimName", Shown::Any),
+    ("resourceClaimTemplateName", Shown::Any),
+];
 
 fn claims(causes: &mut Causes, at: &At<'_>, claims: &Value, shape: Shape<'_>) {
     let mut names = HashSet::new();
@@ -208,8 +215,8 @@ fn claims(causes: &mut Causes, at: &At<'_>, claims: &Value, shape: Shape<'_>) {
         }
         let given = |field: &str| !claim[field].is_null();
         match (given("resourceClaimName"), given("resourceClaimTemplateName")) {
-            (true, true) => causes.invalid(&at, claim, "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified"),
-            (false, false) => causes.invalid(&at, claim, "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`"),
+            (true, true) => causes.invalid_part(&at, CLAIM, claim, "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified"),
+            (false, false) => causes.invalid_part(&at, CLAIM, claim, "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`"),
             _ => (),
         }
         for field in ["resourceClaimName", "resourceClaimTemplateName"] {

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 
 use schema::Cause;
+use schema::print::{Fields, Shown};
 use serde_json::{Value, json};
 
 use super::{is_headless, kind};
@@ -121,7 +122,8 @@ fn ports(causes: &mut Causes, at: &At<'_>, spec: &Value) {
             causes.faults(&at.field("appProtocol"), app, words::qualified(app));
         }
         if !numbers.insert((protocol, number.as_i64())) {
-            causes.duplicate(&at, &json!({"protocol": protocol, "port": number}));
+            let shown = json!({"protocol": protocol, "port": number});
+            causes.duplicate_part(&at, PORT, &shown);
         }
         let node_port = port["nodePort"].as_i64().unwrap_or_default();
         if node_port == 0 {
@@ -136,6 +138,16 @@ fn ports(causes: &mut Causes, at: &At<'_>, spec: &Value) {
         }
     }
 }
+
+/// A port as Go shows it.
+const PORT: Fields = &[
+    ("name", Shown::Text),
+    ("protocol", Shown::Text),
+    ("appProtocol", Shown::Any),
+    ("port", Shown::Number),
+    ("targetPort", Shown::Number),
+    ("nodePort", Shown::Number),
+];
 
 fn affinity(causes: &mut Causes, at: &At<'_>, spec: &Value) {
     const WHEN: &str = "when session affinity type is ClientIP";
