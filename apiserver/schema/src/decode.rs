@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Map, Number, Value};
 
 use crate::facts::Zero;
-use crate::json::{Key, Overwritten};
+use crate::json::{self, Key, Overwritten};
 use crate::node::{Edge, Field, Kind, Node};
 use crate::path::Path;
 use crate::{formats, go, print, quantity, time};
@@ -496,13 +496,8 @@ fn not_converted(value: &Value, expected: &str) -> String {
 fn go_value(value: &Value, expected: &str) -> String {
     let is_integer = expected.starts_with("int") || expected.starts_with("uint");
     match value {
-        Value::Null => "null".to_owned(),
-        Value::Bool(_) => "bool".to_owned(),
         // A number of the right kind that does not fit is named with its value.
         Value::Number(n) if is_integer => format!("number {n}"),
-        Value::Number(_) => "number".to_owned(),
-        Value::String(_) => "string".to_owned(),
-        Value::Array(_) => "array".to_owned(),
-        Value::Object(_) => "object".to_owned(),
+        other => json::kind(other).to_owned(),
     }
 }

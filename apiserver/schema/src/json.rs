@@ -56,6 +56,18 @@ pub(crate) fn depth(value: &Value) -> usize {
     deepest.unwrap_or_default() + 1
 }
 
+/// What Go's decoder calls a value.
+pub fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
 /// Parses a JSON text.
 ///
 /// # Errors

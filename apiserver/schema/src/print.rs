@@ -115,9 +115,15 @@ fn shown(as_what: Shown, value: &Value) -> String {
     }
 }
 
+/// Go's name of a field: with a capital, and short words all in capitals.
 fn capital(name: &str) -> String {
-    let mut chars = name.chars();
-    chars.next().map(|first| first.to_ascii_uppercase()).into_iter().chain(chars).collect()
+    let n_small = name.bytes().take_while(u8::is_ascii_lowercase).count();
+    let n_capitals = match &name[..n_small] {
+        word @ ("api" | "cel" | "uid") => word.len(),
+        _ => 1,
+    };
+    let (first, rest) = name.split_at(n_capitals.min(name.len()));
+    first.to_ascii_uppercase() + rest
 }
 
 /// JSON with the characters escaped that Go does not leave in texts.

@@ -302,16 +302,12 @@ fn managed_by(causes: &mut Causes, at: &At<'_>, manager: &str) {
 fn update(causes: &mut Causes, new: &Value, old: &Value) {
     let (at, job, old) = (At::new("spec"), old, &old["spec"]);
     completions(causes, &at.field("completions"), new, old);
-    for field in [
-        "selector",
-        "completionMode",
-        "podFailurePolicy",
-        "backoffLimitPerIndex",
-        "managedBy",
-        "successPolicy",
-    ] {
+    for field in
+        ["selector", "completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy"]
+    {
         causes.immutable(&at.field(field), &new[field], &old[field]);
     }
+    policy::same_success(causes, &at.field("successPolicy"), new, old);
     template(causes, &at.field("template"), &new["template"], job);
 }
 

@@ -385,6 +385,19 @@ impl Causes {
         }
     }
 
+    /// The same, of a part that Go shows as its internal struct.
+    pub(crate) fn immutable_part(
+        &mut self,
+        at: &At<'_>,
+        fields: Fields,
+        value: &Value,
+        old: &Value,
+    ) {
+        if value != old {
+            self.invalid_part(at, fields, value, "field is immutable");
+        }
+    }
+
     /// An absolute path, or one within a volume.
     pub(crate) fn no_backsteps(&mut self, at: &At<'_>, path: &str) {
         if path.split('/').any(|part| part == "..") {

@@ -3,6 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use schema::Cause;
+use schema::print::{Fields, Shown};
 use serde_json::{Value, json};
 
 use super::check::{At, Causes, ensure, flag, is_empty, members, remove, text};
@@ -154,9 +155,19 @@ fn docker(causes: &mut Causes, secret: &Value, key: &str) {
     let at = data.key(key);
     let Some(encoded) = secret["data"][key].as_str() else { return causes.required(&at, "") };
     let bytes = BASE64.decode(encoded).unwrap_or_default();
-    if let Err(fault) = schema::json::parse(&bytes) {
-        causes.invalid(&at, &"<secret contents redacted>".into(), &fault.0);
-    }
+    let fault = match schema::json::parse(&bytes) {
+        Err(fault) => fault.0,
+        Ok(parsed) => match parsed.value {
+            Value::Object(_) | Value::Null => return,
+            other => {
+                let kind = schema::json::kind(&other);
+                format!(
+                    "json: cannot unmarshal {kind} into Go value of type map[string]interface {{}}"
+                )
+            }
+        },
+    };
+    causes.invalid(&at, &"<secret contents redacted>".into(), &fault);
 }
 
 /// Strategy of `serviceaccounts`.
@@ -302,7 +313,7 @@ fn scopes(causes: &mut Causes, at: &At<'_>, spec: &Value) {
             causes.invalid(&at.field("scopeName"), &scope.into(), "unsupported scope");
         }
         for _ in 0..misfits(scope) {
-            causes.invalid(&at, &spec["scopeSelector"], MISFIT);
+            causes.invalid_part(&at, SELECTOR, &spec["scopeSelector"], MISFIT);
         }
         scope_operator(causes, &at, expression);
         scope_values(causes, &at, expression);
@@ -312,6 +323,11 @@ fn scopes(causes: &mut Causes, at: &At<'_>, spec: &Value) {
         causes.invalid(&at_scopes, &spec["scopes"], "conflicting scopes");
     }
 }
+
+/// A selector of scopes as Go shows it.
+const SELECTOR: Fields = &[("matchExpressions", Shown::List(EXPRESSION))];
+const EXPRESSION: Fields =
+    &[("scopeName", Shown::Text), ("operator", Shown::Text), ("values", Shown::Any)];
 
 /// Whether two scopes leave nothing.
 fn conflicting(scopes: &[&str]) -> bool {

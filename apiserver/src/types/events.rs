@@ -1,6 +1,7 @@
 //! Events: two groups show one stored type.
 
 use schema::Cause;
+use schema::print::{Fields, Shown};
 use serde_json::{Value, json};
 
 use super::check::{At, Causes, remove, text};
@@ -114,6 +115,17 @@ fn too_long(causes: &mut Causes, field: &str, text: &str, most: usize) {
     }
 }
 
+/// A reference to an object as Go shows it.
+const REFERENCE: Fields = &[
+    ("kind", Shown::Text),
+    ("namespace", Shown::Text),
+    ("name", Shown::Text),
+    ("uid", Shown::Text),
+    ("apiVersion", Shown::Text),
+    ("resourceVersion", Shown::Text),
+    ("fieldPath", Shown::Text),
+];
+
 /// What the newer group lets nobody change: everything but the series.
 fn unchanged(causes: &mut Causes, event: &Value, old: &Value) {
     if event["series"] != old["series"] {
@@ -130,7 +142,12 @@ fn unchanged(causes: &mut Causes, event: &Value, old: &Value) {
             Value::Null if is_text.contains(&shown) || shown == "note" => "".into(),
             value => value.clone(),
         };
-        causes.immutable(&At::new(name), &shown_of(event), &shown_of(old));
+        let (at, event, old) = (At::new(name), shown_of(event), shown_of(old));
+        if event.is_object() {
+            causes.immutable_part(&at, REFERENCE, &event, &old);
+        } else {
+            causes.immutable(&at, &event, &old);
+        }
     }
 }
 

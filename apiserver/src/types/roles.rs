@@ -1,6 +1,7 @@
 //! Roles and bindings: names that may hold colons, and subjects. That nobody grants what they lack is
 //! for `identity::escalation` to see.
 
+use schema::print::{self, Fields, Shown};
 use serde_json::{Value, json};
 
 use super::Strategy;
@@ -110,7 +111,7 @@ impl Strategy for Binding {
         let mut causes = Vec::new();
         let role = &obj["roleRef"];
         if role["apiGroup"] != GROUP {
-            causes.push(Cause::not_supported("roleRef.apiGroup", &role["apiGroup"], [GROUP]));
+            causes.push(not_supported("roleRef.apiGroup", &role["apiGroup"], &[GROUP]));
         }
         let kinds: &[&str] = match self.0 {
             Kind::ClusterRoleBinding => &["ClusterRole"],
@@ -118,7 +119,7 @@ impl Strategy for Binding {
         };
         if !kinds.iter().any(|kind| role["kind"] == *kind) {
             let kind = text(&role["kind"]).into();
-            causes.push(Cause::not_supported("roleRef.kind", &kind, kinds.iter().copied()));
+            causes.push(not_supported("roleRef.kind", &kind, kinds));
         }
         let name = text(&role["name"]);
         if name.is_empty() {
@@ -132,10 +133,18 @@ impl Strategy for Binding {
             validate_subject(subject, &format!("subjects[{at}]"), namespaced, &mut causes);
         }
         if old.is_some_and(|old| old["roleRef"] != *role) {
-            causes.push(Cause::invalid("roleRef", role, "cannot change roleRef"));
+            const ROLE: Fields =
+                &[("apiGroup", Shown::Text), ("kind", Shown::Text), ("name", Shown::Text)];
+            let shown = print::internal(ROLE, role);
+            causes.push(Cause::invalid_as("roleRef", &shown, "cannot change roleRef"));
         }
         causes
     }
+}
+
+/// Kinds and groups are plain strings in Go.
+fn not_supported(field: &str, value: &Value, supported: &[&str]) -> Cause {
+    Cause::not_supported_as(field, &schema::cause::show(value), supported.iter().copied())
 }
 
 fn validate_subject(subject: &Value, path: &str, namespaced: bool, causes: &mut Vec<Cause>) {
@@ -156,12 +165,12 @@ fn validate_subject(subject: &Value, path: &str, namespaced: bool, causes: &mut 
         "User" | "Group" => GROUP,
         other => {
             let kinds = ["ServiceAccount", "User", "Group"];
-            causes.push(Cause::not_supported(format!("{path}.kind"), &other.into(), kinds));
+            causes.push(not_supported(&format!("{path}.kind"), &other.into(), &kinds));
             return;
         }
     };
     if group != wanted {
-        causes.push(Cause::not_supported(format!("{path}.apiGroup"), &json!(group), [wanted]));
+        causes.push(not_supported(&format!("{path}.apiGroup"), &json!(group), &[wanted]));
     }
 }
 

@@ -28,6 +28,19 @@ pub(super) fn replacement(causes: &mut Causes, at: &At<'_>, spec: &Value) {
     causes.one_of(at, &spec["podReplacementPolicy"], policies);
 }
 
+/// When a job counts as successful, as Go shows it.
+const SUCCESS: Fields = &[("rules", Shown::List(RULE))];
+const RULE: Fields = &[("succeededIndexes", Shown::Any), ("succeededCount", Shown::Any)];
+
+/// That may not change.
+pub(super) fn same_success(causes: &mut Causes, at: &At<'_>, spec: &Value, old: &Value) {
+    let (policy, old) = (&spec["successPolicy"], &old["successPolicy"]);
+    if policy.is_null() {
+        return causes.immutable(at, policy, old);
+    }
+    causes.immutable_part(at, SUCCESS, policy, old);
+}
+
 /// When an indexed job counts as successful before all its pods are.
 pub(super) fn success(causes: &mut Causes, at: &At<'_>, spec: &Value) {
     let policy = &spec["successPolicy"];
@@ -35,9 +48,7 @@ pub(super) fn success(causes: &mut Causes, at: &At<'_>, spec: &Value) {
         return;
     }
     if text(spec, "completionMode") != "Indexed" {
-        const RULE: Fields = &[("succeededIndexes", Shown::Any), ("succeededCount", Shown::Any)];
-        let fields: Fields = &[("rules", Shown::List(RULE))];
-        return causes.invalid_part(at, fields, policy, "requires indexed completion mode");
+        return causes.invalid_part(at, SUCCESS, policy, "requires indexed completion mode");
     }
     let (rules_at, rules) = (at.field("rules"), items(&policy["rules"]));
     if rules.is_empty() {

@@ -1,6 +1,7 @@
 //! Ranges of service addresses, and the addresses that are taken.
 
 use schema::Cause;
+use schema::print::{Fields, Shown};
 use serde_json::{Value, json};
 
 use super::super::check::{At, Causes, is_empty, items};
@@ -74,7 +75,13 @@ impl Strategy for Addresses {
         let at = at.field("parentRef");
         let parent = &obj["spec"]["parentRef"];
         if let Some(old) = old {
-            causes.immutable(&at, parent, &old["spec"]["parentRef"]);
+            const PARENT: Fields = &[
+                ("group", Shown::Text),
+                ("resource", Shown::Text),
+                ("namespace", Shown::Text),
+                ("name", Shown::Text),
+            ];
+            causes.immutable_part(&at, PARENT, parent, &old["spec"]["parentRef"]);
         }
         if parent.is_null() {
             causes.required(&at, "");
