@@ -323,8 +323,7 @@ impl<'r> Decoder<'r> {
         }
         self.entry(edge, value, path);
         if let (Kind::Quantity, Value::String(text)) = (edge.node().kind, &*value)
-            && let Ok(rounded) = quantity::canonical_milli(text)
-            && rounded != *text
+            && let Some(rounded) = quantity::to_thousandths(text)
             && self.is_resource_list(path)
         {
             *value = rounded.into();

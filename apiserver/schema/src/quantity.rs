@@ -57,46 +57,19 @@ pub enum Family {
 /// # Errors
 /// Upstream's text for what is not a quantity.
 pub fn canonical(text: &str) -> Result<String, String> {
-    let quantity = parse(text)?;
-    Ok(if stays(text) { text.to_owned() } else { write(quantity) })
+    let written = Written::read(text)?;
+    Ok(if written.stays() { text.to_owned() } else { write(written.quantity()) })
 }
 
-/// Whether upstream keeps the text as it was written: a number that it holds as 64 bits and a power of a thousand, and
-/// that a larger suffix would not make shorter. So `1.125`, `+5` and `2E0` stay, and `0.5`, `1.5` and `1000` do not.
-///
-/// As recorded.
-fn stays(text: &str) -> bool {
-    let (number, suffix) = text.split_at(number_len(text));
-    let Some((family, binary, power)) = suffix_of(suffix) else { return false };
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    let whole = whole.trim_start_matches(['+', '-']).trim_start_matches('0');
-    let count = |digits: &str| i32::try_from(digits.len()).unwrap_or(i32::MAX);
-    let n_digits = count(whole).saturating_add(count(fraction));
-    let fits = match family {
-        Family::Binary => {
-            let even = whole.parse::<u64>().is_ok_and(|n| n % 512 == 0);
-            fraction.is_empty() && !even && n_digits + i32::from(binary * 3 / 10) < 15
-        }
-        _ => {
-            let scale = power - count(fraction);
-            n_digits <= 18 && scale >= -9 && scale % 3 == 0
-        }
-    };
-    fits && !whole.is_empty() && !(whole.to_owned() + fraction).ends_with("000")
-}
-
-/// The canonical text of an entry of a resource list: what is below a thousandth is rounded up.
-pub(crate) fn canonical_milli(text: &str) -> Result<String, String> {
-    let mut quantity = parse(text)?;
-    if quantity.exponent >= -3 {
-        return canonical(text);
-    }
+/// What an entry of a resource list becomes, if it has less than thousandths, which are rounded up.
+pub(crate) fn to_thousandths(text: &str) -> Option<String> {
+    let mut quantity = parse(text).ok().filter(|quantity| quantity.exponent < -3)?;
     while quantity.exponent < -3 {
         let rest = quantity.mantissa % 10;
         quantity.mantissa = quantity.mantissa / 10 + rest.signum();
         quantity.exponent += 1;
     }
-    Ok(write(quantity))
+    Some(write(quantity))
 }
 
 /// Parses a quantity; fractions below a nano-unit are rounded up, as upstream does.
@@ -104,20 +77,78 @@ pub(crate) fn canonical_milli(text: &str) -> Result<String, String> {
 /// # Errors
 /// Upstream's text for what is not a quantity.
 pub fn parse(text: &str) -> Result<Quantity, String> {
-    let syntax = || SYNTAX.to_owned();
-    let no_suffix = |suffix| if is_like_suffix(suffix) { NO_SUFFIX.to_owned() } else { syntax() };
-    if text.is_empty() {
-        return Err(syntax());
+    Written::read(text).map(|written| written.quantity())
+}
+
+/// A quantity as it is written.
+struct Written<'a> {
+    is_negative: bool,
+    /// Digits before the point, without leading zeros.
+    whole: &'a str,
+    /// Digits behind it.
+    fraction: &'a str,
+    suffix: Suffix,
+}
+
+impl<'a> Written<'a> {
+    fn read(text: &'a str) -> Result<Self, String> {
+        let digits =
+            |text: &'a str| text.split_at(text.bytes().take_while(u8::is_ascii_digit).count());
+        if text.is_empty() {
+            return Err(SYNTAX.to_owned());
+        }
+        let (whole, rest) = digits(text.strip_prefix(['+', '-']).unwrap_or(text));
+        let (fraction, suffix) = rest.strip_prefix('.').map_or(("", rest), digits);
+        let fault = if is_like_suffix(suffix) { NO_SUFFIX } else { SYNTAX };
+        Ok(Self {
+            is_negative: text.starts_with('-'),
+            whole: whole.trim_start_matches('0'),
+            fraction,
+            suffix: Suffix::read(suffix).ok_or_else(|| fault.to_owned())?,
+        })
     }
-    let (number, suffix) = text.split_at(number_len(text));
-    let (family, binary, power) = suffix_of(suffix).ok_or_else(|| no_suffix(suffix))?;
-    let (mut mantissa, mut exponent) = decimal(number).ok_or_else(syntax)?;
-    mantissa = mantissa.checked_mul(1_i128 << binary).unwrap_or(i128::MAX / 2);
-    if family == Family::Binary {
-        mantissa = mantissa.min(most(exponent));
+
+    fn quantity(&self) -> Quantity {
+        let Suffix { family, binary, power } = self.suffix;
+        let kept = &self.fraction[..self.fraction.len().min(15)];
+        let exponent = -count(kept);
+        // More digits than an i128 holds are far beyond any quantity: upstream caps them too.
+        let add = |sum: i128, digit: u8| sum.checked_mul(10)?.checked_add((digit - b'0').into());
+        let mantissa = self.whole.bytes().chain(kept.bytes()).try_fold(0, add);
+        let mantissa = mantissa.unwrap_or(i128::MAX / (1 << 62));
+        let mantissa = if self.is_negative { -mantissa } else { mantissa };
+        let mut mantissa = mantissa.checked_mul(1_i128 << binary).unwrap_or(i128::MAX / 2);
+        if family == Family::Binary {
+            mantissa = mantissa.min(most(exponent));
+        }
+        rounded(mantissa, exponent + power, family)
     }
-    exponent += power;
-    Ok(rounded(mantissa, exponent, family))
+
+    /// Whether upstream keeps the text: a number that it holds as 64 bits and a power of a thousand, and that a larger
+    /// suffix would not make shorter. So `1.125`, `+5` and `2E0` stay, and `0.5`, `1.5` and `1000` do not.
+    ///
+    /// As recorded.
+    fn stays(&self) -> bool {
+        let Suffix { family, binary, power } = self.suffix;
+        let n_digits = count(self.whole).saturating_add(count(self.fraction));
+        let fits = match family {
+            Family::Binary => {
+                let even = self.whole.parse::<u64>().is_ok_and(|n| n % 512 == 0);
+                self.fraction.is_empty() && !even && n_digits + i32::from(binary * 3 / 10) < 15
+            }
+            _ => {
+                let scale = power - count(self.fraction);
+                n_digits <= 18 && scale >= -9 && scale % 3 == 0
+            }
+        };
+        let digits = self.whole.bytes().chain(self.fraction.bytes());
+        let n_zeros = digits.rev().take_while(|digit| *digit == b'0').count();
+        fits && !self.whole.is_empty() && n_zeros < 3
+    }
+}
+
+fn count(digits: &str) -> i32 {
+    i32::try_from(digits.len()).unwrap_or(i32::MAX)
 }
 
 /// The most that a quantity with a binary suffix may be, in units of `10^exponent`.
@@ -126,63 +157,43 @@ fn most(exponent: i32) -> i128 {
     i128::from(i64::MAX).saturating_mul(units)
 }
 
-/// Bytes of the signed decimal number at the start.
-fn number_len(text: &str) -> usize {
-    let digits = |text: &str| text.bytes().take_while(u8::is_ascii_digit).count();
-    let sign = usize::from(text.starts_with(['+', '-']));
-    let whole = sign + digits(&text[sign..]);
-    match text[whole..].strip_prefix('.') {
-        Some(fraction) => whole + 1 + digits(fraction),
-        None => whole,
-    }
+/// What a suffix says.
+#[derive(Clone, Copy)]
+struct Suffix {
+    family: Family,
+    /// Power of two.
+    binary: u8,
+    /// Power of ten.
+    power: i32,
 }
 
-/// `12.5` as 125 and -1; nothing is 0.
-fn decimal(number: &str) -> Option<(i128, i32)> {
-    let (sign, digits) = match number.as_bytes().first() {
-        Some(b'-') => (-1, &number[1..]),
-        Some(b'+') => (1, &number[1..]),
-        _ => (1, number),
-    };
-    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-    let all_digits = |s: &str| s.bytes().all(|b| b.is_ascii_digit());
-    if !all_digits(whole) || !all_digits(fraction) {
-        return None;
+impl Suffix {
+    fn read(suffix: &str) -> Option<Self> {
+        let (family, binary, power) = match suffix {
+            "n" => (Family::Decimal, 0, -9),
+            "u" => (Family::Decimal, 0, -6),
+            "m" => (Family::Decimal, 0, -3),
+            "" => (Family::Decimal, 0, 0),
+            "k" => (Family::Decimal, 0, 3),
+            "M" => (Family::Decimal, 0, 6),
+            "G" => (Family::Decimal, 0, 9),
+            "T" => (Family::Decimal, 0, 12),
+            "P" => (Family::Decimal, 0, 15),
+            "E" => (Family::Decimal, 0, 18),
+            "Ki" => (Family::Binary, 10, 0),
+            "Mi" => (Family::Binary, 20, 0),
+            "Gi" => (Family::Binary, 30, 0),
+            "Ti" => (Family::Binary, 40, 0),
+            "Pi" => (Family::Binary, 50, 0),
+            "Ei" => (Family::Binary, 60, 0),
+            other => {
+                let exponent = other.strip_prefix(['e', 'E'])?;
+                let power: i32 = exponent.parse().ok()?;
+                (Family::Exponent, 0, power.clamp(-LARGEST, LARGEST))
+            }
+        };
+        Some(Self { family, binary, power })
     }
-    let kept = &fraction[..fraction.len().min(15)];
-    // More digits than an i128 holds are far beyond any quantity: upstream caps them too.
-    let add = |sum: i128, digit: u8| sum.checked_mul(10)?.checked_add((digit - b'0').into());
-    let mantissa = whole.bytes().chain(kept.bytes()).try_fold(0, add);
-    let mantissa = mantissa.unwrap_or(i128::MAX / (1 << 62));
-    Some((sign * mantissa, -i32::try_from(kept.len()).ok()?))
-}
-
-/// Family, binary power and decimal power of a suffix.
-fn suffix_of(suffix: &str) -> Option<(Family, u8, i32)> {
-    let found = match suffix {
-        "n" => (Family::Decimal, 0, -9),
-        "u" => (Family::Decimal, 0, -6),
-        "m" => (Family::Decimal, 0, -3),
-        "" => (Family::Decimal, 0, 0),
-        "k" => (Family::Decimal, 0, 3),
-        "M" => (Family::Decimal, 0, 6),
-        "G" => (Family::Decimal, 0, 9),
-        "T" => (Family::Decimal, 0, 12),
-        "P" => (Family::Decimal, 0, 15),
-        "E" => (Family::Decimal, 0, 18),
-        "Ki" => (Family::Binary, 10, 0),
-        "Mi" => (Family::Binary, 20, 0),
-        "Gi" => (Family::Binary, 30, 0),
-        "Ti" => (Family::Binary, 40, 0),
-        "Pi" => (Family::Binary, 50, 0),
-        "Ei" => (Family::Binary, 60, 0),
-        other => {
-            let exponent = other.strip_prefix(['e', 'E'])?;
-            let power: i32 = exponent.parse().ok()?;
-            (Family::Exponent, 0, power.clamp(-LARGEST, LARGEST))
-        }
-    };
-    Some(found)
 }
 
 /// Whether it has the form of a suffix: letters of suffixes, then perhaps a signed number.
@@ -319,9 +330,9 @@ mod tests {
 
     #[test]
     fn resource_lists_round_up_to_thousandths() {
-        assert_eq!(canonical_milli("100u").as_deref(), Ok("1m"));
-        assert_eq!(canonical_milli("1500u").as_deref(), Ok("2m"));
-        assert_eq!(canonical_milli("250m").as_deref(), Ok("250m"));
+        assert_eq!(to_thousandths("100u").as_deref(), Some("1m"));
+        assert_eq!(to_thousandths("1500u").as_deref(), Some("2m"));
+        assert_eq!(to_thousandths("250m"), None);
     }
 
     #[test]
