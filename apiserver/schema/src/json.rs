@@ -86,6 +86,21 @@ pub fn parse(text: &[u8]) -> Result<Parsed, SyntaxError> {
     }
 }
 
+/// Parses a JSON object, as Go decodes one into a map; null is an empty one.
+///
+/// # Errors
+/// As [`parse`], and if it is something else.
+pub fn object(text: &[u8]) -> Result<Map<String, Value>, SyntaxError> {
+    match parse(text)?.value {
+        Value::Object(map) => Ok(map),
+        Value::Null => Ok(Map::new()),
+        other => Err(SyntaxError(format!(
+            "json: cannot unmarshal {} into Go value of type map[string]interface {{}}",
+            kind(&other)
+        ))),
+    }
+}
+
 /// Paths of all fields of a JSON text, such as `spec.list[0].name`, in the order in which they come.
 ///
 /// For messages that list fields; a text that is no JSON has those before its fault.

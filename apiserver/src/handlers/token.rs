@@ -7,7 +7,7 @@ use serde_json::Value;
 use store::Revision;
 
 use crate::status::ApiError;
-use crate::write::{decode, json_kind};
+use crate::write::decode;
 
 /// What continue tokens say of their format.
 const TOKEN_VERSION: &str = "meta.k8s.io/v1";
@@ -95,7 +95,7 @@ impl Token {
             Value::Null => return Ok(token),
             Value::Object(fields) => fields,
             other => {
-                let kind = json_kind(other);
+                let kind = schema::json::kind(other);
                 return Err(format!(
                     "json: cannot unmarshal {kind} into Go value of type storage.continueToken"
                 ));
@@ -134,7 +134,7 @@ fn is_clean(start: &str) -> bool {
 fn unfit(value: &Value, field: &str, kind: &str) -> String {
     let given = match value {
         Value::Number(n) if kind == "int64" => format!("number {n}"),
-        other => json_kind(other).to_owned(),
+        other => schema::json::kind(other).to_owned(),
     };
     format!(
         "json: cannot unmarshal {given} into Go struct field continueToken.{field} of type {kind}"

@@ -155,19 +155,9 @@ fn docker(causes: &mut Causes, secret: &Value, key: &str) {
     let at = data.key(key);
     let Some(encoded) = secret["data"][key].as_str() else { return causes.required(&at, "") };
     let bytes = BASE64.decode(encoded).unwrap_or_default();
-    let fault = match schema::json::parse(&bytes) {
-        Err(fault) => fault.0,
-        Ok(parsed) => match parsed.value {
-            Value::Object(_) | Value::Null => return,
-            other => {
-                let kind = schema::json::kind(&other);
-                format!(
-                    "json: cannot unmarshal {kind} into Go value of type map[string]interface {{}}"
-                )
-            }
-        },
-    };
-    causes.invalid(&at, &"<secret contents redacted>".into(), &fault);
+    if let Err(fault) = schema::json::object(&bytes) {
+        causes.invalid(&at, &"<secret contents redacted>".into(), &fault.0);
+    }
 }
 
 /// Strategy of `serviceaccounts`.

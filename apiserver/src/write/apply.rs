@@ -85,7 +85,7 @@ pub(super) fn parse(body: &[u8], (api_version, kind): (&str, &str)) -> Result<Co
         other => {
             return Err(undecodable(format!(
                 "error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {} into Go value of type map[string]interface {{}}",
-                super::json_kind(&other)
+                schema::json::kind(&other)
             )));
         }
     };

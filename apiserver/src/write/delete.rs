@@ -62,7 +62,7 @@ impl DeleteOptions {
             if !options.is_object() && !options.is_null() {
                 return Err(ApiError::BadRequest(format!(
                     "couldn't get version/kind; json parse error: json: cannot unmarshal {} into Go value of type struct {{ APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}",
-                    super::json_kind(&options)
+                    schema::json::kind(&options)
                 )));
             }
             let kind = options["kind"].as_str().unwrap_or("DeleteOptions");

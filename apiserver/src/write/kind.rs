@@ -4,7 +4,6 @@ use schema::Schema;
 use schema::json::{Key, Overwritten};
 use serde_json::{Map, Value};
 
-use super::json_kind;
 use crate::handlers::respond::go_type;
 use crate::registry::{Registry, Resource};
 use crate::status::{ApiError, GroupResource, StatusCause};
@@ -113,7 +112,7 @@ impl Given {
         let Some(map) = value.as_object() else {
             return Err(format!(
                 "{PARSE} {} into Go value of type struct {{ APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}",
-                json_kind(value)
+                schema::json::kind(value)
             ));
         };
         let text = |map: &Map<String, Value>, key: &str| match map.get(key) {
@@ -121,7 +120,7 @@ impl Given {
             Some(Value::String(text)) => Ok(text.clone()),
             Some(other) => Err(format!(
                 "{PARSE} {} into Go struct field .{key} of type string",
-                json_kind(other)
+                schema::json::kind(other)
             )),
         };
         let given = Self { kind: text(map, "kind")?, api_version: text(map, "apiVersion")? };

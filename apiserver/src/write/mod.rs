@@ -485,18 +485,6 @@ fn told(
     Ok(response)
 }
 
-/// How Go names the type of a JSON value.
-pub(crate) fn json_kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    }
-}
-
 /// Metadata of an object, made if it is not there.
 pub(crate) fn metadata(value: &mut Value) -> &mut Map<String, Value> {
     crate::types::check::ensure(value, "metadata")

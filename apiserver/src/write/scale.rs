@@ -221,7 +221,7 @@ fn check(resource: &Resource, name: &str, scale: &Value, is_whole: bool) -> Resu
         other => {
             let fault = format!(
                 "json: cannot unmarshal {} into Go struct field ScaleSpec.spec.replicas of type int32",
-                super::json_kind(other)
+                schema::json::kind(other)
             );
             if !is_whole {
                 return Err(patch::not_a_result(&scale.to_string(), &fault));

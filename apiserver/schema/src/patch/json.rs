@@ -49,14 +49,9 @@ fn operations(patch: &[u8]) -> Result<Vec<Operation>, PatchError> {
         Value::Array(list) => list,
         Value::Null => Vec::new(),
         other => {
-            let kind = match other {
-                Value::Object(_) => "object",
-                Value::String(_) => "string",
-                Value::Number(_) => "number",
-                _ => "bool",
-            };
             return Err(PatchError::Decode(format!(
-                "json: cannot unmarshal {kind} into Go value of type []handlers.jsonPatchOp"
+                "json: cannot unmarshal {} into Go value of type []handlers.jsonPatchOp",
+                parser::kind(&other)
             )));
         }
     };
@@ -64,34 +59,25 @@ fn operations(patch: &[u8]) -> Result<Vec<Operation>, PatchError> {
 }
 
 fn operation(value: Value) -> Result<Operation, PatchError> {
-    let kind = match &value {
-        Value::Array(_) => "array",
-        Value::String(_) => "string",
-        Value::Number(_) => "number",
-        Value::Bool(_) => "bool",
-        Value::Object(_) | Value::Null => {
-            for field in ["op", "path", "from"] {
-                texts(field, &value[field])?;
-            }
-            let fault = |error: serde_json::Error| PatchError::Decode(error.to_string());
-            return serde_json::from_value(value).map_err(fault);
-        }
-    };
-    Err(PatchError::Decode(format!(
-        "json: cannot unmarshal {kind} into Go value of type handlers.jsonPatchOp"
-    )))
+    if !value.is_object() && !value.is_null() {
+        return Err(PatchError::Decode(format!(
+            "json: cannot unmarshal {} into Go value of type handlers.jsonPatchOp",
+            parser::kind(&value)
+        )));
+    }
+    for field in ["op", "path", "from"] {
+        texts(field, &value[field])?;
+    }
+    serde_json::from_value(value).map_err(|error| PatchError::Decode(error.to_string()))
 }
 
 fn texts(field: &str, value: &Value) -> Result<(), PatchError> {
-    let kind = match value {
-        Value::Null | Value::String(_) => return Ok(()),
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-        Value::Number(_) => "number",
-        Value::Bool(_) => "bool",
-    };
+    if value.is_null() || value.is_string() {
+        return Ok(());
+    }
     Err(PatchError::Decode(format!(
-        "json: cannot unmarshal {kind} into Go struct field jsonPatchOp.{field} of type string"
+        "json: cannot unmarshal {} into Go struct field jsonPatchOp.{field} of type string",
+        parser::kind(value)
     )))
 }
 

@@ -74,18 +74,7 @@ pub fn duplicates(patch: &[u8]) -> Vec<String> {
 /// # Errors
 /// [`PatchError::Decode`] if it is none.
 pub fn object(patch: &[u8]) -> Result<Map<String, Value>, PatchError> {
-    let parsed = parser::parse(patch).map_err(|SyntaxError(text)| PatchError::Decode(text))?;
-    let kind = match parsed.value {
-        Value::Object(map) => return Ok(map),
-        Value::Null => return Ok(Map::new()),
-        Value::Array(_) => "array",
-        Value::String(_) => "string",
-        Value::Number(_) => "number",
-        Value::Bool(_) => "bool",
-    };
-    Err(PatchError::Decode(format!(
-        "json: cannot unmarshal {kind} into Go value of type map[string]interface {{}}"
-    )))
+    parser::object(patch).map_err(|SyntaxError(text)| PatchError::Decode(text))
 }
 
 fn merge_map(target: &mut Value, patch: &Map<String, Value>) {
