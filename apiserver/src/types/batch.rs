@@ -307,7 +307,8 @@ fn update(causes: &mut Causes, new: &Value, old: &Value) {
     {
         causes.immutable(&at.field(field), &new[field], &old[field]);
     }
-    policy::same_success(causes, &at.field("successPolicy"), new, old);
+    let (success, old_success) = (&new["successPolicy"], &old["successPolicy"]);
+    causes.immutable_part(&at.field("successPolicy"), policy::SUCCESS, success, old_success);
     template(causes, &at.field("template"), &new["template"], job);
 }
 

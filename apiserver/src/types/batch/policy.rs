@@ -29,17 +29,8 @@ pub(super) fn replacement(causes: &mut Causes, at: &At<'_>, spec: &Value) {
 }
 
 /// When a job counts as successful, as Go shows it.
-const SUCCESS: Fields = &[("rules", Shown::List(RULE))];
+pub(super) const SUCCESS: Fields = &[("rules", Shown::List(RULE))];
 const RULE: Fields = &[("succeededIndexes", Shown::Any), ("succeededCount", Shown::Any)];
-
-/// That may not change.
-pub(super) fn same_success(causes: &mut Causes, at: &At<'_>, spec: &Value, old: &Value) {
-    let (policy, old) = (&spec["successPolicy"], &old["successPolicy"]);
-    if policy.is_null() {
-        return causes.immutable(at, policy, old);
-    }
-    causes.immutable_part(at, SUCCESS, policy, old);
-}
 
 /// When an indexed job counts as successful before all its pods are.
 pub(super) fn success(causes: &mut Causes, at: &At<'_>, spec: &Value) {

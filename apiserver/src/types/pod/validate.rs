@@ -190,6 +190,7 @@ fn dns(causes: &mut Causes, at: &At<'_>, spec: &Value) {
         causes.present(&options.index(n), &option["name"], "must not be empty");
     }
 }
+
 /// A claim as Go shows it.
 const CLAIM: Fields = &[
     ("name", Shown::Text),
