@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use anyhow::bail;
 use bytes::Bytes;
 use http::{Method, StatusCode};
+use serde_json::Value;
 
 use super::answer::{Body, Head};
 use super::arguments::Encoding;
@@ -172,5 +173,13 @@ impl Connection {
             bail!("{} {} was answered {status}: {text}", call.method, call.path);
         }
         Ok(body)
+    }
+
+    /// As [`Connection::succeed`], and reads the answer as JSON.
+    ///
+    /// # Errors
+    /// Also if it is none.
+    pub(crate) async fn json(&mut self, call: &Call) -> anyhow::Result<Value> {
+        Ok(serde_json::from_slice(&self.succeed(call).await?)?)
     }
 }

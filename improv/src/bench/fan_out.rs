@@ -1,11 +1,12 @@
 //! Watch fan-out: how long until every watcher has a change, and how many changes reach watchers in a second.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use hdrhistogram::Histogram;
 use http::Method;
+use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
 use super::arguments::Encoding;
@@ -97,7 +98,7 @@ impl FanOut<'_> {
             let whole = watched.ended_well && watched.events == writes;
             delivered.dropped -= usize::from(whole);
         }
-        delivered.latencies = locked(&latencies).clone();
+        delivered.latencies = latencies.lock().clone();
         Ok(delivered)
     }
 
@@ -106,7 +107,8 @@ impl FanOut<'_> {
         epoch: Instant,
         latencies: &Latencies,
     ) -> anyhow::Result<JoinSet<Watched>> {
-        let list = self.road.list("?limit=1").await?;
+        let list = Call::new(Method::GET, self.road.pods("?limit=1"));
+        let list = Connection::open(&self.road.target, Encoding::Json).await?.json(&list).await?;
         let version = list["metadata"]["resourceVersion"].as_str().unwrap_or_default();
         let call =
             Call::new(Method::GET, self.road.pods(&format!("?watch=1&resourceVersion={version}")));
@@ -176,7 +178,7 @@ async fn follow(mut connection: Connection, epoch: Instant, latencies: Latencies
                 Some(END) => watched.ended_well = true,
                 Some(moment) => {
                     watched.events += 1;
-                    locked(&latencies).saturating_record(now.saturating_sub(moment));
+                    latencies.lock().saturating_record(now.saturating_sub(moment));
                 }
                 None => (),
             });
@@ -187,10 +189,6 @@ async fn follow(mut connection: Connection, epoch: Instant, latencies: Latencies
             return watched;
         }
     }
-}
-
-fn locked(latencies: &Latencies) -> std::sync::MutexGuard<'_, Histogram<u64>> {
-    latencies.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Cuts a stream into lines, whatever pieces it comes in.

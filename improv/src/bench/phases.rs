@@ -1,12 +1,13 @@
 //! The phases of a benchmark, in words of requests.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::ensure;
 use futures::future::try_join_all;
 use http::Method;
+use parking_lot::Mutex;
 
 use super::arguments::{Api, Encoding, Phase};
 use super::bodies::{Bodies, name};
@@ -36,16 +37,6 @@ impl Road {
     /// One pod, with a subresource or query.
     pub(crate) fn pod(&self, number: usize, rest: &str) -> String {
         format!("/api/v1/namespaces/{}/pods/{}{rest}", self.namespace, name(number))
-    }
-
-    /// A list to look into: in JSON, whatever is measured.
-    ///
-    /// # Errors
-    /// If the server refuses.
-    pub(crate) async fn list(&self, query: &str) -> anyhow::Result<serde_json::Value> {
-        let mut connection = Connection::open(&self.target, Encoding::Json).await?;
-        let list = connection.succeed(&Call::new(Method::GET, self.pods(query))).await?;
-        Ok(serde_json::from_slice(&list)?)
     }
 }
 
@@ -167,10 +158,13 @@ impl Bench<'_> {
 
     /// The queries that lead to each page of one list.
     async fn tokens(&self, limit: usize) -> anyhow::Result<Vec<String>> {
+        // In JSON, whatever is measured.
+        let mut connection = Connection::open(&self.road.target, Encoding::Json).await?;
         let mut tokens = vec![String::new()];
         loop {
             let token = tokens.last().map(String::as_str).unwrap_or_default();
-            let page = self.road.list(&format!("?limit={limit}{token}")).await?;
+            let call = Call::new(Method::GET, self.road.pods(&format!("?limit={limit}{token}")));
+            let page = connection.json(&call).await?;
             match page["metadata"]["continue"].as_str() {
                 None | Some("") => return Ok(tokens),
                 Some(token) => tokens.push(format!("&continue={token}")),
@@ -226,17 +220,16 @@ impl Bench<'_> {
         // Only what was surely created is deleted: numbers come back some rounds later.
         let extra = Mutex::new(VecDeque::new());
         load::run(&mut self.connections, bounds, move |n| {
-            let extra = || extra.lock().unwrap_or_else(PoisonError::into_inner);
             let pod = scattered(n, made);
             Some(match n % 20 {
                 0 => Call::new(Method::GET, road.pods("?limit=50")),
                 1..=5 => Call::new(Method::PATCH, road.pod(n % made, "/status"))
                     .with(Media::Strategic, bodies.status.fill(n % made, n as u64)),
                 6 => {
-                    extra().push_back(made + n);
+                    extra.lock().push_back(made + n);
                     Call::new(Method::POST, road.pods("")).with(media, bodies.pod.fill(made + n, 0))
                 }
-                7 if extra().len() > 20 => match extra().pop_front() {
+                7 if extra.lock().len() > 20 => match extra.lock().pop_front() {
                     Some(old) => Call::new(Method::DELETE, road.pod(old, "")),
                     None => Call::new(Method::GET, road.pod(pod, "")),
                 },

@@ -57,8 +57,7 @@ impl Report {
     /// If the server does not answer.
     pub(crate) async fn begin(arguments: &Api, target: &Target) -> anyhow::Result<Self> {
         let mut connection = Connection::open(target, Encoding::Json).await?;
-        let version = connection.succeed(&Call::new(Method::GET, "/version".to_owned())).await?;
-        let version: serde_json::Value = serde_json::from_slice(&version)?;
+        let version = connection.json(&Call::new(Method::GET, "/version".to_owned())).await?;
         Ok(Self {
             server: target.address.to_string(),
             version: version["gitVersion"].as_str().unwrap_or_default().to_owned(),

@@ -30,7 +30,7 @@ impl Namespace {
         let mut connection = Connection::open(target, Encoding::Json).await?;
         let namespace = json!({"kind": "Namespace", "apiVersion": "v1", "metadata": {"generateName": "bench-"}});
         let call = create("/api/v1/namespaces", &namespace);
-        let made: Value = serde_json::from_slice(&connection.succeed(&call).await?)?;
+        let made = connection.json(&call).await?;
         let name = made["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let account = json!({"kind": "ServiceAccount", "apiVersion": "v1", "metadata": {"name": "default"},
             "automountServiceAccountToken": false});
